@@ -1,0 +1,56 @@
+"""Which precision a MACE interatomic potential can be trusted in, and where the digits go.
+
+    import precision_probe as pp
+
+    with pp.attach(model, precisions=["float32", "bfloat16"]) as probe:
+        probe.run(atoms)
+    pp.errors(probe.trace())
+
+Importing the package loads nothing heavy; each name is loaded when it is first used, and those that read traces
+(``open_trace``, ``errors``, ``summary``, ``compare``) never load torch or mace.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from precision_probe.analysis import errors, summary
+    from precision_probe.exceptions import InputError, ProbeError
+    from precision_probe.metrics import compare
+    from precision_probe.precisions import PRECISIONS, Precision
+    from precision_probe.probe import Probe, attach
+    from precision_probe.trace import Trace, open_trace
+
+__all__ = [
+    "PRECISIONS",
+    "InputError",
+    "Precision",
+    "Probe",
+    "ProbeError",
+    "Trace",
+    "attach",
+    "compare",
+    "errors",
+    "open_trace",
+    "summary",
+]
+
+_HOMES = {
+    "analysis": ("errors", "summary"),
+    "exceptions": ("InputError", "ProbeError"),
+    "metrics": ("compare",),
+    "precisions": ("PRECISIONS", "Precision"),
+    "probe": ("Probe", "attach"),
+    "trace": ("Trace", "open_trace"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

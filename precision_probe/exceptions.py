@@ -1,0 +1,12 @@
+"""The errors a user can cause or meet; the command line turns each into its exit code."""
+
+
+class ProbeError(Exception):
+    """Base of every error that precision_probe raises on purpose.
+
+    The message is one short paragraph: what, what was got, what is allowed, what to do.
+    """
+
+
+class InputError(ProbeError, ValueError):
+    """A model, a structure, an option or a file that cannot be used."""

@@ -1,0 +1,531 @@
+"""The error of one array against another: one definition for torch on any device, NumPy and dask.
+
+Every metric is a pure function of a reference y and a variant ŷ, arrays of one library and one shape. Both
+are taken to float64 first; Δ = ŷ − y. What comes back is a 0-d array of that library, on that device:
+nothing waits for a GPU and dask stays lazy. :func:`compare` gives every metric as a Python number.
+
+What sums and norms need of an array is first divided by its largest magnitude, so neither 1e-300 nor 1e200
+underflows or overflows when squared. Where there is nothing usual to divide by, the answers are:
+
+- No elements at all: no error (0, +∞ dB, cosine 1, headroom ∞, counts 0).
+- ŷ = y, all zeros included: rel_l2 0, sqnr_db +∞, cosine 1.
+- y all zeros and ŷ not: rel_l2 ∞, sqnr_db −∞, cosine 0.
+- NaN in y, ŷ or Δ (∞ − ∞): NaN, never dropped; only the counts stay numbers.
+- ∞ in ŷ, y finite: every error is ∞ (bias keeps its sign, NaN if both signs occur), sqnr_db −∞, cosine NaN,
+  headroom 0.
+- ∞ in y, which is then no reference: by the formulas, so whatever is relative to y is NaN.
+"""
+
+import math
+import operator
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+from array_api_compat import array_namespace, device, is_dask_array, is_torch_array
+
+from precision_probe.exceptions import InputError
+from precision_probe.precisions import PRECISIONS, Precision
+
+__all__ = [
+    "EPS",
+    "METRICS",
+    "amplification",
+    "bias",
+    "compare",
+    "cosine",
+    "flushed",
+    "headroom",
+    "max_abs",
+    "mean_abs",
+    "mean_rel",
+    "nonfinite",
+    "rel_l2",
+    "rms",
+    "sqnr_db",
+    "ulp_max",
+    "ulp_mean",
+]
+
+Array: TypeAlias = Any  # the libraries' array types share no base
+
+EPS = 1e-12
+
+
+def max_abs(y: Array, y_hat: Array) -> Array:
+    """Largest error: max |Δ|.
+
+    Args:
+        y: Reference.
+        y_hat: Variant, of the same shape and library.
+
+    Returns:
+        The error in the unit of y, a 0-d array.
+
+    Example:
+        >>> float(max_abs(np.asarray([1.0, 2.0]), np.asarray([1.5, 1.0])))
+        1.0
+    """
+    return _Pair(y, y_hat).max_abs
+
+
+def mean_rel(y: Array, y_hat: Array, eps: float = EPS) -> Array:
+    """Mean relative error of the elements: mean |Δ| / (|y| + ε), ε = 1e-12 unless given.
+
+    Args:
+        y: Reference.
+        y_hat: Variant, of the same shape and library.
+        eps: ε, in the unit of y. Elements of y near zero make the result depend on it: state it beside the number.
+
+    Returns:
+        The error, without unit, a 0-d array.
+
+    Example:
+        >>> float(mean_rel(np.asarray([1.0, 4.0]), np.asarray([2.0, 2.0]), eps=1.0))
+        0.45
+    """
+    return _Pair(y, y_hat, eps=eps).mean_rel
+
+
+def mean_abs(y: Array, y_hat: Array) -> Array:
+    """Mean absolute error: mean |Δ|.
+
+    Args:
+        y: Reference.
+        y_hat: Variant, of the same shape and library.
+
+    Returns:
+        The error in the unit of y, a 0-d array.
+    """
+    return _Pair(y, y_hat).mean_abs
+
+
+def rms(y: Array, y_hat: Array) -> Array:
+    """Root mean square error: √(mean Δ²).
+
+    Args:
+        y: Reference.
+        y_hat: Variant, of the same shape and library.
+
+    Returns:
+        The error in the unit of y, a 0-d array.
+    """
+    return _Pair(y, y_hat).rms
+
+
+def bias(y: Array, y_hat: Array) -> Array:
+    """Mean signed error: mean Δ. Rounding to nearest has next to none; losing small addends or a bug has.
+
+    Args:
+        y: Reference.
+        y_hat: Variant, of the same shape and library.
+
+    Returns:
+        The error in the unit of y, a 0-d array.
+    """
+    return _Pair(y, y_hat).bias
+
+
+def rel_l2(y: Array, y_hat: Array) -> Array:
+    """Relative error of the whole array: ‖Δ‖₂ / ‖y‖₂. The headline: small elements do not blow it up.
+
+    Args:
+        y: Reference.
+        y_hat: Variant, of the same shape and library.
+
+    Returns:
+        The error, without unit, a 0-d array.
+
+    Example:
+        >>> y, y_hat, tiny = np.asarray([3.0, 4.0]), np.asarray([3.0, 5.0]), 2.0**-1000
+        >>> float(rel_l2(y, y_hat)), float(rel_l2(tiny * y, tiny * y_hat))
+        (0.2, 0.2)
+    """
+    return _Pair(y, y_hat).rel_l2
+
+
+def amplification(y: Array, y_hat: Array, precision: Precision) -> Array:
+    """Relative error in unit roundoffs: rel_l2 / u. Much the same in every precision unless range runs out.
+
+    Args:
+        y: Reference.
+        y_hat: Variant, of the same shape and library.
+        precision: The variant's precision, which has the unit roundoff u.
+
+    Returns:
+        How many roundings' worth of error, a 0-d array.
+
+    Example:
+        >>> y = np.asarray([1.0, 0.1], dtype="float64")
+        >>> float(amplification(y, y.astype("float16"), PRECISIONS["float16"])) < 1
+        True
+    """
+    return _Pair(y, y_hat, precision).amplification
+
+
+def sqnr_db(y: Array, y_hat: Array) -> Array:
+    """Signal to quantisation noise ratio in decibels: −20 log₁₀ rel_l2.
+
+    Args:
+        y: Reference.
+        y_hat: Variant, of the same shape and library.
+
+    Returns:
+        The ratio, larger is better, 20 dB to a decimal digit, a 0-d array.
+
+    Example:
+        >>> float(sqnr_db(np.asarray([10.0]), np.asarray([11.0])))
+        20.0
+    """
+    return _Pair(y, y_hat).sqnr_db
+
+
+def cosine(y: Array, y_hat: Array) -> Array:
+    """Cosine of the angle between the arrays: ⟨y, ŷ⟩ / (‖y‖₂ ‖ŷ‖₂).
+
+    Args:
+        y: Reference.
+        y_hat: Variant, of the same shape and library.
+
+    Returns:
+        From −1 to 1, 1 for the same direction whatever the lengths, a 0-d array.
+
+    Example:
+        >>> float(cosine(np.asarray([1e200, 0.0]), np.asarray([3e-200, 4e-200])))
+        0.6
+    """
+    return _Pair(y, y_hat).cosine
+
+
+def ulp_max(y: Array, y_hat: Array, precision: Precision) -> Array:
+    """Largest error in units in the last place of the variant's format at y: max |Δ| / ulp(y).
+
+    ulp(y) = 2^(e − p + 1) for p significand bits and 2^e ≤ |y| < 2^(e+1), with e kept within the exponents of the
+    normal numbers: below them the unit is the smallest subnormal number.
+
+    Args:
+        y: Reference.
+        y_hat: Variant, of the same shape and library.
+        precision: The variant's precision. Correct rounding to it is at most ½ off.
+
+    Returns:
+        The error in units in the last place, a 0-d array.
+
+    Example:
+        >>> float(ulp_max(np.asarray([1.0, 2.0]), np.asarray([1.5, 2.0]), PRECISIONS["bfloat16"]))
+        64.0
+    """
+    return _Pair(y, y_hat, precision).ulp_max
+
+
+def ulp_mean(y: Array, y_hat: Array, precision: Precision) -> Array:
+    """Mean error in units in the last place of the variant's format at y: mean |Δ| / ulp(y).
+
+    Args:
+        y: Reference.
+        y_hat: Variant, of the same shape and library.
+        precision: The variant's precision. Correct rounding to it is ¼ off on average.
+
+    Returns:
+        The error in units in the last place, see :func:`ulp_max`, a 0-d array.
+    """
+    return _Pair(y, y_hat, precision).ulp_mean
+
+
+def nonfinite(y: Array, y_hat: Array) -> Array:
+    """Count of elements of ŷ that are infinite or NaN.
+
+    Args:
+        y: Reference.
+        y_hat: Variant, of the same shape and library.
+
+    Returns:
+        The count, a 0-d integer array.
+    """
+    return _Pair(y, y_hat).nonfinite
+
+
+def flushed(y: Array, y_hat: Array) -> Array:
+    """Count of elements that are zero in ŷ but not in y.
+
+    Args:
+        y: Reference.
+        y_hat: Variant, of the same shape and library.
+
+    Returns:
+        The count, a 0-d integer array.
+
+    Example:
+        >>> y = np.asarray([1e-9, 0.0, 1.0])
+        >>> int(flushed(y, y.astype("float16")))
+        1
+    """
+    return _Pair(y, y_hat).flushed
+
+
+def headroom(y: Array, y_hat: Array, precision: Precision) -> Array:
+    """Room left below overflow: largest finite number of the variant's format / max |ŷ|.
+
+    Args:
+        y: Reference.
+        y_hat: Variant, of the same shape and library.
+        precision: The variant's precision, which has the largest finite number.
+
+    Returns:
+        The factor by which ŷ could still grow, a 0-d array.
+
+    Example:
+        >>> float(headroom(np.asarray([1.0]), np.asarray([2.0]), PRECISIONS["float16"]))
+        32752.0
+    """
+    return _Pair(y, y_hat, precision).headroom
+
+
+# Every metric by name, with its definition, in the order of the tables.
+METRICS: dict[str, str] = {
+    metric.__name__: (metric.__doc__ or "").partition("\n")[0]
+    for metric in (
+        max_abs,
+        mean_rel,
+        mean_abs,
+        rms,
+        bias,
+        rel_l2,
+        amplification,
+        sqnr_db,
+        cosine,
+        ulp_max,
+        ulp_mean,
+        nonfinite,
+        flushed,
+        headroom,
+    )
+}
+
+
+def compare(y: Array, y_hat: Array, precision: Precision, eps: float = EPS) -> dict[str, float]:
+    """Return every metric as a Python number, in the order of :data:`METRICS`.
+
+    What the metrics share is computed once, and the device, or dask, is waited for once.
+
+    Args:
+        y: Reference.
+        y_hat: Variant, of the same shape and library.
+        precision: The variant's precision.
+        eps: ε of :func:`mean_rel`.
+
+    Returns:
+        Metric name to value: an int for the counts, a float for the rest.
+
+    Raises:
+        InputError: If the shapes differ.
+
+    Example:
+        >>> errors = compare(np.asarray([3.0, 4.0]), np.asarray([3.0, 5.0]), PRECISIONS["float16"])
+        >>> errors["rel_l2"], errors["max_abs"], errors["flushed"]
+        (0.2, 1.0, 0)
+    """
+    pair = _Pair(y, y_hat, precision, eps)
+    numbers = pair.xp.stack([_float64(getattr(pair, name)) for name in METRICS])
+    if is_dask_array(numbers):
+        numbers = numbers.compute()
+    values = dict(zip(METRICS, numbers.tolist(), strict=True))
+    return values | {name: int(values[name]) for name in ("nonfinite", "flushed")}
+
+
+def _quiet(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Return a float64 function of elements without NumPy's warnings: what they warn of has a defined answer here.
+
+    dask calls it later, from other threads, where no setting made here would hold: so each block makes its own.
+    """
+
+    def silent(*blocks: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return function(*blocks)
+
+    def mapped(first: Array, *others: Array) -> Array:
+        if is_dask_array(first):
+            return first.map_blocks(silent, *others, dtype=np.float64)
+        return array_namespace(first).asarray(silent(first, *others))  # NumPy's operators make scalars of 0-d arrays
+
+    return mapped
+
+
+_add, _subtract, _multiply, _divide = map(_quiet, (operator.add, operator.sub, operator.mul, operator.truediv))
+
+
+@_quiet
+def _float64(x: Array) -> Array:
+    xp = array_namespace(x)
+    return xp.astype(x, xp.float64, copy=False)
+
+
+@_quiet
+def _decibels(ratio: Array) -> Array:
+    return 0.0 - 20.0 * array_namespace(ratio).log10(ratio)
+
+
+@_quiet
+def _ulps(error: Array, y: Array, precision: Precision) -> Array:
+    """Return |Δ| in units in the last place at y."""
+    xp = array_namespace(y)
+    magnitude = xp.abs(y)
+    # frexp is exact where a logarithm rounds: |y| = mantissa · 2^(e + 1) with mantissa in [½, 1), or 0 of 0.
+    mantissa, _ = xp.frexp(magnitude)
+    binade = magnitude / (2.0 * mantissa + _is_zero(mantissa))
+    binade = xp.clip(binade, precision.smallest_normal, 2.0**precision.max_exponent)
+    return error / (binade * 2.0 ** (1 - precision.significand_bits))
+
+
+def _is_zero(x: Array) -> Array:
+    """Return 1 where x is 0, else 0: added to a divisor, it makes 0 / 0 a 0."""
+    xp = array_namespace(x)
+    return xp.astype(x == 0, xp.float64)
+
+
+def _count(x: Array) -> Array:
+    xp = array_namespace(x)
+    return xp.asarray(xp.sum(xp.astype(x, xp.int64)))
+
+
+def _positive_or_one(x: Array) -> Array:
+    xp = array_namespace(x)
+    return xp.where(x > 0, x, xp.ones_like(x))
+
+
+class _Scaled:
+    """An array as its largest magnitude m times numbers of at most 1, over which it is safe to sum.
+
+    Where m is 0, ∞ or NaN those numbers are of no use (0 or NaN). Norms and means of magnitudes are then m itself,
+    so the factor that would come from the numbers is taken as 1.
+    """
+
+    def __init__(self, x: Array) -> None:
+        self.x = x
+        self.xp = array_namespace(x)
+        self.count = math.prod(x.shape)
+        self.magnitude = self.xp.abs(x)
+        self.largest = self.xp.asarray(self.xp.max(self.magnitude))
+
+    @cached_property
+    def unit(self) -> Array:
+        return _divide(self.x, _add(self.largest, _is_zero(self.largest)))
+
+    @cached_property
+    def squares(self) -> Array:
+        return self.xp.sum(_multiply(self.unit, self.unit))
+
+    @property
+    def root(self) -> Array:
+        """‖x‖₂ / m."""
+        return self.xp.sqrt(_positive_or_one(self.squares))
+
+    @property
+    def rms(self) -> Array:
+        return _multiply(self.largest, self.xp.sqrt(_positive_or_one(self.squares / self.count)))
+
+    @property
+    def mean_magnitude(self) -> Array:
+        return _multiply(self.largest, _positive_or_one(self.xp.sum(self.xp.abs(self.unit)) / self.count))
+
+    @property
+    def mean(self) -> Array:
+        finite = _multiply(self.largest, self.xp.sum(self.unit) / self.count)
+        infinite = _add(self.xp.max(self.x), self.xp.min(self.x))  # NaN if both signs occur
+        return self.xp.where(self.xp.isfinite(self.largest), finite, infinite)
+
+
+class _Pair:
+    """A reference and a variant in float64, and every metric of them; what several need is computed once.
+
+    Only the metrics that are documented to depend on ``precision`` or ``eps`` read it.
+    """
+
+    def __init__(self, y: Array, y_hat: Array, precision: Precision = PRECISIONS["float64"], eps: float = EPS) -> None:
+        if tuple(y.shape) != tuple(y_hat.shape):
+            raise InputError(
+                f"Arrays of different shapes cannot be compared: the reference has shape {tuple(y.shape)}, "
+                f"the variant {tuple(y_hat.shape)}. Give two arrays of the same shape."
+            )
+        self.xp = xp = array_namespace(y, y_hat)
+        if 0 in y.shape:  # no elements have the errors of one exact zero
+            y = y_hat = xp.zeros(1, dtype=xp.float64, device=device(y))
+        if is_torch_array(y):  # an error is measured, not differentiated: no graph is kept alive for it
+            y, y_hat = y.detach(), y_hat.detach()
+        if is_dask_array(y):  # blocks meet in pairs
+            y_hat = y_hat.rechunk(y.chunks)
+        self.y = _Scaled(_float64(y))
+        self.y_hat = _Scaled(_float64(y_hat))
+        self.precision = precision
+        self.eps = eps
+
+    @cached_property
+    def delta(self) -> _Scaled:
+        return _Scaled(_subtract(self.y_hat.x, self.y.x))
+
+    @cached_property
+    def ulps(self) -> _Scaled:
+        return _Scaled(_ulps(self.delta.magnitude, self.y.x, self.precision))
+
+    @property
+    def max_abs(self) -> Array:
+        return self.delta.largest
+
+    @property
+    def mean_rel(self) -> Array:
+        return _Scaled(_divide(self.delta.magnitude, _add(self.y.magnitude, self.eps))).mean_magnitude
+
+    @property
+    def mean_abs(self) -> Array:
+        return self.delta.mean_magnitude
+
+    @property
+    def rms(self) -> Array:
+        return self.delta.rms
+
+    @property
+    def bias(self) -> Array:
+        return self.delta.mean
+
+    @cached_property
+    def rel_l2(self) -> Array:
+        # The largest magnitudes are divided first: their quotient is in range where the norms may not be.
+        largest = _divide(self.delta.largest, _add(self.y.largest, _is_zero(self.delta.largest)))
+        return _multiply(largest, self.delta.root / self.y.root)
+
+    @property
+    def amplification(self) -> Array:
+        return _divide(self.rel_l2, self.precision.unit_roundoff)
+
+    @property
+    def sqnr_db(self) -> Array:
+        return _decibels(self.rel_l2)
+
+    @property
+    def cosine(self) -> Array:
+        product = self.xp.sum(_multiply(self.y.unit, self.y_hat.unit))
+        squares = self.y.squares * self.y_hat.squares  # one square root of both: exactly 1 for equal arrays
+        both_zero = self.xp.astype(self.y.squares == self.y_hat.squares, self.xp.float64)
+        cosine = self.xp.clip(_divide(product, self.xp.sqrt(squares)), -1.0, 1.0)
+        return self.xp.where(squares == 0, both_zero, cosine)
+
+    @property
+    def ulp_max(self) -> Array:
+        return self.ulps.largest
+
+    @property
+    def ulp_mean(self) -> Array:
+        return self.ulps.mean_magnitude
+
+    @property
+    def nonfinite(self) -> Array:
+        return _count(~self.xp.isfinite(self.y_hat.x))
+
+    @property
+    def flushed(self) -> Array:
+        return _count((self.y.x != 0) & (self.y_hat.x == 0))
+
+    @property
+    def headroom(self) -> Array:
+        return _divide(self.xp.full_like(self.y_hat.largest, self.precision.largest), self.y_hat.largest)

@@ -1,0 +1,341 @@
+"""``attach()`` and the :class:`Probe`: a model, its variants, and everything that they compute.
+
+Example:
+    >>> import ase.build
+    >>> with attach("demo", precisions="float16", device="cpu") as probe:
+    ...     probe.run(ase.build.molecule("H2O"))
+    >>> trace = probe.trace()
+    >>> trace.group("propagated", "float16")["forces"].shape
+    (3, 3)
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from precision_probe.blocks import Block, Port, select_blocks
+from precision_probe.capture import Call, capture, gradients, input_gradients, replay
+from precision_probe.exceptions import InputError
+from precision_probe.models import load_model
+from precision_probe.precisions import DEFAULT_PRECISIONS, PRECISIONS, Precision, parse_precisions
+from precision_probe.provenance import provenance
+from precision_probe.recorder import Captured, Recorder, Sizes
+from precision_probe.structures import Graph, build_graph, graph_of_call, read_structures
+from precision_probe.trace import MODES, Trace
+from precision_probe.variants import Prediction, Variant, check_device
+
+__all__ = ["Probe", "attach"]
+
+_TIMED = 5  # evaluations over which a median of times is taken, if they fit into
+_TIMING_BUDGET = 2.0  # seconds
+
+
+def attach(
+    model: Any,
+    *,
+    precisions: str | Precision | Iterable[str | Precision] | None = None,
+    blocks: str | Sequence[str] | None = None,
+    gradients: bool = True,
+    modes: str | Sequence[str] = MODES,
+    every: int = 1,
+    device: str | torch.device | None = None,
+) -> "Probe":
+    """Clone a MACE model into each precision and record what every block computes.
+
+    Args:
+        model: A MACE module, a ``MACECalculator``, the path of a checkpoint, or ``"demo"``. It is copied, and its own
+            results stay bit for bit what they were.
+        precisions: What to compare with float64. By default float32, bfloat16 and float16, and tf32 on CUDA.
+        blocks: Globs over module names; by default the embeddings, interactions, products and readouts.
+        gradients: Whether to record the gradients with respect to the blocks' inputs too.
+        modes: ``"propagated"`` (the whole model in the precision), ``"isolated"`` (each block on the reference's own
+            inputs), or both.
+        every: Of the calls of the attached model, observe each ``every``-th, the first one included.
+        device: Where the variants run; by default where the model is, and for a file a GPU if there is one.
+
+    Returns:
+        A probe, also usable in a ``with`` statement, whose end detaches it.
+
+    Raises:
+        InputError: If the model, a precision, a block pattern, a mode or the device cannot be used.
+    """
+    return Probe(
+        model,
+        precisions=precisions,
+        blocks=blocks,
+        gradients=gradients,
+        modes=modes,
+        every=every,
+        device=device,
+    )
+
+
+class Probe:
+    """A model with its variants, and the record of what they computed; made by :func:`attach`."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        precisions: str | Precision | Iterable[str | Precision] | None,
+        blocks: str | Sequence[str] | None,
+        gradients: bool,
+        modes: str | Sequence[str],
+        every: int,
+        device: str | torch.device | None,
+    ) -> None:
+        self.model, self.name = load_model(model)
+        if device is None:
+            device = _default_device(model, self.model)
+        asked = default_precisions(device) if precisions is None else parse_precisions(precisions)
+        self.device = check_device(device, asked)
+        self.blocks = select_blocks(self.model, blocks)
+        self.modes = _parse_modes(modes)
+        self.gradients = gradients
+        if every < 1:
+            raise InputError(f"every must be 1 or more, got {every}.")
+        self._every = every
+        self._provenance = provenance(self.model, self.device)  # of the model as it is now
+        self._variants = [Variant(self.model, p, self.device) for p in (PRECISIONS["float64"], *asked)]
+        self._recorder = Recorder()
+        self._is_warm = False
+        self._n_calls = 0
+        self._observed: Graph | None = None
+        self._hooks = [
+            self.model.register_forward_pre_hook(self._before_call, with_kwargs=True),
+            self.model.register_forward_hook(self._after_call),
+        ]
+
+    def __enter__(self) -> "Probe":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    def detach(self) -> None:
+        """Remove every hook from the attached model. What was recorded stays."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def run(self, structures: Any, *, progress: bool = True) -> None:
+        """Run structures through every variant and record what they compute.
+
+        Args:
+            structures: ``Atoms``, a list of them, or a path of anything ASE reads.
+            progress: Show a progress bar, where there is a terminal.
+
+        Raises:
+            InputError: If a structure cannot be used; none has been run then.
+
+        If this is interrupted, the structures that were finished are in the trace.
+        """
+        graphs = [build_graph(atoms, self.model) for atoms in read_structures(structures)]
+        repeats = -(-_TIMED // len(graphs))
+        console = Console(stderr=True)
+        shown = track(
+            graphs,
+            description=f"{len(self._variants)} precisions",
+            console=console,
+            disable=not (progress and console.is_terminal),
+            transient=True,
+        )
+        for graph in shown:
+            self._observe(graph.to(self.device), repeats)
+
+    def trace(self) -> Trace:
+        """Everything recorded so far."""
+        attributes = self._provenance | {
+            "model_name": self.name,
+            "precisions": [variant.precision.name for variant in self._variants],
+            "blocks": [block.name for block in self.blocks],
+            "modes": list(self.modes),
+            "gradients": "per_block" if self.gradients else "none",
+            "seed": None,  # nothing in a run is random
+        }
+        return self._recorder.trace(attributes)
+
+    @property
+    def n_structures(self) -> int:
+        """How many structures have been recorded."""
+        return self._recorder.n_structures
+
+    def _before_call(self, _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what the attached model is called with; MACE changes its input in place later."""
+        if self._n_calls % self._every == 0:
+            data = kwargs["data"] if "data" in kwargs else args[0]
+            self._observed = graph_of_call(data, self.model, f"call {self._n_calls}").to(self.device)
+        self._n_calls += 1
+
+    def _after_call(self, *_: object) -> None:
+        graph, self._observed = self._observed, None
+        if graph is not None:
+            self._observe(graph, repeats=1)
+
+    @torch.enable_grad()
+    def _observe(self, graph: Graph, repeats: int) -> None:
+        """Run one graph through every variant; nothing is recorded unless all of them finish."""
+        predictions = self._predict(graph, repeats)
+        captured: dict[str, list[Captured]] = {}
+        reference: list[Call] = []
+        for variant in self._variants:
+            is_reference = variant.precision.name == "float64"
+            if is_reference or "propagated" in self.modes:
+                calls, found = self._propagated(variant, graph)
+                reference = calls if is_reference else reference
+                if "propagated" in self.modes:
+                    captured[f"propagated/{variant.precision}"] = found
+            if "isolated" in self.modes:
+                captured[f"isolated/{variant.precision}"] = self._isolated(variant, reference)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()  # the next precision needs other sizes
+        sizes = Sizes(graph.n_structures, graph.n_atoms, graph.n_edges)
+        self._recorder.add(_structure_arrays(graph), sizes, predictions, captured)
+
+    def _predict(self, graph: Graph, repeats: int) -> dict[str, dict[str, NDArray[Any]]]:
+        """What each variant predicts, unhooked, and its time: all precisions in turn, so that they are timed alike."""
+        if not self._is_warm:
+            for variant in self._variants:
+                variant.predict(graph)
+                variant.predict(graph)  # TorchScript compiles in the second call
+            self._is_warm = True
+        start = time.perf_counter()
+        seconds: dict[str, list[float]] = {}
+        found: dict[str, Prediction] = {}
+        for repeat in range(repeats):
+            if repeat and time.perf_counter() - start > _TIMING_BUDGET:
+                break
+            for variant in self._variants:
+                name = variant.precision.name
+                found[name] = variant.predict(graph)
+                seconds.setdefault(name, []).append(found[name].seconds)
+        return {
+            name: _prediction_arrays(graph, prediction, float(np.median(seconds[name])))
+            for name, prediction in found.items()
+        }
+
+    def _propagated(self, variant: Variant, graph: Graph) -> tuple[list[Call], list[Captured]]:
+        with variant.arithmetic(), capture(variant.model, self.blocks) as calls:
+            energy = variant.forward(graph)
+            grads = gradients(calls, energy) if self.gradients else [{} for _ in calls]
+        found = [
+            item for call, grad in zip(calls, grads, strict=True) for item in _captured(call.block, call.outputs, grad)
+        ]
+        return [call.detach() for call in calls], found
+
+    def _isolated(self, variant: Variant, reference: Sequence[Call]) -> list[Captured]:
+        found = []
+        with variant.arithmetic():
+            for recorded in reference:
+                call = replay(variant.model.get_submodule(recorded.block.name), recorded, variant.dtype)
+                grad = input_gradients(call) if self.gradients else {}
+                found += _captured(call.block, call.outputs, grad, cotangent_unit="1")
+        return found
+
+
+def default_precisions(device: str | torch.device) -> tuple[Precision, ...]:
+    """The precisions compared when none are named: on CUDA also tf32, where the GPU has it."""
+    names = list(DEFAULT_PRECISIONS)
+    if torch.device(device).type == "cuda" and torch.cuda.is_available():
+        if torch.cuda.get_device_capability(device)[0] >= 8:
+            names.insert(1, "tf32")
+    return parse_precisions(names)
+
+
+def _default_device(given: Any, model: torch.nn.Module) -> torch.device:
+    if isinstance(given, str) or hasattr(given, "__fspath__"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return next(model.parameters()).device
+
+
+def _parse_modes(modes: str | Sequence[str]) -> tuple[str, ...]:
+    names = modes.split(",") if isinstance(modes, str) else list(modes)
+    names = [name.strip() for name in names if name.strip()]
+    unknown = [name for name in names if name not in MODES]
+    if unknown or not names:
+        raise InputError(f"Unknown mode {', '.join(unknown) or 'list (empty)'}. Known: {', '.join(MODES)}.")
+    return tuple(mode for mode in MODES if mode in names)
+
+
+def _structure_arrays(graph: Graph) -> dict[str, NDArray[Any]]:
+    n_structures, n_atoms = graph.n_structures, graph.n_atoms
+    missing = {
+        "energy": np.full(n_structures, np.nan),
+        "forces": np.full((n_atoms, 3), np.nan),
+        "stress": np.full((n_structures, 3, 3), np.nan),
+    }
+    return {
+        "name": np.asarray(graph.names, dtype=object),
+        "n_atoms": np.diff(graph.data["ptr"].cpu().numpy()),
+        "n_edges": graph.edges_per_structure(),
+        "atomic_numbers": graph.atomic_numbers,
+        "positions": _to_numpy(graph.data["positions"]),
+        "cell": _to_numpy(graph.cells),
+        "pbc": graph.pbc,
+        **missing,
+        **graph.labels,
+    }
+
+
+def _prediction_arrays(graph: Graph, prediction: Prediction, seconds: float) -> dict[str, NDArray[Any]]:
+    stress = prediction.stress
+    return {
+        "energy": _to_numpy(prediction.energy),
+        "interaction_energy": _to_numpy(prediction.interaction_energy),
+        "forces": _to_numpy(prediction.forces),
+        "stress": np.full((graph.n_structures, 3, 3), np.nan) if stress is None else _to_numpy(stress),
+        "seconds": np.full(graph.n_structures, seconds / graph.n_structures),
+    }
+
+
+def _captured(
+    block: Block,
+    outputs: Mapping[Port, torch.Tensor],
+    grads: Mapping[Port, torch.Tensor],
+    cotangent_unit: str = "eV",
+) -> list[Captured]:
+    """One call's arrays. The unit of a gradient is that of what was differentiated, over that of the input."""
+    found = []
+    for tensors, is_gradient in ((outputs, False), (grads, True)):
+        for port, tensor in tensors.items():
+            per_input = "" if port.unit == "1" else f"/{port.unit}"
+            unit = f"{cotangent_unit}{per_input}" if is_gradient else port.unit
+            components = _components(port, tensor)
+            found.append(
+                Captured(
+                    block=block.name,
+                    tensor=port.name,
+                    values=_to_numpy(tensor),
+                    native_dtype=str(tensor.dtype).removeprefix("torch."),
+                    gradient=is_gradient,
+                    rows=port.rows,
+                    components=components,
+                    irreps=str(port.irreps) if components else "",
+                    unit=unit,
+                )
+            )
+    return found
+
+
+def _components(port: Port, tensor: torch.Tensor) -> tuple[str, ...]:
+    """The irrep of each entry of the last dimension; nothing if the sizes contradict the irreps."""
+    if port.irreps is None or tensor.ndim < 2:
+        return ()
+    per_channel = tensor.ndim == 3  # [rows, channels, components]: each irrep once, not times its multiplicity
+    entries = tuple(str(ir) for mul, ir in port.irreps for _ in range(ir.dim * (1 if per_channel else mul)))
+    return entries if len(entries) == tensor.shape[-1] else ()
+
+
+def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
+    """On the CPU, half precisions widened exactly to float32: NumPy has no bfloat16, and HDF5 no half of either kind."""
+    tensor = tensor.detach()
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        tensor = tensor.float()
+    array: NDArray[Any] = tensor.cpu().numpy()
+    return array

@@ -1,0 +1,72 @@
+"""What a run was: versions, device, numerical settings and model, as the attributes of its trace."""
+
+import datetime
+import importlib.metadata
+import platform
+from typing import Any
+
+import torch
+
+from precision_probe.models import weights_sha256
+
+__all__ = ["describe_device", "describe_model", "provenance"]
+
+_PACKAGES = ("precision-probe", "mace-torch", "torch", "e3nn", "ase", "numpy", "xarray", "h5py", "h5netcdf")
+
+
+def provenance(model: torch.nn.Module, device: torch.device) -> dict[str, Any]:
+    """Attributes that say what ran, on what, with which settings."""
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "device": describe_device(device),
+        "settings": {
+            "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+            "float16_reduced_precision_reduction": bool(
+                torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+            ),
+            "bfloat16_reduced_precision_reduction": bool(
+                torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+            ),
+            "num_threads": torch.get_num_threads(),
+            "cuda": torch.version.cuda or "",
+        },
+        **describe_model(model),
+    }
+
+
+def describe_model(model: torch.nn.Module) -> dict[str, Any]:
+    """What a MACE model is: class, dtype, cutoff (Å), elements, irreps, heads, parameters, and a hash of its weights."""
+    parameters = list(model.parameters())
+    dtype = str(parameters[0].dtype).removeprefix("torch.")
+    first = model.products[0]
+    return {
+        "model_class": type(model).__name__,
+        "model_dtype": dtype,
+        "reference": "the model as it is"
+        if dtype == "float64"
+        else f"the {dtype} weights and buffers, widened to float64: what they lost when they were rounded stays lost",
+        "model_sha256": weights_sha256(model),
+        "cutoff": float(model.r_max),
+        "atomic_numbers": [int(z) for z in model.atomic_numbers],
+        "hidden_irreps": str(getattr(getattr(first, "linear", None), "irreps_out", "unknown")),
+        "edge_irreps": str(getattr(model.interactions[0], "edge_attrs_irreps", "unknown")),
+        "interactions": [type(block).__name__ for block in model.interactions],
+        "heads": list(getattr(model, "heads", None) or ["Default"]),
+        "n_parameters": sum(parameter.numel() for parameter in parameters),
+    }
+
+
+def describe_device(device: torch.device) -> str:
+    """The device and its hardware, such as ``cuda:0 (NVIDIA H100 80GB HBM3)``."""
+    if device.type == "cuda":
+        return f"cuda:{device.index or 0} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

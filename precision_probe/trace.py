@@ -1,0 +1,196 @@
+"""The trace in memory (an xarray ``DataTree``) and on disk (one HDF5 file, readable as netCDF-4).
+
+Nothing here imports torch or mace: a trace made on a GPU node is analysed on a laptop. ``docs/trace-schema.md``
+describes every group and variable.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xarray as xr
+
+from precision_probe.exceptions import InputError
+from precision_probe.precisions import PRECISIONS, Precision
+
+__all__ = ["SCHEMA_VERSION", "Trace", "check_writable", "open_trace"]
+
+SCHEMA_VERSION = 1
+MODES = ("propagated", "isolated")
+
+
+class Trace:
+    """Everything one run captured, with provenance.
+
+    Args:
+        tree: The groups ``/structures``, ``/propagated/<precision>`` and ``/isolated/<precision>``.
+
+    Attributes:
+        tree: The same, for xarray's own methods.
+    """
+
+    def __init__(self, tree: xr.DataTree) -> None:
+        self.tree = tree
+
+    def __enter__(self) -> "Trace":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        about = self.attributes
+        return (
+            f"<Trace of {about['model_name']}: {self.structures.sizes.get('structure', 0)} structures, "
+            f"{len(self.blocks)} blocks, {', '.join(map(str, self.precisions))}>"
+        )
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Provenance: versions, device, model, precisions, blocks, …, as Python values."""
+        return {str(key): _decoded(value) for key, value in self.tree.attrs.items()}
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions compared with float64, in the order asked for."""
+        return tuple(PRECISIONS[name] for name in self.attributes["precisions"] if name != "float64")
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The blocks that were captured, in the order in which the model runs them."""
+        return tuple(self.attributes["blocks"])
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes in which blocks were captured."""
+        return tuple(self.attributes["modes"])
+
+    @property
+    def structures(self) -> xr.Dataset:
+        """What was run: names, atoms, positions, cells, reference labels."""
+        return self.tree["structures"].to_dataset()
+
+    def group(self, mode: str, precision: str | Precision) -> xr.Dataset:
+        """What one precision gave in one mode.
+
+        Raises:
+            KeyError: If the trace has no such group.
+
+        The group is a view: nothing is read from disk before it is used.
+        """
+        return self.tree[f"{mode}/{precision}"].to_dataset()
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the trace; the file appears only when it is complete.
+
+        Args:
+            path: Where to.
+            force: Replace a file that is there.
+
+        Raises:
+            InputError: If the path cannot be written, or is there and ``force`` is not given.
+        """
+        path = check_writable(path, force=force)
+        with _replacing(path) as unfinished:
+            self.tree.to_netcdf(unfinished, engine="h5netcdf", encoding=_encoding(self.tree))
+        return path
+
+    def close(self) -> None:
+        """Close the file that the trace was opened from, if any."""
+        self.tree.close()
+
+
+def open_trace(path: str | Path) -> Trace:
+    """Open a trace; arrays are read from disk when they are used.
+
+    Raises:
+        InputError: If there is no such file, or it is not a trace of a schema that this version reads.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"The trace {path} does not exist. Make one with: precision-probe audit -o {path}")
+    try:
+        with h5py.File(path, "r") as file:
+            version = file.attrs.get("schema_version")
+    except OSError as error:
+        raise InputError(f"{path} is not an HDF5 file, or is damaged ({str(error)[:100]}).") from error
+    if version is None:
+        raise InputError(f"{path} is an HDF5 file but not a trace of precision_probe: it has no schema_version.")
+    version = int(np.ravel(version)[0])  # netCDF stores a number as an array of one
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {version}; this precision_probe reads version {SCHEMA_VERSION}. "
+            "Open it with the version that wrote it, or make it anew."
+        )
+    return Trace(xr.open_datatree(path, engine="h5netcdf"))
+
+
+def check_writable(path: str | Path, *, force: bool = False) -> Path:
+    """Return the path, once it is known that a file can be put there: asked before hours of work, not after.
+
+    Raises:
+        InputError: If its folder is missing or not writable, it is a folder, or a file is there without ``force``.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"The output {path} is a folder. Give the name of a file in it.")
+    if path.exists() and not force:
+        raise InputError(f"The output {path} exists. Choose another name, or replace it with --force (force=True).")
+    try:
+        with _replacing(path, commit=False):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"The output {path} cannot be written ({error.strerror or error}). "
+            "Choose a folder that exists and that you may write to."
+        ) from error
+    return path
+
+
+@contextmanager
+def _replacing(path: Path, *, commit: bool = True) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place at the end, and leaves no trace if anything fails."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    unfinished = Path(name)
+    try:
+        yield unfinished
+        if commit:
+            umask = os.umask(0)
+            os.umask(umask)
+            unfinished.chmod(0o666 & ~umask)  # mkstemp's own mode shuts other users out
+            unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _encoding(tree: xr.DataTree) -> dict[str, dict[str, dict[str, Any]]]:
+    """Compress what was widened from a half precision (2.8 times smaller); other floats do not compress."""
+    compressed = {"zlib": True, "complevel": 4, "shuffle": True}
+    return {
+        node.path: {
+            str(name): compressed
+            for name, variable in node.data_vars.items()
+            if variable.attrs.get("native_dtype") in ("float16", "bfloat16") and variable.size
+        }
+        for node in tree.subtree
+    }
+
+
+def encoded(value: Any) -> Any:
+    """An attribute as netCDF can hold it: a number or text as it is, anything else as JSON."""
+    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else json.dumps(value)
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, str) and (value[:1] in ("[", "{") or value in ("true", "false", "null")):
+        return json.loads(value)
+    return value
