@@ -9,10 +9,19 @@ import xarray as xr
 
 from precision_probe.exceptions import InputError
 from precision_probe.metrics import METRICS, compare
-from precision_probe.precisions import PRECISIONS, Precision
+from precision_probe.precisions import PRECISIONS
 from precision_probe.trace import Trace
 
-__all__ = ["Tolerance", "errors", "exceeded", "parse_tolerances", "summary"]
+__all__ = [
+    "TOLERANCE_UNITS",
+    "Tolerance",
+    "block_errors",
+    "errors",
+    "exceeded",
+    "parse_tolerances",
+    "summary",
+    "worst_blocks",
+]
 
 MODEL = "model"
 _NOISE = 0.01
@@ -49,6 +58,39 @@ def errors(trace: Trace, *, eps: float = 1e-12) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=columns)
     own_error = table["amplification"] * PRECISIONS["float64"].unit_roundoff
     return table.assign(resolved=~(np.isfinite(own_error) & (own_error > _NOISE)))
+
+
+def block_errors(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each block's tensors the one with the largest rel_l2, modes side by side.
+
+    Args:
+        table: From :func:`errors`.
+
+    Returns:
+        Indexed by precision, block and direction, in the order of the table; columns ``(metric, mode)``. A tensor
+        whose relative error is NaN (an overflow) counts as the largest, one whose reference is noise as the smallest.
+    """
+    blocks = table[table["block"] != MODEL]
+    rank = blocks["rel_l2"].fillna(np.inf).where(blocks["resolved"], -1.0)
+    keys = ["precision", "block", "direction", "mode"]
+    chosen = blocks.loc[rank.groupby([blocks[key] for key in keys], sort=False).idxmax()]
+    wide = chosen.set_index(keys)[["tensor", "resolved", *METRICS]].unstack("mode")
+    assert isinstance(wide, pd.DataFrame)  # noqa: S101  (of several columns, so never a Series)
+    order = pd.MultiIndex.from_frame(blocks[keys[:3]]).unique()
+    return wide.reindex(order)
+
+
+def worst_blocks(table: pd.DataFrame) -> dict[str, str]:
+    """For each precision the block whose own forward error is the largest: isolated where it was run, else propagated.
+
+    A block whose output is not finite comes first.
+    """
+    blocks = table[(table["block"] != MODEL) & (table["direction"] == "forward") & table["resolved"]]
+    mode = "isolated" if "isolated" in set(blocks["mode"]) else "propagated"
+    blocks = blocks[blocks["mode"] == mode]
+    rank = blocks["rel_l2"].fillna(np.inf)
+    worst = blocks.loc[rank.groupby(blocks["precision"], sort=False).idxmax()]
+    return dict(zip(worst["precision"], worst["block"], strict=True))
 
 
 def summary(trace: Trace) -> pd.DataFrame:

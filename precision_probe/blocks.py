@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-import mace  # noqa: F401  (before e3nn 0.4.4, which cannot load its own constants without it on torch ≥ 2.6)
 import torch
-from e3nn import o3
 
+from precision_probe._mace import o3
 from precision_probe.exceptions import InputError
 
 __all__ = ["Block", "Port", "default_blocks", "select_blocks"]
@@ -127,10 +126,14 @@ def _nothing_matches(
         parent = scripted[0].rsplit(".", 1)[0]
         while parent not in eager and "." in parent:
             parent = parent.rsplit(".", 1)[0]
-        return f"{scripted[0]} is TorchScript or a container and refuses hooks; the nearest block that can be is {parent}."
+        return (
+            f"{scripted[0]} is TorchScript or a container and refuses hooks; the nearest block that can be is {parent}."
+        )
     close = difflib.get_close_matches(pattern, eager, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"No block matches {pattern!r}.{hint} The model's blocks: {', '.join(usual)}; submodules of these also match."
+    return (
+        f"No block matches {pattern!r}.{hint} The model's blocks: {', '.join(usual)}; submodules of these also match."
+    )
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -6,22 +6,31 @@ Nothing here changes the model it is given, and nothing leaves torch's global de
 import contextlib
 import hashlib
 import json
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import mace  # noqa: F401  (before e3nn 0.4.4, which cannot load its own constants without it on torch ≥ 2.6)
 import numpy as np
 import safetensors.torch
 import torch
-from e3nn import o3
-from mace import modules
 
+from precision_probe._mace import modules, o3
 from precision_probe.exceptions import InputError
 
-__all__ = ["build", "default_config", "default_dtype", "load_model", "save_model", "weights_sha256"]
+__all__ = [
+    "build",
+    "cutoff",
+    "default_config",
+    "default_dtype",
+    "elements",
+    "heads",
+    "load_model",
+    "save_model",
+    "weights_sha256",
+]
 
 DEMO = "demo"
 
@@ -94,7 +103,8 @@ def build(config: Mapping[str, Any], seed: int = 0) -> torch.nn.Module:
     if model_class is modules.MACE:
         for key in ("atomic_inter_scale", "atomic_inter_shift"):
             options.pop(key, None)
-    with default_dtype(torch.float64), torch.random.fork_rng(devices=[]):
+    with default_dtype(torch.float64), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript's notices about e3nn's own code
         torch.manual_seed(seed)
         model: torch.nn.Module = model_class(**options)
     return model.eval()
@@ -140,6 +150,21 @@ def load_model(source: Any) -> tuple[torch.nn.Module, str]:
     return _check_is_mace(source, "the object given"), type(source).__name__
 
 
+def cutoff(model: torch.nn.Module) -> float:
+    """The distance within which atoms are neighbours, Å."""
+    return float(_attribute(model, "r_max"))
+
+
+def elements(model: torch.nn.Module) -> list[int]:
+    """The atomic numbers that the model knows, in the order of its one-hot columns."""
+    return [int(z) for z in _attribute(model, "atomic_numbers")]
+
+
+def heads(model: torch.nn.Module) -> list[str]:
+    """The names of the model's heads."""
+    return list(_attribute(model, "heads") or ["Default"])
+
+
 def weights_sha256(model: torch.nn.Module) -> str:
     """SHA-256 of the model's parameters and buffers: their names, dtypes, shapes and bytes, in order of name."""
     digest = hashlib.sha256()
@@ -159,6 +184,11 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def _attribute(model: torch.nn.Module, name: str) -> Any:
+    """An attribute that torch's own types say nothing of."""
+    return getattr(model, name, None)
 
 
 def _class_named(name: str) -> Any:
@@ -205,7 +235,9 @@ def _load_json(path: Path) -> torch.nn.Module:
         ) from error
     empty = {name for name, tensor in model.state_dict().items() if not tensor.numel()}
     if unexpected or set(missing) - empty:
-        raise InputError(f"{path} and its weights do not fit: missing {sorted(set(missing) - empty)}, extra {unexpected}.")
+        raise InputError(
+            f"{path} and its weights do not fit: missing {sorted(set(missing) - empty)}, extra {unexpected}."
+        )
     return model
 
 

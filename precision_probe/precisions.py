@@ -45,12 +45,12 @@ class Precision:
     @property
     def min_exponent(self) -> int:
         """Exponent of the smallest normal number, 2 to this power (IEEE 754-2019, section 3.3)."""
-        return 2 - 2 ** (self.exponent_bits - 1)
+        return 2 - (1 << (self.exponent_bits - 1))
 
     @property
     def max_exponent(self) -> int:
         """Exponent of the binade that holds the largest finite number."""
-        return 2 ** (self.exponent_bits - 1) - 1
+        return (1 << (self.exponent_bits - 1)) - 1
 
     @property
     def largest(self) -> float:

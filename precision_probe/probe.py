@@ -22,7 +22,7 @@ from rich.progress import track
 from precision_probe.blocks import Block, Port, select_blocks
 from precision_probe.capture import Call, capture, gradients, input_gradients, replay
 from precision_probe.exceptions import InputError
-from precision_probe.models import load_model
+from precision_probe.models import cutoff, load_model
 from precision_probe.precisions import DEFAULT_PRECISIONS, PRECISIONS, Precision, parse_precisions
 from precision_probe.provenance import provenance
 from precision_probe.recorder import Captured, Recorder, Sizes
@@ -104,6 +104,11 @@ class Probe:
         self._provenance = provenance(self.model, self.device)  # of the model as it is now
         self._variants = [Variant(self.model, p, self.device) for p in (PRECISIONS["float64"], *asked)]
         self._recorder = Recorder()
+        self._notes = (
+            []
+            if self._provenance["model_dtype"] == "float64"
+            else [f"the reference is {self._provenance['reference']}."]
+        )
         self._is_warm = False
         self._n_calls = 0
         self._observed: Graph | None = None
@@ -137,6 +142,12 @@ class Probe:
         If this is interrupted, the structures that were finished are in the trace.
         """
         graphs = [build_graph(atoms, self.model) for atoms in read_structures(structures)]
+        lonely = [graph.names[0] for graph in graphs if not graph.n_edges]
+        if lonely:
+            self._notes.append(
+                f"{', '.join(lonely)}: no two atoms are within the cutoff of {cutoff(self.model):g} Å, so there "
+                "are no edges, and no forces to compare."
+            )
         repeats = -(-_TIMED // len(graphs))
         console = Console(stderr=True)
         shown = track(
@@ -162,9 +173,19 @@ class Probe:
         return self._recorder.trace(attributes)
 
     @property
+    def precision_names(self) -> str:
+        """The precisions, float64 first, as a sentence lists them."""
+        return ", ".join(variant.precision.name for variant in self._variants)
+
+    @property
     def n_structures(self) -> int:
         """How many structures have been recorded."""
         return self._recorder.n_structures
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the results should know: structures without edges, a reference that is not exact."""
+        return list(self._notes)
 
     def _before_call(self, _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what the attached model is called with; MACE changes its input in place later."""
@@ -242,9 +263,9 @@ class Probe:
 def default_precisions(device: str | torch.device) -> tuple[Precision, ...]:
     """The precisions compared when none are named: on CUDA also tf32, where the GPU has it."""
     names = list(DEFAULT_PRECISIONS)
-    if torch.device(device).type == "cuda" and torch.cuda.is_available():
-        if torch.cuda.get_device_capability(device)[0] >= 8:
-            names.insert(1, "tf32")
+    has_cuda = torch.device(device).type == "cuda" and torch.cuda.is_available()
+    if has_cuda and torch.cuda.get_device_capability(device)[0] >= 8:
+        names.insert(1, "tf32")
     return parse_precisions(names)
 
 
@@ -333,7 +354,7 @@ def _components(port: Port, tensor: torch.Tensor) -> tuple[str, ...]:
 
 
 def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
-    """On the CPU, half precisions widened exactly to float32: NumPy has no bfloat16, and HDF5 no half of either kind."""
+    """On the CPU, half precisions widened exactly to float32: neither NumPy nor netCDF has bfloat16."""
     tensor = tensor.detach()
     if tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.float()

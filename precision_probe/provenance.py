@@ -1,13 +1,13 @@
 """What a run was: versions, device, numerical settings and model, as the attributes of its trace."""
 
-import datetime
+import datetime as dt
 import importlib.metadata
 import platform
 from typing import Any
 
 import torch
 
-from precision_probe.models import weights_sha256
+from precision_probe.models import cutoff, elements, heads, weights_sha256
 
 __all__ = ["describe_device", "describe_model", "provenance"]
 
@@ -17,7 +17,7 @@ _PACKAGES = ("precision-probe", "mace-torch", "torch", "e3nn", "ase", "numpy", "
 def provenance(model: torch.nn.Module, device: torch.device) -> dict[str, Any]:
     """Attributes that say what ran, on what, with which settings."""
     return {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "device": describe_device(device),
@@ -37,10 +37,10 @@ def provenance(model: torch.nn.Module, device: torch.device) -> dict[str, Any]:
 
 
 def describe_model(model: torch.nn.Module) -> dict[str, Any]:
-    """What a MACE model is: class, dtype, cutoff (Å), elements, irreps, heads, parameters, and a hash of its weights."""
+    """What a MACE model is: class, dtype, cutoff (Å), elements, irreps, heads, parameters, hash of its weights."""
     parameters = list(model.parameters())
     dtype = str(parameters[0].dtype).removeprefix("torch.")
-    first = model.products[0]
+    interactions = model.get_submodule("interactions")
     return {
         "model_class": type(model).__name__,
         "model_dtype": dtype,
@@ -48,12 +48,12 @@ def describe_model(model: torch.nn.Module) -> dict[str, Any]:
         if dtype == "float64"
         else f"the {dtype} weights and buffers, widened to float64: what they lost when they were rounded stays lost",
         "model_sha256": weights_sha256(model),
-        "cutoff": float(model.r_max),
-        "atomic_numbers": [int(z) for z in model.atomic_numbers],
-        "hidden_irreps": str(getattr(getattr(first, "linear", None), "irreps_out", "unknown")),
-        "edge_irreps": str(getattr(model.interactions[0], "edge_attrs_irreps", "unknown")),
-        "interactions": [type(block).__name__ for block in model.interactions],
-        "heads": list(getattr(model, "heads", None) or ["Default"]),
+        "cutoff": cutoff(model),
+        "atomic_numbers": elements(model),
+        "hidden_irreps": str(getattr(model.get_submodule("products.0.linear"), "irreps_out", "unknown")),
+        "edge_irreps": str(getattr(model.get_submodule("interactions.0"), "edge_attrs_irreps", "unknown")),
+        "interactions": [type(block).__name__ for block in interactions.children()],
+        "heads": heads(model),
         "n_parameters": sum(parameter.numel() for parameter in parameters),
     }
 

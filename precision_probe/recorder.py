@@ -200,4 +200,3 @@ def _attributes(captured: Captured) -> dict[str, str]:
         "native_dtype": captured.native_dtype,
     }
     return attributes | ({"irreps": captured.irreps} if captured.irreps else {})
-

@@ -17,13 +17,12 @@ import numpy as np
 import torch
 from ase.io.formats import parse_filename
 from ase.stress import voigt_6_to_full_3x3_stress
-from mace import data as mace_data
-from mace import tools
-from mace.tools import torch_geometric
 from numpy.typing import NDArray
 
+from precision_probe._mace import data as mace_data
+from precision_probe._mace import tools, torch_geometric
 from precision_probe.exceptions import InputError
-from precision_probe.models import DEMO, default_dtype
+from precision_probe.models import DEMO, cutoff, default_dtype, elements, heads
 
 __all__ = ["Graph", "build_graph", "graph_of_call", "read_structures"]
 
@@ -74,8 +73,7 @@ class Graph:
     @property
     def periodic(self) -> NDArray[np.bool_]:
         """Whether each structure is periodic in all three directions, so that it has a stress."""
-        periodic: NDArray[np.bool_] = self.pbc.all(axis=1)
-        return periodic
+        return np.asarray(self.pbc.all(axis=1))
 
     def to(self, device: torch.device | str) -> "Graph":
         """The same graph with its tensors on a device."""
@@ -90,7 +88,8 @@ class Graph:
         """Length of each edge, (n_edges,) Å."""
         sender, receiver = self.data["edge_index"]
         positions = self.data["positions"]
-        return torch.linalg.vector_norm(positions[receiver] - positions[sender] + self.data["shifts"], dim=-1)
+        lengths: torch.Tensor = (positions[receiver] - positions[sender] + self.data["shifts"]).norm(dim=-1)
+        return lengths
 
 
 def read_structures(source: Any) -> list[ase.Atoms]:
@@ -109,6 +108,7 @@ def read_structures(source: Any) -> list[ase.Atoms]:
         >>> [atoms.info["name"] for atoms in read_structures(water)]
         ['H2O']
     """
+    found: Sequence[Any]
     if isinstance(source, ase.Atoms):
         found, stem = [source], ""
     elif isinstance(source, str | Path):
@@ -125,7 +125,7 @@ def read_structures(source: Any) -> list[ase.Atoms]:
             raise InputError(f"Structure {index} is a {type(atoms).__name__}, not an ASE Atoms.")
         copy = atoms.copy()
         copy.calc = atoms.calc
-        default = f"{stem}[{index}]" if stem else str(atoms.symbols)
+        default = f"{stem}[{index}]" if stem else atoms.get_chemical_formula()
         copy.info["name"] = str(atoms.info.get("name", default))
         _check(copy)
         named.append(copy)
@@ -143,20 +143,20 @@ def build_graph(atoms: ase.Atoms, model: torch.nn.Module) -> Graph:
         InputError: If the model does not know an element, or two atoms are on the same place.
     """
     name = str(atoms.info.get("name", atoms.symbols))
-    known = [int(z) for z in model.atomic_numbers]
+    known = elements(model)
     unknown = sorted(set(atoms.numbers.tolist()) - set(known))
     if unknown:
         symbols = [ase.data.chemical_symbols[z] for z in known]
         raise InputError(
-            f"Structure {name} has {', '.join(ase.data.chemical_symbols[z] for z in unknown)}, which the model does not "
-            f"know. It knows {', '.join(symbols)}. Remove the structure or use a model trained on these elements."
+            f"Structure {name} has {', '.join(ase.data.chemical_symbols[z] for z in unknown)}, which the model does "
+            f"not know. It knows {', '.join(symbols)}. Remove the structure or use a model trained on these elements."
         )
     with default_dtype(torch.float64):
         entry = mace_data.AtomicData.from_config(
             mace_data.config_from_atoms(atoms),
             z_table=tools.AtomicNumberTable(known),
-            cutoff=float(model.r_max),
-            heads=getattr(model, "heads", None),
+            cutoff=cutoff(model),
+            heads=heads(model),
         )
         batch = torch_geometric.Batch.from_data_list([entry])
     graph = Graph(
@@ -187,7 +187,6 @@ def graph_of_call(data: Mapping[str, Any], model: torch.nn.Module, name: str) ->
     tensors = {key: value.detach().clone() for key, value in data.items() if torch.is_tensor(value)}
     tensors = {key: value.double() if value.is_floating_point() else value for key, value in tensors.items()}
     n_structures = int(tensors["ptr"].numel()) - 1
-    elements = model.atomic_numbers.to(tensors["node_attrs"].device)
     if "pbc" in tensors:
         pbc = tensors["pbc"].view(-1, 3).cpu().numpy().astype(bool)
     else:
@@ -195,7 +194,7 @@ def graph_of_call(data: Mapping[str, Any], model: torch.nn.Module, name: str) ->
     return Graph(
         data=tensors,
         names=(name,) if n_structures == 1 else tuple(f"{name}[{index}]" for index in range(n_structures)),
-        atomic_numbers=elements[tensors["node_attrs"].argmax(dim=-1)].cpu().numpy(),
+        atomic_numbers=np.asarray(elements(model))[tensors["node_attrs"].argmax(dim=-1).cpu().numpy()],
         pbc=pbc,
     )
 
@@ -241,7 +240,7 @@ def _check_cell(atoms: ase.Atoms) -> None:
         kind = "negative" if volume < -1e-6 else "zero"
         raise InputError(
             f"Structure {atoms.info['name']} is periodic along {np.flatnonzero(atoms.pbc).tolist()} but its cell has "
-            f"{kind} volume ({volume:.3g} Å³). Give right-handed cell vectors along the periodic directions, or pbc=False."
+            f"{kind} volume ({volume:.3g} Å³). Give right-handed cell vectors along those directions, or pbc=False."
         )
 
 

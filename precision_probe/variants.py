@@ -142,7 +142,7 @@ def _clone(model: torch.nn.Module) -> torch.nn.Module:
 @contextlib.contextmanager
 def _matmul_mode(mode: str) -> Iterator[None]:
     """Set how float32 matrix products are computed, on the CPU always exactly, and restore what was set."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul"))  # noqa: B009
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend, value in zip(backends, (mode, "ieee"), strict=True):
@@ -160,6 +160,6 @@ def _stress(out: dict[str, Any], graph: Graph) -> torch.Tensor | None:
     if not graph.periodic.any():
         return None
     volume = torch.linalg.det(graph.cells).abs().view(-1, 1, 1)
-    stress = -out["virials"].detach().to(torch.float64) / volume
+    stress: torch.Tensor = -out["virials"].detach().to(torch.float64) / volume
     stress[~torch.as_tensor(graph.periodic, device=stress.device)] = torch.nan
     return stress

@@ -1,0 +1,202 @@
+"""How the benchmark measures: variants in turn, by CUDA events or the wall clock, with memory and errors."""
+
+import gc
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from precision_probe.blocks import Block
+from precision_probe.capture import Call, capture, input_gradients, replay
+from precision_probe.metrics import compare
+from precision_probe.precisions import Precision
+from precision_probe.structures import Graph
+from precision_probe.variants import Variant, interaction_energy
+
+T = TypeVar("T")
+Record = dict[str, Any]
+
+WARM_UP = 3  # calls; TorchScript compiles in the first two
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+BLOCK_METRICS = ("rel_l2", "max_abs", "mean_rel", "amplification", "nonfinite", "flushed")
+
+
+@dataclass
+class Measured:
+    """What repeated calls of one variant gave: times of each phase (ms), two results, and the peak memory (bytes)."""
+
+    times: list[tuple[float, ...]] = field(default_factory=list)
+    results: list[Any] = field(default_factory=list)
+    peak: int | None = None
+
+    def phase(self, index: int) -> list[float]:
+        """The times of one phase, one for each round."""
+        return [times[index] for times in self.times]
+
+
+def attempt(function: Callable[..., T], *args: Any) -> T | None:
+    """Call a function; ``None`` if the memory did not suffice. Nothing of the failed call is kept alive."""
+    try:
+        return function(*args)
+    except RuntimeError as error:  # TorchScript turns torch.OutOfMemoryError into a plain RuntimeError
+        if not re.search("out of memory|can't allocate memory", str(error)):
+            raise
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def interleave(
+    variants: Sequence[Variant],
+    measure: Callable[[Variant], tuple[tuple[float, ...], Any]],
+    repeats: int,
+    advance: Callable[[], None] = lambda: None,
+) -> dict[str, Measured]:
+    """Measure all variants in turn, each round beginning with another one; those that run out of memory drop out."""
+    found = {variant.precision.name: Measured() for variant in variants}
+    for turn in range(-WARM_UP, repeats):
+        start = turn % len(variants)
+        for variant in (*variants[start:], *variants[:start]):
+            name = variant.precision.name
+            if name not in found:
+                continue
+            measured = attempt(measure, variant)
+            if measured is None:
+                del found[name]
+            elif turn >= 0:
+                found[name].times.append(measured[0])
+                found[name].results = [measured[1]]
+        advance()
+    for variant in variants:
+        name = variant.precision.name
+        if name in found:
+            with_peak = attempt(peak_of, variant.device, partial(measure, variant))
+            if with_peak is None:
+                del found[name]
+            else:
+                (_, result), found[name].peak = with_peak
+                found[name].results.append(result)
+    return found
+
+
+def peak_of(device: torch.device, function: Callable[[], T]) -> tuple[T, int | None]:
+    """A function's result, and the most memory (bytes) that was in use meanwhile, over what was before; CUDA only."""
+    if device.type != "cuda":
+        return function(), None
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    result = function()
+    torch.cuda.synchronize(device)
+    return result, torch.cuda.max_memory_allocated(device) - before
+
+
+def mark(device: torch.device) -> Any:
+    """A point in time: an event among the GPU's work, or the wall clock."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def milliseconds(start: Any, end: Any) -> float:
+    """Time between two marks; waits for the second."""
+    if isinstance(start, float):
+        return 1e3 * float(end - start)
+    end.synchronize()
+    return float(start.elapsed_time(end))
+
+
+def call_model(graph: Graph, stress: bool, variant: Variant) -> tuple[tuple[float, ...], dict[str, torch.Tensor]]:
+    """One evaluation of the bare model: its time, and what it predicts."""
+    with variant.arithmetic():
+        data = variant.cast(graph)
+        start = mark(variant.device)
+        out = variant.model(data, compute_virials=stress)
+        end = mark(variant.device)
+    prediction = {"energy": out["energy"], "interaction_energy": interaction_energy(out), "forces": out["forces"]}
+    return (milliseconds(start, end),), {key: value.detach() for key, value in prediction.items()}
+
+
+def call_block(call: Call, variant: Variant) -> tuple[tuple[float, ...], tuple[Record, Record]]:
+    """One block alone, forward and backward: both times, its outputs and its inputs' gradients."""
+    arguments = {
+        key: value.to(variant.dtype, copy=True) if torch.is_tensor(value) and value.is_floating_point() else value
+        for key, value in call.arguments.items()
+    }
+    module = variant.model.get_submodule(call.block.name)
+    with variant.arithmetic():
+        marks = [mark(variant.device)]
+        done = replay(module, Call(call.block, arguments, {}, {}), variant.dtype)
+        marks.append(mark(variant.device))
+        gradients = input_gradients(done)
+        marks.append(mark(variant.device))
+    times = tuple(milliseconds(start, end) for start, end in pairwise(marks))
+    outputs = {port: tensor.detach() for port, tensor in done.outputs.items()}
+    return times, (
+        {port.name: tensor for port, tensor in outputs.items()},
+        {port.name: tensor for port, tensor in gradients.items()},
+    )
+
+
+def reference_calls(reference: Variant, graph: Graph, blocks: Sequence[Block]) -> list[Call]:
+    """The blocks' calls within a float64 run, off the autograd graph."""
+    with reference.arithmetic(), capture(reference.model, blocks) as calls:
+        reference.forward(graph)
+    return [call.detach() for call in calls]
+
+
+def model_errors(reference: Record, results: Sequence[Record], precision: Precision, n_atoms: int) -> Record:
+    """Errors of one precision's last prediction, and how far its last two are apart (the noise floor)."""
+    last = results[-1]
+    forces = compare(reference["forces"], last["forces"], precision)
+    energies = {key: compare(reference[key], last[key], precision) for key in ("energy", "interaction_energy")}
+    return {
+        **{f"{key}_abs_meV_per_atom": 1e3 * found["max_abs"] / n_atoms for key, found in energies.items()},
+        "forces_mae_meV_per_A": 1e3 * forces["mean_abs"],
+        "forces_max_meV_per_A": 1e3 * forces["max_abs"],
+        "forces_rel_l2": forces["rel_l2"],
+        "forces_amplification": forces["amplification"],
+        "forces_nonfinite": forces["nonfinite"],
+        "energy_nonfinite": energies["energy"]["nonfinite"],
+        "forces_run_to_run_max_meV_per_A": 1e3 * compare(results[0]["forces"], last["forces"], precision)["max_abs"],
+    }
+
+
+def block_errors(reference: Record, found: Record, precision: Precision) -> Record:
+    """Errors of a block's tensors, each and (the worst relative error, the distribution of errors) all together."""
+    tensors, scaled = {}, []
+    for name, y in reference.items():
+        errors = compare(y, found[name], precision)
+        tensors[name] = {metric: errors[metric] for metric in BLOCK_METRICS}
+        rms = y.double().square().mean().sqrt()
+        if float(rms) > 0:
+            scaled.append(((found[name].double() - y.double()).abs() / rms).flatten())
+    ordered = torch.cat(scaled).sort().values if scaled else torch.zeros(1)
+    ranks = [round(percent / 100 * (ordered.numel() - 1)) for percent in PERCENTILES]
+    return {
+        "rel_l2": float(np.max([errors["rel_l2"] for errors in tensors.values()])),  # NaN if one is
+        "abs_error_over_rms_percentiles": ordered[ranks].tolist(),
+        "tensors": tensors,
+    }
+
+
+def summary(samples: Sequence[float]) -> Record:
+    """Median and quartiles."""
+    q25, median, q75 = np.percentile(samples, (25, 50, 75)).tolist()
+    return {"median": median, "q25": q25, "q75": q75}
+
+
+def ratio(measured: Measured, reference: Measured | None) -> Record | None:
+    """Median and quartiles of the ratios of two variants' times within the same round."""
+    if reference is None:
+        return None
+    return summary([own / other for own, other in zip(measured.phase(0), reference.phase(0), strict=True)])

@@ -1,0 +1,16 @@
+"""mace-torch and e3nn, imported in the order that works and without the notices they print.
+
+mace must come first: e3nn 0.4.4 cannot load its own constants on torch ≥ 2.6 without it.
+"""
+
+import contextlib
+import io
+import warnings
+
+with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from mace import data, modules, tools  # isort: skip
+    from e3nn import o3
+    from mace.tools import torch_geometric
+
+__all__ = ["data", "modules", "o3", "tools", "torch_geometric"]

@@ -1,0 +1,246 @@
+"""The command line: one verb for each task. Nothing heavy is imported before a verb needs it."""
+
+import contextlib
+import sys
+import traceback as traceback_module
+import warnings
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from precision_probe.exceptions import InputError, ProbeError
+
+if TYPE_CHECKING:
+    from precision_probe.probe import Probe
+
+__all__ = ["app", "main"]
+
+EXCEEDED, BAD_INPUT, FAILED = 1, 2, 3
+
+app = typer.Typer(
+    name="precision-probe",
+    help="Which precision a MACE interatomic potential can be trusted in, and where the digits go.",
+    epilog="Exit codes: 0 fine, 1 a tolerance was exceeded, 2 bad input or usage, 3 the run failed or was interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A MACE checkpoint (.model) or 'demo'. A checkpoint is a pickle: loading it runs code from the file, so "
+        "use only files whose source you trust.",
+        show_default=True,
+    ),
+]
+StructuresArgument = Annotated[
+    str, typer.Argument(help="Any file that ASE reads, with ASE's own file@0:16 to select from it, or 'demo'.")
+]
+TraceArgument = Annotated[Path, typer.Argument(help="A trace that audit wrote.")]
+TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show the Python traceback of an error.")]
+
+
+class Format(StrEnum):
+    """How errors are printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+@app.command()
+def audit(
+    model: ModelArgument = "demo",
+    structures: StructuresArgument = "demo",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The trace to write. Default: MODEL-STRUCTURES-N.h5, N counting up."),
+    ] = None,
+    precisions: Annotated[
+        str | None,
+        typer.Option(
+            "--precisions",
+            "-p",
+            help="Comma-separated: float32, tf32, bfloat16, float16. Default: all; tf32 on CUDA only.",
+        ),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if there is one.")] = None,
+    tolerance: Annotated[
+        str | None,
+        typer.Option(
+            help="Largest errors allowed, such as forces=1e-3,energy=1e-4,stress=1e-5 (eV/Å, eV/atom, eV/Å³)."
+        ),
+    ] = None,
+    blocks: Annotated[
+        list[str] | None, typer.Option(help="Glob over module names, such as 'interactions.*'; may be repeated.")
+    ] = None,
+    modes: Annotated[str, typer.Option(help="propagated, isolated, or both.")] = "propagated,isolated",
+    force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")] = False,
+    traceback: TracebackOption = False,
+) -> None:
+    """Run a model in each precision, record what every block computes, and print the errors."""
+    with _exit_codes(traceback):
+        from precision_probe.analysis import parse_tolerances
+        from precision_probe.trace import check_writable
+
+        limits = parse_tolerances(tolerance) if tolerance else None
+        if output is not None:
+            check_writable(output, force=force)
+        with _quietly():
+            from precision_probe.probe import attach
+        with attach(model, precisions=precisions, blocks=blocks, modes=modes, device=device) as probe:
+            output = output or check_writable(_free_name(probe.name, structures))
+            _say(quiet, f"Auditing {probe.name} on {structures}, {probe.device}, in {probe.precision_names}")
+            outcome = _run(probe, structures, quiet)
+        _finish(probe, output, limits, force=force, quiet=quiet)
+        if outcome is not None:
+            raise outcome
+
+
+@app.command()
+def inspect(
+    model: ModelArgument = "demo", structures: StructuresArgument = "demo", traceback: TracebackOption = False
+) -> None:
+    """Show what a model and structures are, and run the first interaction block as a smoke test."""
+    with _exit_codes(traceback):
+        with _quietly():
+            from precision_probe.describe import print_inspection
+        print_inspection(model, structures, Console())
+
+
+@app.command()
+def errors(
+    trace: TraceArgument,
+    format: Annotated[Format, typer.Option(help="How to print them.")] = Format.table,  # noqa: A002
+    eps: Annotated[float, typer.Option(help="The ε of mean_rel, |Δ| / (|y| + ε).", min=0)] = 1e-12,
+    traceback: TracebackOption = False,
+) -> None:
+    """Print every error in a trace: each block, tensor, precision and mode, with all metrics."""
+    with _exit_codes(traceback):
+        import precision_probe as pp
+
+        with pp.open_trace(trace) as opened:
+            table = pp.errors(opened, eps=eps)
+        if format is Format.csv:
+            table.to_csv(sys.stdout, index=False)
+        elif format is Format.json:
+            sys.stdout.write(table.to_json(orient="records", indent=2, double_precision=15) + "\n")
+        else:
+            from precision_probe.tables import FULL_WIDTH, errors_table
+
+            _wide_console(FULL_WIDTH).print(errors_table(table))
+
+
+def main() -> None:
+    """Run the command line; the exit code says how it went."""
+    app()
+
+
+def _run(probe: "Probe", structures: str, quiet: bool) -> ProbeError | None:
+    """Run the structures; an interruption or a failure is returned, so that what is done can be kept first."""
+    try:
+        probe.run(structures, progress=not quiet)
+    except InputError:
+        raise
+    except KeyboardInterrupt:
+        return ProbeError(f"Interrupted after {probe.n_structures} structure(s); those that finished are in the trace.")
+    except Exception as error:
+        if not probe.n_structures:
+            raise
+        failure = ProbeError(
+            f"The run failed after {probe.n_structures} structure(s) ({type(error).__name__}: {error}). "
+            "Those that finished are in the trace."
+        )
+        failure.__cause__ = error
+        return failure
+    return None
+
+
+def _finish(probe: "Probe", output: Path, limits: dict[str, float] | None, *, force: bool, quiet: bool) -> None:
+    """Write the trace, print the tables, and judge the tolerance."""
+    import precision_probe as pp
+    from precision_probe.analysis import exceeded
+    from precision_probe.tables import WIDTH, block_table, model_table
+
+    if not probe.n_structures:
+        return
+    trace = probe.trace()
+    trace.save(output, force=force)
+    summary = pp.summary(trace)
+    if not quiet:
+        table = pp.errors(trace)
+        console = _wide_console(WIDTH)
+        console.print(model_table(summary, table, limits))
+        console.print(block_table(table))
+        for note in probe.notes:
+            console.print(f"Note: {note}", markup=False)
+    _say(quiet, f"Trace written to {output}")
+    over = exceeded(summary, limits or {})
+    for row in over.to_dict("records"):
+        _complain(
+            f"{row['precision']}: {row['quantity']} error {row['error']:.2e} exceeds the tolerance "
+            f"{row['tolerance']:.2e} {row['unit']} ({row['error'] / row['tolerance']:.1f} times)."
+        )
+    if len(over):
+        raise typer.Exit(EXCEEDED)
+
+
+def _free_name(model: str, structures: str) -> Path:
+    """The first of MODEL-STRUCTURES-1.h5, -2.h5, … that is not taken."""
+    stem = f"{model}-{Path(structures.split('@')[0]).stem}"
+    number = 1
+    while Path(f"{stem}-{number}.h5").exists():
+        number += 1
+    return Path(f"{stem}-{number}.h5")
+
+
+@contextlib.contextmanager
+def _exit_codes(traceback: bool) -> Iterator[None]:
+    """Turn an error into one short paragraph on stderr and its exit code."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except InputError as error:
+        code, message = BAD_INPUT, str(error)
+    except ProbeError as error:
+        code, message = FAILED, str(error)
+    except KeyboardInterrupt:
+        code, message = FAILED, "Interrupted."
+    except Exception as error:
+        code, message = FAILED, f"The run failed: {type(error).__name__}: {error}. See --traceback for where."
+    else:
+        return
+    if traceback:
+        traceback_module.print_exc()
+    _complain(f"Error: {message}")
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Import without the notices of third parties."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _wide_console(width: int) -> Console:
+    """A console at least this wide: a narrower terminal wraps lines, a pipe gets them whole; no digit is cut off."""
+    return Console(width=max(width, Console().width))
+
+
+def _say(quiet: bool, message: str) -> None:
+    if not quiet:
+        Console(stderr=True).print(message, markup=False, highlight=False)
+
+
+def _complain(message: Any) -> None:
+    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)

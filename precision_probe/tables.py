@@ -1,0 +1,135 @@
+"""Tables of errors as a terminal shows them."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from precision_probe.analysis import TOLERANCE_UNITS, Tolerance, block_errors, exceeded, worst_blocks
+from precision_probe.precisions import PRECISIONS
+
+__all__ = ["FULL_WIDTH", "GUIDE", "WIDTH", "block_table", "errors_table", "model_table"]
+
+# What "ok" means where no tolerance is given: well under the errors of a good MACE model itself.
+GUIDE: Tolerance = {"energy": 1e-3, "forces": 1e-2, "stress": 1e-3}
+
+FULL_WIDTH = 270
+WIDTH = 120  # columns that the tables need; a narrower terminal wraps lines rather than losing digits
+
+_METRICS = {"max_abs": "max_abs", "mean_rel": "mean_rel", "rel_l2": "rel_l2", "amplification": "ampl."}
+_DIRECTIONS = {"forward": "fwd", "backward": "bwd"}
+
+
+def model_table(summary: pd.DataFrame, errors: pd.DataFrame, tolerance: Tolerance | None) -> RenderableType:
+    """The model as a whole: one row for each precision, and which are within the tolerance.
+
+    Args:
+        summary: From :func:`precision_probe.analysis.summary`.
+        errors: From :func:`precision_probe.analysis.errors`; it names the block that loses most digits by itself.
+        tolerance: What the user allows; without one, :data:`GUIDE`.
+    """
+    limits = tolerance or GUIDE
+    over = exceeded(summary, limits)
+    worst = worst_blocks(errors)
+    columns = {
+        "energy": "energy\nmeV/atom",
+        "interaction_energy": "interact.\nmeV/atom",
+        "forces": "forces max\nmeV/Å",
+        "forces_mae": "forces MAE\nmeV/Å",
+        "stress": "stress\nmeV/Å³",
+    }
+    columns = {name: heading for name, heading in columns.items() if name in summary}
+    table = _table("The model as a whole: error against float64")
+    table.add_column("\nprecision", no_wrap=True)
+    for heading in (*columns.values(), "time\n× float64"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("\nverdict")
+    table.add_column("loses most\ndigits by itself", no_wrap=True)
+    for precision, row in summary.iterrows():
+        cells = [_number(row[name] * 1000) for name in columns]
+        verdict = _verdict(str(precision), row, over)
+        table.add_row(str(precision), *cells, _ratio(row), verdict, worst.get(str(precision), ""))
+    shown = ", ".join(f"{name} {limit:g} {TOLERANCE_UNITS[name]}" for name, limit in limits.items())
+    source = "--tolerance" if tolerance else "a guide: set your own with --tolerance"
+    notes = (
+        f"ok: within {shown} ({source}); the largest error over structures, atoms and components. interact.: energy "
+        "less the isolated atoms'. time: median ± half the interquartile range."
+    )
+    return Group(table, Text(notes, style="dim"))
+
+
+def block_table(errors: pd.DataFrame) -> RenderableType:
+    """Block by block: for each precision, block and direction the tensor with the largest relative error."""
+    modes = [mode for mode in ("propagated", "isolated") if mode in set(errors["mode"])]
+    table = _table("Block by block: error against float64")
+    table.add_column("\nblock", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for mode in modes:
+        for position, heading in enumerate(_METRICS.values()):
+            table.add_column(f"{'' if position else mode}\n{heading}", justify="right", no_wrap=True)
+    rows = block_errors(errors)
+    worst = worst_blocks(errors)
+    for precision in rows.index.unique("precision"):
+        table.add_section()
+        table.add_row(Text(f"{precision}, u = {PRECISIONS[precision].unit_roundoff:.1e}", style="bold"))
+        for (block, direction), row in rows.loc[precision].iterrows():
+            style = "bold yellow" if direction == "forward" and worst.get(precision) == block else ""
+            cells = [_cell(row, mode, metric) for mode in modes for metric in _METRICS]
+            table.add_row(block if direction == "forward" else "", _DIRECTIONS[direction], *cells, style=style)
+    notes = (
+        "propagated: in the whole model; isolated: the block alone, on float64's inputs rounded. fwd: outputs; bwd: "
+        "gradients with respect to inputs; of several tensors the one with the largest rel_l2. mean_rel with "
+        "ε = 1e-12. ampl.: rel_l2 in unit roundoffs u. ~0: the exact gradient is zero. In colour: the block that "
+        "loses most digits by itself. Every tensor and metric: precision-probe errors TRACE"
+    )
+    return Group(table, Text(notes, style="dim"))
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
+def _verdict(precision: str, row: "pd.Series[Any]", over: pd.DataFrame) -> Text:
+    if precision == "float64":
+        return Text("reference")
+    bad = over.loc[over["precision"] == precision, "quantity"].tolist()
+    verdict = Text("too large: " + ", ".join(bad), style="bold red") if bad else Text("ok", style="bold green")
+    if row["nonfinite"]:
+        verdict.append(f" ({row['nonfinite']:.0f} NaN/inf)")
+    return verdict
+
+
+def errors_table(errors: pd.DataFrame) -> RenderableType:
+    """Every row of :func:`precision_probe.analysis.errors`, with all metrics."""
+    metrics = [name for name in errors.columns[7:] if name != "resolved"]
+    table = Table(show_edge=False, header_style="bold")
+    for heading in ("precision", "mode", "block", "tensor", "direction", "units", "n"):
+        table.add_column(heading, no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric, justify="right", no_wrap=True)
+    for row in errors.to_dict("records"):
+        identity = [str(row[name]) for name in errors.columns[:7]]
+        table.add_row(*identity, *(_number(row[name]) for name in metrics), style="" if row["resolved"] else "dim")
+    return table
+
+
+def _cell(row: "pd.Series[Any]", mode: str, metric: str) -> str:
+    value = row[metric, mode]
+    if metric != "max_abs" and row["resolved", mode] is False:
+        return "~0"
+    return f"{value:.3g}" if metric == "amplification" and 0.1 < value < 1e4 else _number(value)
+
+
+def _number(value: float) -> str:
+    """Two digits are what an error is worth."""
+    if isinstance(value, int | np.integer):
+        return str(value)
+    return "0" if value == 0 else f"{value:.1e}"
+
+
+def _ratio(row: "pd.Series[Any]") -> str:
+    return f"{row['time']:.2f} ± {row['time_iqr'] / 2:.2f}"

@@ -1,0 +1,74 @@
+"""Fixtures that the tests share: small models and structures."""
+
+from pathlib import Path
+
+import ase
+import ase.build
+import numpy as np
+import pytest
+import torch
+
+from precision_probe.models import build, default_config
+
+
+@pytest.fixture(autouse=True)
+def unchanged_global_state():
+    """No test, and so nothing that it calls, leaves torch's or NumPy's global state changed."""
+
+    def state():
+        backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+        return (
+            torch.get_default_dtype(),
+            [backend.fp32_precision for backend in backends],
+            torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            np.geterr(),
+        )
+
+    before = state()
+    yield
+    assert state() == before
+
+
+@pytest.fixture(scope="session")
+def config():
+    """The architecture of a MACE that runs in milliseconds."""
+    return default_config() | {
+        "hidden_irreps": "4x0e + 4x1o",
+        "MLP_irreps": "4x0e",
+        "radial_MLP": [8],
+        "num_bessel": 4,
+        "correlation": 2,
+        "atomic_energies": [-13.6, -1029.5, -2042.0],
+        "atomic_inter_scale": 0.8,
+        "atomic_inter_shift": 0.1,
+    }
+
+
+@pytest.fixture(scope="session")
+def model(config):
+    """A small float64 ScaleShiftMACE with random weights; tests must not change it."""
+    return build(config, seed=3)
+
+
+@pytest.fixture
+def water():
+    """A bent, uneven water molecule."""
+    return ase.Atoms("OHH", [(0.02, 0.0, 0.11), (0.0, 0.78, -0.48), (0.05, -0.75, -0.45)])
+
+
+@pytest.fixture
+def crystal():
+    """A small periodic carbon cell off its equilibrium, strained so that its stress is not isotropic."""
+    atoms = ase.build.bulk("C", cubic=True)
+    atoms.rattle(0.05, seed=1)
+    atoms.set_cell(atoms.cell.array @ np.array([[1.02, 0.01, 0], [0, 0.99, 0.02], [0, 0, 1.0]]), scale_atoms=True)
+    return atoms
+
+
+@pytest.fixture
+def model_file(model, tmp_path) -> Path:
+    """The small model as a checkpoint on disk."""
+    path = tmp_path / "small.model"
+    torch.save(model, path)
+    return path
