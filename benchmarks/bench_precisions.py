@@ -141,8 +141,9 @@ def bench_blocks(variants: Sequence[Variant], graph: Graph, blocks: Sequence[Blo
             for index, phase in enumerate(("forward", "backward")):
                 rows[name][f"{phase}_ms"] = summary(measured.phase(index))
                 if "float64" in found:
-                    reference = found["float64"].results[-1][index]
-                    rows[name][phase] = block_errors(reference, measured.results[-1][index], variant.precision)
+                    reference = found["float64"].results[-1]
+                    errors = (reference[index], measured.results[-1][index], variant.precision)
+                    rows[name][phase] = block_errors(*errors, zero=reference[2] if phase == "backward" else ())
         advance()
     return record
 
@@ -191,12 +192,15 @@ def describe(args: argparse.Namespace, argv: Sequence[str], model: torch.nn.Modu
 
 def write(record: Record, stem: Path) -> list[Path]:
     """Write the JSON file (atomically), the tables and the figures; return their paths."""
+    found = plain(record)
+    text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
+    text = re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers.group().split()), text)  # lists on one line
     paths = [stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.md")]
-    for path, text in zip(paths, (json.dumps(plain(record), indent=1), plots.markdown(plain(record))), strict=True):
+    for path, content in zip(paths, (text, plots.markdown(found)), strict=True):
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(content + "\n", encoding="utf-8")
         temporary.replace(path)
-    return [*paths, *plots.draw(plain(record), stem)]
+    return [*paths, *plots.draw(found, stem)]
 
 
 def plain(value: Any) -> Any:

@@ -2,8 +2,9 @@
 
 import gc
 import re
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from precision_probe.blocks import Block
+from precision_probe.blocks import Block, Port
 from precision_probe.capture import Call, capture, input_gradients, replay
 from precision_probe.metrics import compare
 from precision_probe.precisions import Precision
@@ -126,8 +127,8 @@ def call_model(graph: Graph, stress: bool, variant: Variant) -> tuple[tuple[floa
     return (milliseconds(start, end),), {key: value.detach() for key, value in prediction.items()}
 
 
-def call_block(call: Call, variant: Variant) -> tuple[tuple[float, ...], tuple[Record, Record]]:
-    """One block alone, forward and backward: both times, its outputs and its inputs' gradients."""
+def call_block(call: Call, variant: Variant) -> tuple[tuple[float, ...], tuple[Record, Record, set[str]]]:
+    """One block alone, forward and backward: both times, outputs, gradients of inputs, and which of these vanish."""
     arguments = {
         key: value.to(variant.dtype, copy=True) if torch.is_tensor(value) and value.is_floating_point() else value
         for key, value in call.arguments.items()
@@ -140,11 +141,24 @@ def call_block(call: Call, variant: Variant) -> tuple[tuple[float, ...], tuple[R
         gradients = input_gradients(done)
         marks.append(mark(variant.device))
     times = tuple(milliseconds(start, end) for start, end in pairwise(marks))
-    outputs = {port: tensor.detach() for port, tensor in done.outputs.items()}
-    return times, (
-        {port.name: tensor for port, tensor in outputs.items()},
-        {port.name: tensor for port, tensor in gradients.items()},
-    )
+    outputs = {port.name: tensor.detach() for port, tensor in done.outputs.items()}
+    return times, (outputs, {port.name: tensor for port, tensor in gradients.items()}, vanishing(done, gradients))
+
+
+def vanishing(done: Call, gradients: Mapping[Port, torch.Tensor]) -> set[str]:
+    """The gradients that are zero but for rounding: ‖x‖‖∂s/∂x‖ < 1e-12 s, where s is the sum of squared outputs.
+
+    Spherical harmonics of normalised vectors are the example: their squares sum to a constant.
+    """
+    total = sum(norm(tensor) ** 2 for tensor in done.outputs.values())
+    return {
+        port.name for port, gradient in gradients.items() if norm(done.inputs[port]) * norm(gradient) < 1e-12 * total
+    }
+
+
+def norm(tensor: torch.Tensor) -> float:
+    """Euclidean norm, in float64."""
+    return float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64))
 
 
 def reference_calls(reference: Variant, graph: Graph, blocks: Sequence[Block]) -> list[Call]:
@@ -171,20 +185,26 @@ def model_errors(reference: Record, results: Sequence[Record], precision: Precis
     }
 
 
-def block_errors(reference: Record, found: Record, precision: Precision) -> Record:
-    """Errors of a block's tensors, each and (the worst relative error, the distribution of errors) all together."""
+def block_errors(reference: Record, found: Record, precision: Precision, zero: Collection[str] = ()) -> Record:
+    """Errors of a block's tensors, each and (the worst relative error, the distribution of errors) all together.
+
+    Tensors that are zero but for rounding have absolute errors only: there is nothing to be relative to.
+    """
     tensors, scaled = {}, []
     for name, y in reference.items():
-        errors = compare(y, found[name], precision)
-        tensors[name] = {metric: errors[metric] for metric in BLOCK_METRICS}
-        rms = y.double().square().mean().sqrt()
-        if float(rms) > 0:
+        errors: Record = compare(y, found[name], precision)
+        if name in zero:
+            errors |= dict.fromkeys(("rel_l2", "mean_rel", "amplification"), None)
+        else:
+            rms = max(norm(y) / y.numel() ** 0.5, sys.float_info.min) if y.numel() else 1.0
             scaled.append(((found[name].double() - y.double()).abs() / rms).flatten())
-    ordered = torch.cat(scaled).sort().values if scaled else torch.zeros(1)
+        tensors[name] = {metric: errors[metric] for metric in BLOCK_METRICS} | {"zero_but_for_rounding": name in zero}
+    ordered = torch.cat(scaled).sort().values if scaled else torch.zeros(0)
     ranks = [round(percent / 100 * (ordered.numel() - 1)) for percent in PERCENTILES]
+    relative = [errors["rel_l2"] for errors in tensors.values() if errors["rel_l2"] is not None]
     return {
-        "rel_l2": float(np.max([errors["rel_l2"] for errors in tensors.values()])),  # NaN if one is
-        "abs_error_over_rms_percentiles": ordered[ranks].tolist(),
+        "rel_l2": float(np.max(relative)) if relative else None,  # NaN if one is
+        "abs_error_over_rms_percentiles": ordered[ranks].tolist() if ordered.numel() else [None] * len(ranks),
         "tensors": tensors,
     }
 

@@ -28,6 +28,9 @@ STYLES = {
     "float16": ("#CC79A7", "^"),
 }
 GIB = 2.0**30
+OFF_SCALE = 1e-300
+PHASES = ("forward", "backward")
+NEVER = {"median": math.inf}
 
 
 def markdown(record: Record) -> str:
@@ -54,20 +57,38 @@ def markdown(record: Record) -> str:
         )
     system = largest_with_blocks(record)
     if system:
-        names = list(system["end_to_end"])
-        parts: tuple[tuple[str, Callable[[Record], str]], ...] = (
-            ("time forward + backward / ms", times),
-            ("relative L2 error forward, backward", relative_errors),
-            ("peak memory / MiB", lambda row: number(row["peak_memory_bytes"], 2.0**-20, ".1f")),
-        )
-        for title, cell in parts:
-            lines += ["", f"## Blocks alone, {system['name']}: {title}", ""]
-            blocks = system["blocks"].items()
-            lines += table(
-                ["block", *names],
-                [[f"`{block}`", *(cell_of(row[name], cell) for name in names)] for block, row in blocks],
-            )
+        lines += block_tables(system)
     return "\n".join(lines)
+
+
+def block_tables(system: Record) -> list[str]:
+    """The blocks of one structure alone: times, errors and, where it was measured, memory."""
+    names, blocks = list(system["end_to_end"]), system["blocks"].items()
+    parts: list[tuple[str, Callable[[Record], str]]] = [
+        ("time forward + backward / ms", times),
+        ("relative L2 error forward, backward", relative_errors),
+    ]
+    if any(row.get("peak_memory_bytes") for _, rows in blocks for row in rows.values()):
+        parts.append(("peak memory / MiB", lambda row: number(row["peak_memory_bytes"], 2.0**-20, ".1f")))
+    lines = []
+    for title, cell in parts:
+        lines += ["", f"## Blocks alone, {system['name']}: {title}", ""]
+        cells = [[f"`{block}`", *(cell_of(rows[name], cell) for name in names)] for block, rows in blocks]
+        lines += table(["block", *names], cells)
+    zero = [block for block, rows in blocks if has_zero_gradients(rows)]
+    if zero:
+        shown = ", ".join(f"`{block}`" for block in zero)
+        lines += [
+            "",
+            f"No relative error of the gradients of {shown}: the sum of squared outputs does not depend on them.",
+        ]
+    return lines
+
+
+def has_zero_gradients(rows: Record) -> bool:
+    """Whether all input gradients of a block are zero but for rounding, so that nothing can be relative to them."""
+    tensors = rows["float64"].get("backward", {}).get("tensors", {}).values()
+    return bool(tensors) and all(tensor["zero_but_for_rounding"] for tensor in tensors)
 
 
 def facts(record: Record) -> Iterator[str]:
@@ -135,7 +156,7 @@ def times(row: Record) -> str:
 
 def relative_errors(row: Record) -> str:
     """Errors of a block, the worst of its outputs and the worst of its inputs' gradients."""
-    return ", ".join(number(row.get(phase, {}).get("rel_l2"), 1, ".1e") for phase in ("forward", "backward"))
+    return ", ".join(number(row.get(phase, {}).get("rel_l2"), 1, ".1e") for phase in PHASES)
 
 
 def number(value: float | None, factor: float, how: str) -> str:
@@ -231,7 +252,7 @@ def blocks(record: Record) -> Figure | None:
     figure = Figure(figsize=(9.6, 1.2 + len(names) * (0.16 + 0.11 * len(reduced))), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True, sharex=True)
     titles = ("forward: outputs", "backward: gradients of the inputs")
-    for axes, phase, title in zip(panels, ("forward", "backward"), titles, strict=True):
+    for axes, phase, title in zip(panels, PHASES, titles, strict=True):
         for row, block in enumerate(names):
             axes.axhspan(row - 0.5, row + 0.5, color="0.95" if row % 2 else "white", lw=0, zorder=0)
             for index, name in enumerate(reduced):
@@ -240,6 +261,7 @@ def blocks(record: Record) -> Figure | None:
                     offset = 0.72 * ((index + 0.5) / len(reduced) - 0.5)
                     whisker(axes, row + offset, found["abs_error_over_rms_percentiles"], *STYLES[name])
         axes.set_xscale("log")
+        axes.set_xlim(*decades(system))
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_yticks(range(len(names)), names)
         axes.set_title(title, fontsize=9)
@@ -257,9 +279,17 @@ def whisker(axes: Axes, y: float, percentiles: Sequence[float | None], color: st
     _, low, q25, median, q75, high, _ = percentiles
     for start, end, width in ((low, high, 1.0), (q25, q75, 3.0)):
         if end:
-            axes.plot([start or end * 1e-3, end], [y, y], color=color, lw=width, solid_capstyle="butt")
+            axes.plot([start or OFF_SCALE, end], [y, y], color=color, lw=width, solid_capstyle="butt")
     if median:
         axes.plot(median, y, marker, color=color, ms=5, mec="white", mew=0.5)
+
+
+def decades(system: Record) -> tuple[float, float]:
+    """Limits of the error axis: whole decades around all percentiles that are drawn."""
+    rows = [row.get(phase) for rows in system["blocks"].values() for row in rows.values() for phase in PHASES]
+    values = [value for row in rows if row for value in row["abs_error_over_rms_percentiles"][1:-1] if value]
+    low, high = (min(values), max(values)) if values else (1.0, 1.0)
+    return 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high) + 0.1)
 
 
 def scaling(record: Record) -> Figure | None:
