@@ -112,7 +112,8 @@ def inspect(
     with _exit_codes(traceback):
         with _quietly():
             from precision_probe.describe import print_inspection
-        print_inspection(model, structures, Console())
+            from precision_probe.tables import WIDTH
+        print_inspection(model, structures, _wide_console(WIDTH))
 
 
 @app.command()
@@ -182,6 +183,8 @@ def _finish(probe: "Probe", output: Path, limits: dict[str, float] | None, *, fo
         for note in probe.notes:
             console.print(f"Note: {note}", markup=False)
     _say(quiet, f"Trace written to {output}")
+    for name in set(limits or {}) - set(summary):
+        _complain(f"Note: the tolerance of {name} was not judged: no structure is periodic in all directions.")
     over = exceeded(summary, limits or {})
     for row in over.to_dict("records"):
         _complain(

@@ -11,6 +11,7 @@ from rich.table import Table
 from precision_probe.inspection import describe_blocks, describe_graph, describe_model, smoke_test
 from precision_probe.models import elements, load_model
 from precision_probe.structures import Graph, build_graph, read_structures
+from precision_probe.tables import plain_table
 
 __all__ = ["print_inspection"]
 
@@ -35,7 +36,7 @@ def print_inspection(model_source: Any, structures_source: Any, console: Console
 def _model_table(model: torch.nn.Module, name: str) -> Table:
     about = describe_model(model)
     symbols = [ase.data.chemical_symbols[z] for z in about["atomic_numbers"]]
-    table = Table(title=f"Model {name}", title_justify="left", show_header=False)
+    table = plain_table(f"Model {name}", show_header=False)
     rows = {
         "class": about["model_class"],
         "interactions": ", ".join(about["interactions"]),
@@ -55,7 +56,7 @@ def _model_table(model: torch.nn.Module, name: str) -> Table:
 
 
 def _blocks_table(model: torch.nn.Module) -> Table:
-    table = Table("block", "class", "parameters", "returns", title="Blocks", title_justify="left")
+    table = plain_table("Blocks", "block", "class", "parameters", "returns")
     for block in describe_blocks(model):
         outputs = "; ".join(f"{name}: {irreps}" for name, irreps in block["outputs"].items())
         table.add_row(block["name"], block["class"], f"{block['n_parameters']:,}", outputs)
@@ -63,19 +64,18 @@ def _blocks_table(model: torch.nn.Module) -> Table:
 
 
 def _structures_table(graphs: list[Graph]) -> Table:
-    table = Table(title="Structures", title_justify="left")
-    for heading in ("name", "atoms", "edges", "elements", "periodic", "neighbours min/mean/max", "edge length Å"):
-        table.add_column(heading)
+    headings = ("name", "atoms", "edges", "elements", "periodic", "neighbours: min, mean, max", "edge lengths, Å")
+    table = plain_table("Structures", *headings)
     for graph in graphs:
         about = describe_graph(graph)
         table.add_row(
             about["name"],
             str(about["n_atoms"]),
             str(about["n_edges"]),
-            "".join(f"{symbol}{count}" for symbol, count in about["elements"].items()),
+            " ".join(f"{symbol}{count}" for symbol, count in about["elements"].items()),
             "".join("T" if periodic else "F" for periodic in about["pbc"]),
-            _triple(about["neighbours"], "{:.0f} / {:.1f} / {:.0f}"),
-            _triple(about["distance"], "{:.2f} / {:.2f} / {:.2f}"),
+            _triple(about["neighbours"], "{:.0f}, {:.1f}, {:.0f}"),
+            _triple(about["distance"], "{:.2f}, {:.2f}, {:.2f}"),
         )
     return table
 
@@ -98,7 +98,8 @@ def _print_first(graph: Graph, model: torch.nn.Module, console: Console) -> None
 
 def _print_smoke_test(model: torch.nn.Module, graph: Graph, console: Console) -> None:
     test = smoke_test(model, graph)
-    table = Table("irrep", "channels", "components", "rms", title=f"Smoke test: {test.block}", title_justify="left")
+    title = f"Smoke test: {test.block} alone on the float64 embeddings"
+    table = plain_table(title, "irrep", "channels", "components", "rms")
     for irrep, channels, components, rms in test.irreps:
         table.add_row(irrep, str(channels), str(components), f"{rms:.3e}")
     console.print(table)

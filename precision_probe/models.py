@@ -256,6 +256,8 @@ def _check_is_mace(model: Any, what: str) -> torch.nn.Module:
             f"{what} is a {type(model).__name__}, not a MACE model: it lacks the interactions, products and readouts "
             "that MACE models have."
         )
+    if not hasattr(model, "atomic_energies_fn"):
+        raise InputError(f"{what} is a {type(model).__name__}, which predicts no energy. Give a model that does.")
     return model
 
 

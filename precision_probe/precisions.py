@@ -123,7 +123,7 @@ def parse_precision(name: str | Precision) -> Precision:
     key = _ALIASES.get(key, key)
     if key in PRECISIONS:
         return PRECISIONS[key]
-    close = difflib.get_close_matches(key, [*PRECISIONS, *_ALIASES], n=1)
+    close = difflib.get_close_matches(key, PRECISIONS, n=1) or difflib.get_close_matches(key, _ALIASES, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise InputError(
         f"Unknown precision {name!r}. Known: {', '.join(PRECISIONS)} (and the aliases {', '.join(_ALIASES)}).{hint}"

@@ -22,7 +22,7 @@ from rich.progress import track
 from precision_probe.blocks import Block, Port, select_blocks
 from precision_probe.capture import Call, capture, gradients, input_gradients, replay
 from precision_probe.exceptions import InputError
-from precision_probe.models import cutoff, load_model
+from precision_probe.models import cutoff, heads, load_model
 from precision_probe.precisions import DEFAULT_PRECISIONS, PRECISIONS, Precision, parse_precisions
 from precision_probe.provenance import provenance
 from precision_probe.recorder import Captured, Recorder, Sizes
@@ -104,11 +104,7 @@ class Probe:
         self._provenance = provenance(self.model, self.device)  # of the model as it is now
         self._variants = [Variant(self.model, p, self.device) for p in (PRECISIONS["float64"], *asked)]
         self._recorder = Recorder()
-        self._notes = (
-            []
-            if self._provenance["model_dtype"] == "float64"
-            else [f"the reference is {self._provenance['reference']}."]
-        )
+        self._notes = _notes(self.model, self._provenance)
         self._is_warm = False
         self._n_calls = 0
         self._observed: Graph | None = None
@@ -161,7 +157,13 @@ class Probe:
             self._observe(graph.to(self.device), repeats)
 
     def trace(self) -> Trace:
-        """Everything recorded so far."""
+        """Everything recorded so far.
+
+        Raises:
+            InputError: If nothing has been recorded.
+        """
+        if not self.n_structures:
+            raise InputError("Nothing has been recorded yet. Run structures with probe.run(), or the attached model.")
         attributes = self._provenance | {
             "model_name": self.name,
             "precisions": [variant.precision.name for variant in self._variants],
@@ -273,6 +275,17 @@ def _default_device(given: Any, model: torch.nn.Module) -> torch.device:
     if isinstance(given, str) or hasattr(given, "__fspath__"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return next(model.parameters()).device
+
+
+def _notes(model: torch.nn.Module, about: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if about["model_dtype"] != "float64":
+        notes.append(f"the reference is {about['reference']}.")
+    names = heads(model)
+    if len(names) > 1:
+        head = "Default" if "Default" in names else names[-1]  # as mace-torch chooses for a structure that names none
+        notes.append(f"of the model's heads, {', '.join(names)}, structures given to run() are evaluated with {head}.")
+    return notes
 
 
 def _parse_modes(modes: str | Sequence[str]) -> tuple[str, ...]:

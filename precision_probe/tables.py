@@ -12,13 +12,15 @@ from rich.text import Text
 from precision_probe.analysis import TOLERANCE_UNITS, Tolerance, block_errors, exceeded, worst_blocks
 from precision_probe.precisions import PRECISIONS
 
-__all__ = ["FULL_WIDTH", "GUIDE", "WIDTH", "block_table", "errors_table", "model_table"]
+__all__ = ["FULL_WIDTH", "GUIDE", "WIDTH", "block_table", "errors_table", "model_table", "plain_table"]
 
 # What "ok" means where no tolerance is given: well under the errors of a good MACE model itself.
 GUIDE: Tolerance = {"energy": 1e-3, "forces": 1e-2, "stress": 1e-3}
 
-FULL_WIDTH = 270
-WIDTH = 120  # columns that the tables need; a narrower terminal wraps lines rather than losing digits
+WIDTH, FULL_WIDTH = (
+    120,
+    270,
+)  # columns that the tables need, and the table of all metrics; a narrower terminal wraps lines rather than losing digits
 
 _METRICS = {"max_abs": "max_abs", "mean_rel": "mean_rel", "rel_l2": "rel_l2", "amplification": "ampl."}
 _DIRECTIONS = {"forward": "fwd", "backward": "bwd"}
@@ -43,7 +45,7 @@ def model_table(summary: pd.DataFrame, errors: pd.DataFrame, tolerance: Toleranc
         "stress": "stress\nmeV/Å³",
     }
     columns = {name: heading for name, heading in columns.items() if name in summary}
-    table = _table("The model as a whole: error against float64")
+    table = plain_table("The model as a whole: error against float64")
     table.add_column("\nprecision", no_wrap=True)
     for heading in (*columns.values(), "time\n× float64"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -65,7 +67,7 @@ def model_table(summary: pd.DataFrame, errors: pd.DataFrame, tolerance: Toleranc
 def block_table(errors: pd.DataFrame) -> RenderableType:
     """Block by block: for each precision, block and direction the tensor with the largest relative error."""
     modes = [mode for mode in ("propagated", "isolated") if mode in set(errors["mode"])]
-    table = _table("Block by block: error against float64")
+    table = plain_table("Block by block: error against float64")
     table.add_column("\nblock", no_wrap=True)
     table.add_column("", no_wrap=True)
     for mode in modes:
@@ -89,10 +91,6 @@ def block_table(errors: pd.DataFrame) -> RenderableType:
     return Group(table, Text(notes, style="dim"))
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-
-
 def _verdict(precision: str, row: "pd.Series[Any]", over: pd.DataFrame) -> Text:
     if precision == "float64":
         return Text("reference")
@@ -101,6 +99,19 @@ def _verdict(precision: str, row: "pd.Series[Any]", over: pd.DataFrame) -> Text:
     if row["nonfinite"]:
         verdict.append(f" ({row['nonfinite']:.0f} NaN/inf)")
     return verdict
+
+
+def plain_table(title: str, *headings: str, show_header: bool = True) -> Table:
+    """An empty table in the style of all: no borders but a line under the headings."""
+    return Table(
+        *headings,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_header=show_header,
+    )
 
 
 def errors_table(errors: pd.DataFrame) -> RenderableType:
