@@ -1,6 +1,6 @@
 """Attach a probe to a model, run structures, and look at the errors and the arrays behind them.
 
-    python examples/audit_in_python.py [MODEL] [STRUCTURES]
+Run it as ``python examples/audit_in_python.py [MODEL] [STRUCTURES]``.
 """
 
 import sys

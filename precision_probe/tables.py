@@ -17,10 +17,8 @@ __all__ = ["FULL_WIDTH", "GUIDE", "WIDTH", "block_table", "errors_table", "model
 # What "ok" means where no tolerance is given: well under the errors of a good MACE model itself.
 GUIDE: Tolerance = {"energy": 1e-3, "forces": 1e-2, "stress": 1e-3}
 
-WIDTH, FULL_WIDTH = (
-    120,
-    270,
-)  # columns that the tables need, and the table of all metrics; a narrower terminal wraps lines rather than losing digits
+# Columns that the tables, and the table of all metrics, need: a narrower terminal wraps lines and loses no digit.
+WIDTH, FULL_WIDTH = 120, 270
 
 _METRICS = {"max_abs": "max_abs", "mean_rel": "mean_rel", "rel_l2": "rel_l2", "amplification": "ampl."}
 _DIRECTIONS = {"forward": "fwd", "backward": "bwd"}
