@@ -22,13 +22,14 @@ into memory is recorded as such.
 
 import argparse
 import gc
+import hashlib
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ from measure import (
 from rich.console import Console
 from rich.progress import Progress
 
+import precision_probe
 from precision_probe.blocks import Block, select_blocks
 from precision_probe.exceptions import InputError
 from precision_probe.metrics import EPS
@@ -100,7 +102,9 @@ def supercells(sizes: str, seed: int) -> list[ase.Atoms]:
     return found
 
 
-def bench_model(variants: Sequence[Variant], graph: Graph, repeats: int, stress: bool, advance: Any) -> Record:
+def bench_model(
+    variants: Sequence[Variant], graph: Graph, repeats: int, stress: bool, advance: Callable[[], None]
+) -> Record:
     """Every precision end to end on one structure."""
     found = interleave(variants, partial(call_model, graph, stress), repeats, advance)
     record: Record = {}
@@ -125,7 +129,9 @@ def bench_model(variants: Sequence[Variant], graph: Graph, repeats: int, stress:
     return record
 
 
-def bench_blocks(variants: Sequence[Variant], graph: Graph, blocks: Sequence[Block], advance: Any) -> Record:
+def bench_blocks(
+    variants: Sequence[Variant], graph: Graph, blocks: Sequence[Block], advance: Callable[[], None]
+) -> Record:
     """Every default block on the float64 run's own inputs, in every precision; empty if that run needs more memory."""
     record: Record = {}
     for call in attempt(reference_calls, variants[0], graph, blocks) or []:
@@ -141,9 +147,10 @@ def bench_blocks(variants: Sequence[Variant], graph: Graph, blocks: Sequence[Blo
             for index, phase in enumerate(("forward", "backward")):
                 rows[name][f"{phase}_ms"] = summary(measured.phase(index))
                 if "float64" in found:
-                    reference = found["float64"].results[-1]
-                    errors = (reference[index], measured.results[-1][index], variant.precision)
-                    rows[name][phase] = block_errors(*errors, zero=reference[2] if phase == "backward" else ())
+                    reference, own = found["float64"].results[-1], measured.results[-1]
+                    zero = reference[2] if phase == "backward" else ()
+                    errors = attempt(block_errors, reference[index], own[index], variant.precision, zero)
+                    rows[name] |= {phase: errors} if errors else {}
         advance()
     return record
 
@@ -155,12 +162,21 @@ def probe_memory(model: torch.nn.Module, atoms: ase.Atoms, names: Sequence[str],
         with attach(model, precisions=precisions, device=device) as probe:
             probe.run(atoms, progress=False)
 
-    record: Record = {"structure": atoms.info["name"], "n_atoms": len(atoms)}
+    runs = []
     for precisions in dict.fromkeys((tuple(names[:1]), tuple(names))):
         found = attempt(peak_of, device, partial(audit, precisions))
-        record[f"peak_memory_bytes_with_{'_'.join(precisions)}"] = found and found[1]
+        runs.append({"precisions": precisions, "peak_memory_bytes": found and found[1]})
         gc.collect()
-    return record
+    return {"structure": atoms.info["name"], "n_atoms": len(atoms), "runs": runs}
+
+
+def source_sha256() -> str:
+    """SHA-256 of the package's and the benchmark's sources, for where there is no git repository."""
+    digest = hashlib.sha256()
+    for folder in (Path(precision_probe.__file__).parent, Path(__file__).parent):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(f"{path.name}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def describe(args: argparse.Namespace, argv: Sequence[str], model: torch.nn.Module, device: torch.device) -> Record:
@@ -178,9 +194,10 @@ def describe(args: argparse.Namespace, argv: Sequence[str], model: torch.nn.Modu
         "schema": SCHEMA,
         "command": shlex.join(["python", "benchmarks/bench_precisions.py", *argv]),
         "revision": revision,
+        "source_sha256": source_sha256(),
         "provenance": provenance(model, device),
         "gpu": gpu,
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
+        "options": {key: value for key, value in vars(args).items() if key not in ("output", "quiet")},
         "warm_up_calls": WARM_UP,
         "block_repeats": BLOCK_REPEATS,
         "percentiles": list(PERCENTILES),
@@ -194,7 +211,7 @@ def write(record: Record, stem: Path) -> list[Path]:
     """Write the JSON file (atomically), the tables and the figures; return their paths."""
     found = plain(record)
     text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
-    text = re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers.group().split()), text)  # lists on one line
+    text = re.sub(r"\[\n[^][{}]*\]", lambda numbers: " ".join(numbers.group().split()), text)  # lists on one line
     paths = [stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.md")]
     for path, content in zip(paths, (text, plots.markdown(found)), strict=True):
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -229,8 +246,11 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
     structures = read_structures(args.structures or supercells(sizes, args.seed))
     graphs = [(atoms, build_graph(atoms, model)) for atoms in structures]
     graphs.sort(key=lambda item: item[1].n_atoms)
-    args.output.mkdir(parents=True, exist_ok=True)
-    record = describe(args, argv, model, device) | {"model_name": name if args.model else "default"}
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {args.output} cannot be used as a folder: {error.strerror}.") from error
+    record = describe(args, argv, model, device) | {"model_name": name}
     slug = re.sub(r"[^a-z0-9]+", "-", (record["gpu"] or {"name": "cpu"})["name"].lower()).strip("-")
     stem = args.output / f"bench_precisions-{slug}{'-smoke' if args.smoke else ''}"
     written: list[Path] = []
@@ -241,7 +261,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
         for atoms, graph in graphs:
             bar.update(task, description=atoms.info["name"])
             system = bench_structure(variants, graph.to(device), blocks, args, partial(bar.advance, task))
-            record["systems"].append({"name": atoms.info["name"], "formula": str(atoms.symbols), **system})
+            record["systems"].append({"name": atoms.info["name"], "formula": atoms.get_chemical_formula(), **system})
             written = write(record, stem)
         if device.type == "cuda" and precisions:
             bar.update(task, description="memory of an audit")
@@ -252,7 +272,11 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
 
 
 def bench_structure(
-    variants: Sequence[Variant], graph: Graph, blocks: Sequence[Block], args: argparse.Namespace, advance: Any
+    variants: Sequence[Variant],
+    graph: Graph,
+    blocks: Sequence[Block],
+    args: argparse.Namespace,
+    advance: Callable[[], None],
 ) -> Record:
     """Everything about one structure."""
     record: Record = {"n_atoms": graph.n_atoms, "n_edges": graph.n_edges}

@@ -5,6 +5,7 @@ python benchmarks/plots.py benchmarks/results/bench_precisions-DEVICE.json      
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,13 +20,13 @@ __all__ = ["draw", "markdown"]
 
 Record = dict[str, Any]
 
-# Okabe and Ito's colours, told apart by the colour-blind; a marker each, for print in grey
+# Okabe and Ito's colours, told apart by the colour-blind; markers, lines and sizes that show when one covers another
 STYLES = {
-    "float64": ("#000000", "o"),
-    "float32": ("#0072B2", "s"),
-    "tf32": ("#009E73", "D"),
-    "bfloat16": ("#D55E00", "v"),
-    "float16": ("#CC79A7", "^"),
+    "float64": ("#000000", "o", "-", 5),
+    "float32": ("#0072B2", "s", "-", 7.5),
+    "tf32": ("#009E73", "D", "--", 4),
+    "bfloat16": ("#D55E00", "v", "-", 8.5),
+    "float16": ("#CC79A7", "^", "--", 4.5),
 }
 GIB = 2.0**30
 OFF_SCALE = 1e-300
@@ -35,7 +36,7 @@ NEVER = {"median": math.inf}
 
 def markdown(record: Record) -> str:
     """The results as Markdown: a table for each structure, and two of the blocks of the largest."""
-    lines = [f"# Precisions of {model_of(record)}", "", *facts(record)]
+    lines = [f"# Precisions of a MACE: {model_of(record)}", "", *facts(record)]
     for system in record["systems"]:
         lines += ["", f"## {system['name']}: {system['n_atoms']:,} atoms, {system['n_edges']:,} edges", ""]
         lines += table(
@@ -78,10 +79,7 @@ def block_tables(system: Record) -> list[str]:
     zero = [block for block, rows in blocks if has_zero_gradients(rows)]
     if zero:
         shown = ", ".join(f"`{block}`" for block in zero)
-        lines += [
-            "",
-            f"No relative error of the gradients of {shown}: the sum of squared outputs does not depend on them.",
-        ]
+        lines += ["", f"The gradients of {shown} are zero but for rounding, so they have no relative error."]
     return lines
 
 
@@ -95,8 +93,9 @@ def facts(record: Record) -> Iterator[str]:
     """What was run, line by line."""
     found, versions = record["provenance"], record["provenance"]["versions"]
     options = record["options"]
-    weights = "random weights" if record["architecture"] else "the weights given"
-    yield f"- Run: `{record['command']}`, {found['created']}, revision {record['revision'][:12] or 'unknown'}"
+    revision = re.sub(r"^(\w{12})\w*", r"\1", record["revision"]) or "unknown"
+    weights = "random weights" if record["architecture"] else "its own weights"
+    yield f"- Run: `{record['command']}`, {found['created']}, revision {revision}"
     yield f"- Device: {found['device']}; torch {versions['torch']}, mace-torch {versions['mace-torch']}"
     yield (
         f"- Model: {found['model_class']} {found['hidden_irreps']}, edges {found['edge_irreps']}, "
@@ -109,9 +108,11 @@ def facts(record: Record) -> Iterator[str]:
         yield f"- Errors against float64, whose forces are {number(max(rms), 1, '.3g')} eV/Å (root mean square)"
     audit = record.get("audit_memory")
     if audit:
-        peaks = {key.rsplit("_with_", 1)[1]: value for key, value in audit.items() if "_with_" in key}
-        shown = [f"with {name.replace('_', ', ')} {number(peak, 1 / GIB, '.2f')} GiB" for name, peak in peaks.items()]
-        yield f"- Peak memory of an audit of {audit['structure']}, beside float64: {'; '.join(shown)}"
+        shown = [
+            f"{', '.join(found['precisions'])}: {number(found['peak_memory_bytes'], 1 / GIB, '.2f')} GiB"
+            for found in audit["runs"]
+        ]
+        yield f"- Peak memory of a whole audit of {audit['structure']}, float64 against {'; against '.join(shown)}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -172,8 +173,8 @@ def speed_up(ratio: Record | None) -> str:
 def model_of(record: Record) -> str:
     """What to call the model in a title."""
     found = record["provenance"]
-    name = record["model_name"]
-    return f"{'a random' if name == 'default' else name} {found['model_class']} {found['hidden_irreps']}"
+    name = f"{found['model_class']} {found['hidden_irreps']}"
+    return f"{name}, random weights" if record["architecture"] else f"{record['model_name']}, {name}"
 
 
 def largest_with_blocks(record: Record) -> Record | None:
@@ -205,17 +206,19 @@ def pareto(record: Record) -> Figure | None:
         axes = figure.add_subplot(rows, columns, index + 1)
         points = measured(system)
         for name, (time, error) in points.items():
-            color, marker = STYLES[name]
+            color, marker, *_ = STYLES[name]
             row = system["end_to_end"][name]["time_ms"]
             axes.plot([row["q25"], row["q75"]], [error, error], color=color, lw=1.2)
             axes.plot(time, error, marker, color=color, ms=7, mec="white", mew=0.6)
-        front = sorted(p for p in points.values() if not any(beats(other, p) for other in points.values()))
-        axes.plot(*zip(*front, strict=True), color="0.6", lw=1, zorder=0)
         reference = system["end_to_end"]["float64"].get("time_ms")
+        rivals = list(points.values())
         if reference:
             axes.axvline(reference["median"], color="black", lw=1, ls="--")
+            rivals.append((reference["median"], 0.0))
+        front = sorted(point for point in points.values() if not any(beats(rival, point) for rival in rivals))
+        axes.plot([time for time, _ in front], [error for _, error in front], color="0.6", lw=1, zorder=0)
         axes.set_yscale("log")
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.04 * axes.get_xlim()[1])
         axes.set_title(f"{system['name']}, {system['n_atoms']:,} atoms", fontsize=9)
         axes.set_xlabel("time of energy and forces / ms", fontsize=9)
         if index % columns == 0:
@@ -245,9 +248,9 @@ def beats(other: tuple[float, float], point: tuple[float, float]) -> bool:
 def blocks(record: Record) -> Figure | None:
     """How the errors of each block are distributed, forward and backward, in the largest structure."""
     system = largest_with_blocks(record)
-    if system is None:
+    reduced = [name for name in system["end_to_end"] if name != "float64"] if system else []
+    if not system or not reduced:
         return None
-    reduced = [name for name in system["end_to_end"] if name != "float64"]
     names = list(system["blocks"])
     figure = Figure(figsize=(9.6, 1.2 + len(names) * (0.16 + 0.11 * len(reduced))), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True, sharex=True)
@@ -259,13 +262,18 @@ def blocks(record: Record) -> Figure | None:
                 found = system["blocks"][block][name].get(phase)
                 if found:
                     offset = 0.72 * ((index + 0.5) / len(reduced) - 0.5)
-                    whisker(axes, row + offset, found["abs_error_over_rms_percentiles"], *STYLES[name])
+                    whisker(axes, row + offset, found["abs_error_over_rms_percentiles"], *STYLES[name][:2])
+            if phase == "backward" and has_zero_gradients(system["blocks"][block]):
+                where = {"transform": axes.get_yaxis_transform(), "ha": "center", "va": "center"}
+                axes.text(
+                    0.5, row, "zero but for rounding: nothing to be relative to", fontsize=8, color="0.4", **where
+                )
         axes.set_xscale("log")
         axes.set_xlim(*decades(system))
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_yticks(range(len(names)), names)
         axes.set_title(title, fontsize=9)
-        axes.set_xlabel("|Δ| / rms of the float64 values", fontsize=9)
+        axes.set_xlabel("|Δ| / rms of the float64 values\n(a line from the left edge: that share is exact)", fontsize=9)
         tidy(axes)
         axes.xaxis.set_major_locator(LogLocator(numticks=9))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -314,10 +322,11 @@ def scaling(record: Record) -> Figure | None:
             points = [(n, value(row)) for n, row in rows if row["status"] == "ok"]
             shown = [(n, y) for n, y in points if y]
             if shown:
-                axes.plot(*zip(*shown, strict=True), color=STYLES[name][0], marker=STYLES[name][1], ms=5, lw=1.2)
+                color, marker, line, size = STYLES[name]
+                axes.plot(*zip(*shown, strict=True), color=color, marker=marker, ls=line, ms=size, lw=1.2)
         axes.set_xscale("log")
         if "speed-up" in label:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
         else:
             axes.set_yscale("log")
         axes.xaxis.set_major_locator(FixedLocator(sorted({system["n_atoms"] for system in systems})))
@@ -347,7 +356,10 @@ def finish(figure: Figure, handles: Sequence[Line2D], title: str, record: Record
     """Add the legend and the titles."""
     figure.legend(handles=list(handles), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8.5)
     device = (record["gpu"] or {"name": record["provenance"]["device"]})["name"]
-    figure.suptitle(f"{title}\n{model_of(record)} on {device}", fontsize=10)
+    rows = [(name, s["n_atoms"], row["status"]) for s in record["systems"] for name, row in s["end_to_end"].items()]
+    failed = [f"{name} with {n_atoms:,} atoms" for name, n_atoms, status in rows if status != "ok"]
+    note = f"\nout of memory: {', '.join(failed)}" if failed else ""
+    figure.suptitle(f"{title}\n{model_of(record)}, on {device}{note}", fontsize=10)
     return figure
 
 

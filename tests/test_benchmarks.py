@@ -1,0 +1,183 @@
+"""The benchmark's smoke run: what it writes, and that the numbers in it are plausible."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import ase.build
+import ase.io
+import pytest
+import torch
+
+from precision_probe.models import build, weights_sha256
+from precision_probe.precisions import PRECISIONS
+from precision_probe.structures import read_structures
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import bench_precisions
+import measure
+import plots
+
+SMOKE = ["float64", "float32", "bfloat16", "float16"]
+BLOCKS = [
+    "node_embedding",
+    "spherical_harmonics",
+    "radial_embedding",
+    *("interactions.0", "products.0", "interactions.1", "products.1", "readouts.0", "readouts.1"),
+]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmark")
+    flags = torch.get_default_dtype(), torch.backends.cuda.matmul.fp32_precision, torch.get_rng_state()
+    assert bench_precisions.main(["--smoke", "--quiet", "-o", str(folder)]) == 0
+    assert torch.get_default_dtype() == flags[0]
+    assert torch.backends.cuda.matmul.fp32_precision == flags[1]
+    assert torch.equal(torch.get_rng_state(), flags[2])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def record(written):
+    return json.loads((written / "bench_precisions-cpu-smoke.json").read_text(encoding="utf-8"))
+
+
+def test_files(written):
+    kinds = (".json", ".md", "-pareto.png", "-blocks.png", "-scaling.png")
+    assert {path.name for path in written.iterdir()} == {f"bench_precisions-cpu-smoke{kind}" for kind in kinds}
+    for path in written.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        assert path.stat().st_size > 10_000
+
+
+def test_enough_to_run_it_again(record):
+    assert record["schema"] == bench_precisions.SCHEMA
+    assert "--smoke" in record["command"]
+    assert record["provenance"]["versions"]["torch"]
+    assert len(record["architecture"]["atomic_numbers"]) == 89
+    assert max(map(abs, record["architecture"]["atomic_energies"])) < PRECISIONS["float16"].largest
+    model = build(record["architecture"], record["options"]["seed"])
+    assert weights_sha256(model) == record["provenance"]["model_sha256"]
+
+
+def test_end_to_end(record):
+    assert [system["n_atoms"] for system in record["systems"]] == [8, 64]
+    for system in record["systems"]:
+        rows = system["end_to_end"]
+        assert list(rows) == SMOKE
+        assert all(row["status"] == "ok" and len(row["time_ms"]["samples"]) == 3 for row in rows.values())
+        assert all(row["peak_memory_bytes"] is None for row in rows.values())
+        assert set(rows["float64"]["errors"].values()) == {0}
+        assert rows["float64"]["time_ratio_to_float64"] == {"median": 1, "q25": 1, "q75": 1}
+        error = {name: row["errors"]["forces_rel_l2"] for name, row in rows.items()}
+        assert 0 < error["float32"] < 1e-4 < error["float16"] < error["bfloat16"]
+        assert rows["float32"]["errors"]["interaction_energy_abs_meV_per_atom"] < 1e-4
+
+
+def test_blocks(record):
+    for system in record["systems"]:
+        assert list(system["blocks"]) == BLOCKS
+        for rows in system["blocks"].values():
+            assert list(rows) == SMOKE
+            assert rows["float64"]["forward"]["rel_l2"] == 0
+            error = {name: row["forward"]["rel_l2"] for name, row in rows.items()}
+            assert 0 < error["float32"] < error["float16"] < error["bfloat16"] < 1
+            for row in rows.values():
+                assert row["forward_ms"]["median"] > 0
+                assert row["backward_ms"]["median"] > 0
+                percentiles = row["forward"]["abs_error_over_rms_percentiles"]
+                assert percentiles == sorted(percentiles)
+
+
+def test_gradient_that_is_zero_has_no_relative_error(record):
+    """Spherical harmonics of normalised vectors have squares that sum to a constant, so its gradient is zero."""
+    for name, row in record["systems"][-1]["blocks"]["spherical_harmonics"].items():
+        assert row["backward"]["rel_l2"] is None, name
+    for name, row in record["systems"][-1]["blocks"]["interactions.0"].items():
+        assert row["backward"]["rel_l2"] is not None, name
+
+
+def test_table(written, record):
+    text = (written / "bench_precisions-cpu-smoke.md").read_text(encoding="utf-8")
+    assert text == plots.markdown(record) + "\n"
+    end_to_end = text.partition("## Blocks")[0]
+    for name in SMOKE:
+        assert end_to_end.count(f"| {name} |") == len(record["systems"])
+    for block in BLOCKS:
+        assert text.count(f"| `{block}` |") == 2
+    columns = {line.count("|") for line in end_to_end.splitlines() if line.startswith("|")}
+    assert len(columns) == 1
+
+
+def test_runs_out_of_memory():
+    variants = [SimpleNamespace(precision=PRECISIONS[name], device=torch.device("cpu")) for name in SMOKE]
+
+    def call(variant):
+        if variant.precision.name == "float64":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        if variant.precision.name == "bfloat16":
+            raise RuntimeError("The following operation failed in the TorchScript interpreter: CUDA out of memory.")
+        return (1.0,), None
+
+    def fail():
+        raise RuntimeError("another error")
+
+    found = measure.interleave(variants, call, repeats=4)
+    assert {name: measured.phase(0) for name, measured in found.items()} == {"float32": [1.0] * 4, "float16": [1.0] * 4}
+    with pytest.raises(RuntimeError, match="another"):
+        measure.attempt(fail)
+
+
+@pytest.mark.parametrize("failed", [["float64"], ["float32"], SMOKE])
+def test_out_of_memory_is_shown(record, failed, tmp_path):
+    changed = copy.deepcopy(record)
+    system = changed["systems"][-1]
+    for name in failed:
+        system["end_to_end"][name] = {"status": "out_of_memory"}
+        for rows in system["blocks"].values():
+            rows[name] = {"status": "out_of_memory"}
+    for row in system["end_to_end"].values():
+        if "float64" in failed and row["status"] == "ok":
+            row["time_ratio_to_float64"] = row["errors"] = None
+    if "float64" in failed:
+        system["blocks"] = {}
+    assert plots.markdown(changed).count("| out of memory |") >= len(failed)
+    assert all(path.stat().st_size > 10_000 for path in plots.draw(changed, tmp_path / "figure"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--repeats", "0"], "--repeats"),
+        (["--precisions", "float31"], "float31"),
+        (["--device", "gpu"], "gpu"),
+        (["--sizes", "many"], "--sizes"),
+        (["--sizes", "8", "--structures", "demo"], "--structures"),
+        (["--model", "absent.model"], "absent.model"),
+        (["--model", "demo"], "does not know"),
+        (["--sizes", "8", "--output", __file__], "--output"),
+    ],
+)
+def test_bad_options(options, message, tmp_path, capsys):
+    assert bench_precisions.main(["--smoke", "--quiet", "-o", str(tmp_path / "out"), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_own_model_and_structures(tmp_path, capsys):
+    large, small = sorted(read_structures("demo"), key=len)[-1], ase.build.molecule("H2O")
+    path = tmp_path / "structures.xyz"
+    ase.io.write(path, [large, small])
+    options = ["--model", "demo", "--structures", str(path), "--precisions", "float32", "--repeats", "1", "--quiet"]
+    assert bench_precisions.main([*options, "--device", "cpu", "--stress", "-o", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "bench_precisions-cpu.json").read_text(encoding="utf-8"))
+    assert record["architecture"] is None
+    assert record["model_name"] == "demo"
+    assert [system["n_atoms"] for system in record["systems"]] == [3, len(large)]
+    assert str(tmp_path / "bench_precisions-cpu.json") in capsys.readouterr().out
