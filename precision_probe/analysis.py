@@ -56,7 +56,9 @@ def errors(trace: Trace, *, eps: float = 1e-12) -> pd.DataFrame:
                 rows.append({"precision": precision.name, "mode": mode, **row, **compare(y, y_hat, precision, eps=eps)})
     columns = ["precision", "mode", "block", "tensor", "direction", "units", "n", *METRICS]
     table = pd.DataFrame(rows, columns=columns)
-    own_error = table["amplification"] * PRECISIONS["float64"].unit_roundoff
+    # of what stores the numbers: blocks without matrix products compute in float32 under tf32
+    roundoff = table["precision"].map({p.name: PRECISIONS[p.dtype].unit_roundoff for p in trace.precisions})
+    own_error = table["rel_l2"] / roundoff * PRECISIONS["float64"].unit_roundoff
     return table.assign(resolved=~(np.isfinite(own_error) & (own_error > _NOISE)))
 
 

@@ -19,7 +19,7 @@ def provenance(model: torch.nn.Module, device: torch.device) -> dict[str, Any]:
     return {
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "device": describe_device(device),
         "settings": {
             "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
