@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from precision_probe.probe import Probe, attach
     from precision_probe.trace import Trace, open_trace
 
+__version__ = "0.1.0"
+
 __all__ = [
     "PRECISIONS",
     "InputError",

@@ -7,18 +7,24 @@ from typing import Any
 
 import torch
 
+from precision_probe import __version__
 from precision_probe.models import cutoff, elements, heads, weights_sha256
 
 __all__ = ["describe_device", "describe_model", "provenance"]
 
-_PACKAGES = ("precision-probe", "mace-torch", "torch", "e3nn", "ase", "numpy", "xarray", "h5py", "h5netcdf")
+_PACKAGES = ("mace-torch", "e3nn", "ase", "numpy", "xarray", "h5py", "h5netcdf")
 
 
 def provenance(model: torch.nn.Module, device: torch.device) -> dict[str, Any]:
     """Attributes that say what ran, on what, with which settings."""
     return {
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "versions": {
+            "precision-probe": __version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            **{name: _version(name) for name in _PACKAGES},
+        },
         "platform": f"{platform.system()} {platform.machine()}",
         "device": describe_device(device),
         "settings": {
