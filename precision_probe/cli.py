@@ -1,7 +1,9 @@
 """The command line: one verb for each task. Nothing heavy is imported before a verb needs it."""
 
 import contextlib
+import signal
 import sys
+import threading
 import traceback as traceback_module
 import warnings
 from collections.abc import Iterator
@@ -147,10 +149,13 @@ def main() -> None:
 def _run(probe: "Probe", structures: str, quiet: bool) -> ProbeError | None:
     """Run the structures; an interruption or a failure is returned, so that what is done can be kept first."""
     try:
-        probe.run(structures, progress=not quiet)
+        with _termination_interrupts():
+            probe.run(structures, progress=not quiet)
     except InputError:
         raise
     except KeyboardInterrupt:
+        if not probe.n_structures:
+            raise
         return ProbeError(f"Interrupted after {probe.n_structures} structure(s); those that finished are in the trace.")
     except Exception as error:
         if not probe.n_structures:
@@ -216,7 +221,7 @@ def _exit_codes(traceback: bool) -> Iterator[None]:
     except ProbeError as error:
         code, message = FAILED, str(error)
     except KeyboardInterrupt:
-        code, message = FAILED, "Interrupted."
+        code, message = FAILED, "Interrupted before anything had finished; nothing was written."
     except Exception as error:
         code, message = FAILED, f"The run failed: {type(error).__name__}: {error}. See --traceback for where."
     else:
@@ -225,6 +230,19 @@ def _exit_codes(traceback: bool) -> Iterator[None]:
         traceback_module.print_exc()
     _complain(f"Error: {message}")
     raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Treat SIGTERM, which batch systems send before they kill a job, like Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -107,6 +107,7 @@ class Probe:
         self._notes = _notes(self.model, self._provenance)
         self._is_warm = False
         self._n_calls = 0
+        self._n_unfinished = 0
         self._observed: Graph | None = None
         self._hooks = [
             self.model.register_forward_pre_hook(self._before_call, with_kwargs=True),
@@ -153,8 +154,10 @@ class Probe:
             disable=not (progress and console.is_terminal),
             transient=True,
         )
+        self._n_unfinished += len(graphs)
         for graph in shown:
             self._observe(graph.to(self.device), repeats)
+            self._n_unfinished -= 1
 
     def trace(self) -> Trace:
         """Everything recorded so far.
@@ -170,6 +173,7 @@ class Probe:
             "blocks": [block.name for block in self.blocks],
             "modes": list(self.modes),
             "gradients": "per_block" if self.gradients else "none",
+            "complete": self._n_unfinished == 0,
             "seed": None,  # nothing in a run is random
         }
         return self._recorder.trace(attributes)
