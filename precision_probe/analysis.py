@@ -13,6 +13,7 @@ from precision_probe.precisions import PRECISIONS
 from precision_probe.trace import Trace
 
 __all__ = [
+    "MODEL",
     "TOLERANCE_UNITS",
     "Tolerance",
     "block_errors",

@@ -123,6 +123,8 @@ def _nothing_matches(
 ) -> str:
     scripted = [name for name in modules if name not in eager and _matches(name, pattern)]
     if scripted:
+        if "." not in scripted[0]:
+            return f"{scripted[0]} is a list of blocks; name its members with {scripted[0]}.*"
         parent = scripted[0].rsplit(".", 1)[0]
         while parent not in eager and "." in parent:
             parent = parent.rsplit(".", 1)[0]
@@ -142,7 +144,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _can_be_hooked(module: torch.nn.Module) -> bool:
-    return not isinstance(module, torch.jit.ScriptModule | torch.nn.ModuleList | torch.nn.ModuleDict)
+    return not isinstance(module, torch.jit.ScriptModule | _CONTAINERS)
 
 
 def _family(name: str) -> str:
@@ -237,4 +239,5 @@ _FAMILIES = {
     "products": _product,
     "readouts": _readout,
 }
+_CONTAINERS = torch.nn.ModuleList | torch.nn.ModuleDict | torch.nn.ParameterList | torch.nn.ParameterDict
 _LISTS = ("interactions", "products", "readouts")

@@ -1,6 +1,7 @@
 """The command line: one verb for each task. Nothing heavy is imported before a verb needs it."""
 
 import contextlib
+import json
 import signal
 import sys
 import threading
@@ -101,9 +102,11 @@ def audit(
             output = output or check_writable(_free_name(probe.name, structures))
             _say(quiet, f"Auditing {probe.name} on {structures}, {probe.device}, in {probe.precision_names}")
             outcome = _run(probe, structures, quiet)
-        _finish(probe, output, limits, force=force, quiet=quiet)
+        over = _finish(probe, output, limits, force=force, quiet=quiet)
         if outcome is not None:
             raise outcome
+        if over:
+            raise typer.Exit(EXCEEDED)
 
 
 @app.command()
@@ -134,7 +137,8 @@ def errors(
         if format is Format.csv:
             table.to_csv(sys.stdout, index=False)
         elif format is Format.json:
-            sys.stdout.write(table.to_json(orient="records", indent=2, double_precision=15) + "\n")
+            rows = table.astype(object).where(table.notna() & ~table.isin([float("inf"), float("-inf")]), None)
+            sys.stdout.write(json.dumps(rows.to_dict("records"), indent=1, ensure_ascii=False, default=int) + "\n")
         else:
             from precision_probe.tables import FULL_WIDTH, errors_table
 
@@ -169,14 +173,12 @@ def _run(probe: "Probe", structures: str, quiet: bool) -> ProbeError | None:
     return None
 
 
-def _finish(probe: "Probe", output: Path, limits: dict[str, float] | None, *, force: bool, quiet: bool) -> None:
-    """Write the trace, print the tables, and judge the tolerance."""
+def _finish(probe: "Probe", output: Path, limits: dict[str, float] | None, *, force: bool, quiet: bool) -> bool:
+    """Write the trace, print the tables, and judge the tolerance: whether it is exceeded."""
     import precision_probe as pp
     from precision_probe.analysis import exceeded
     from precision_probe.tables import WIDTH, block_table, model_table
 
-    if not probe.n_structures:
-        return
     trace = probe.trace()
     trace.save(output, force=force)
     summary = pp.summary(trace)
@@ -196,8 +198,7 @@ def _finish(probe: "Probe", output: Path, limits: dict[str, float] | None, *, fo
             f"{row['precision']}: {row['quantity']} error {row['error']:.2e} exceeds the tolerance "
             f"{row['tolerance']:.2e} {row['unit']} ({row['error'] / row['tolerance']:.1f} times)."
         )
-    if len(over):
-        raise typer.Exit(EXCEEDED)
+    return len(over) > 0
 
 
 def _free_name(model: str, structures: str) -> Path:

@@ -204,13 +204,12 @@ def _load_file(path: Path) -> Any:
         raise InputError(f"The model file {path} {what}. Give a MACE checkpoint (.model) or {DEMO!r}.")
     if path.suffix == ".json":
         return _load_json(path)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise InputError(
-                    f"{path} is a TorchScript file. Compiled models refuse hooks and cannot be probed; "
-                    "give the eager checkpoint (.model) that it was compiled from."
-                )
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise InputError(
+                f"{path} is a TorchScript file. Compiled models refuse hooks and cannot be probed; "
+                "give the eager checkpoint (.model) that it was compiled from."
+            )
     try:
         return torch.load(path, weights_only=False, map_location="cpu")
     except Exception as error:  # a pickle can raise anything at all

@@ -93,6 +93,7 @@ class Probe:
         self.model, self.name = load_model(model)
         if device is None:
             device = _default_device(model, self.model)
+        device = check_device(device, ())
         asked = default_precisions(device) if precisions is None else parse_precisions(precisions)
         self.device = check_device(device, asked)
         self.blocks = select_blocks(self.model, blocks)
@@ -195,6 +196,7 @@ class Probe:
 
     def _before_call(self, _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what the attached model is called with; MACE changes its input in place later."""
+        self._observed = None  # a call that failed may have left something
         if self._n_calls % self._every == 0:
             data = kwargs["data"] if "data" in kwargs else args[0]
             self._observed = graph_of_call(data, self.model, f"call {self._n_calls}").to(self.device)

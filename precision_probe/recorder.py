@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from precision_probe.precisions import PRECISIONS
 from precision_probe.trace import SCHEMA_VERSION, Trace, encoded
 
 __all__ = ["Captured", "Recorder", "Sizes"]
@@ -19,15 +20,6 @@ _MODEL_VARIABLES = {
     "stress": ("eV/Å³", "stress; NaN for structures that are not periodic", ("structure", "xyz", "xyz_2")),
     "seconds": ("s", "wall-clock time of one unhooked energy and force evaluation, after warm-up", ("structure",)),
 }
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How many of each first dimension one graph has."""
-
-    structure: int
-    atom: int
-    edge: int
 
 
 @dataclass(frozen=True)
@@ -62,6 +54,21 @@ class Captured:
         return f"{self.block}.{self.tensor}" + (".grad" if self.gradient else "")
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """How many of each first dimension one graph has."""
+
+    structure: int
+    atom: int
+    edge: int
+
+    def fitting(self, captured: Captured) -> set[str]:
+        """What the first dimension of an array may count: what it says, else what has as many."""
+        if captured.rows:
+            return {captured.rows}
+        return {name for name in ("structure", "atom", "edge") if getattr(self, name) == len(captured.values)}
+
+
 @dataclass
 class _Column:
     """One variable while it grows."""
@@ -69,11 +76,6 @@ class _Column:
     first: Captured
     parts: list[NDArray[Any]] = field(default_factory=list)
     rows: set[str] = field(default_factory=lambda: {"structure", "atom", "edge"})
-
-    def append(self, captured: Captured, sizes: Sizes) -> None:
-        fits = {name for name in self.rows if getattr(sizes, name) == len(captured.values)}
-        self.rows &= {captured.rows} if captured.rows else fits
-        self.parts.append(captured.values)
 
 
 class Recorder:
@@ -92,7 +94,7 @@ class Recorder:
         predictions: Mapping[str, Mapping[str, NDArray[Any]]],
         blocks: Mapping[str, Sequence[Captured]],
     ) -> None:
-        """Add what every variant gave for one graph: all of it, or, if this raises, nothing usable is claimed.
+        """Add what every variant gave for one graph: all of it, or, if this raises, nothing.
 
         Args:
             structures: The variables of ``/structures``.
@@ -100,16 +102,17 @@ class Recorder:
             predictions: For each precision, the model's energy, forces, ….
             blocks: For each group (``propagated/float32``), what its blocks gave.
         """
+        staged = [(group, item, sizes.fitting(item)) for group, captured in blocks.items() for item in captured]
         for name, array in structures.items():
             self._structures.setdefault(name, []).append(array)
         for precision, values in predictions.items():
             variables = self._model.setdefault(f"propagated/{precision}", {})
             for name, array in values.items():
                 variables.setdefault(name, []).append(array)
-        for group, captured in blocks.items():
-            columns = self._columns.setdefault(group, {})
-            for item in captured:
-                columns.setdefault(item.name, _Column(item)).append(item, sizes)
+        for group, item, rows in staged:
+            column = self._columns.setdefault(group, {}).setdefault(item.name, _Column(item))
+            column.parts.append(item.values)
+            column.rows &= rows
         self.n_structures += sizes.structure
 
     def trace(self, attributes: Mapping[str, Any]) -> Trace:
@@ -119,17 +122,20 @@ class Recorder:
         groups = {"/structures": self._structures_dataset()}
         for name in dict.fromkeys((*self._model, *self._columns)):
             blocks = _block_variables(self._columns.get(name, {}), irreps)
-            groups[f"/{name}"] = xr.Dataset(self._model_variables(self._model.get(name, {})) | blocks)
+            groups[f"/{name}"] = xr.Dataset(self._model_variables(name, self._model.get(name, {})) | blocks)
         groups["/"] = xr.Dataset(coords=irreps, attrs=root)  # the groups inherit the coordinates
         return Trace(xr.DataTree.from_dict(groups))
 
-    def _model_variables(self, values: Mapping[str, list[NDArray[Any]]]) -> dict[str, xr.Variable]:
+    def _model_variables(self, group: str, values: Mapping[str, list[NDArray[Any]]]) -> dict[str, xr.Variable]:
         made = {}
+        native_dtype = PRECISIONS[group.rsplit("/", 1)[1]].dtype
         for name, parts in values.items():
             if name == "stress" and not np.concatenate(self._structures["pbc"]).all(axis=1).any():
                 continue
             unit, long_name, dims = _MODEL_VARIABLES[name]
             attributes = {"units": unit, "long_name": long_name}
+            if name in ("energy", "interaction_energy", "forces"):  # the others are made in float64
+                attributes["native_dtype"] = native_dtype
             made[name] = xr.Variable(dims, np.concatenate(parts), attributes)
         return made
 
@@ -166,12 +172,12 @@ _LABELS = ("energy", "forces", "stress")
 def _block_variables(columns: Mapping[str, _Column], irreps: dict[str, xr.Variable]) -> dict[str, xr.Variable]:
     """The variables of one group; the coordinates of their dimensions are added to ``irreps``."""
     variables: dict[str, xr.Variable] = {}
-    sizes: dict[str, int] = {}
+    taken: dict[str, tuple[int, str]] = {}
     for name, column in columns.items():
         values = np.concatenate(column.parts)
         rows = next((row for row in ("atom", "edge", "structure") if row in column.rows), f"{name}.row")
-        dims = (rows, *_trailing_dims(column.first, values.shape[1:], sizes))
-        sizes.update(zip(dims[1:], values.shape[1:], strict=True))
+        dims = (rows, *_trailing_dims(column.first, values.shape[1:], taken))
+        taken.update({dim: (size, column.first.irreps) for dim, size in zip(dims[1:], values.shape[1:], strict=True)})
         variables[name] = xr.Variable(dims, values, _attributes(column.first))
         if column.first.components:
             attributes = {"units": "1", "long_name": "irrep: order l, and parity e (even) or o (odd)"}
@@ -179,12 +185,16 @@ def _block_variables(columns: Mapping[str, _Column], irreps: dict[str, xr.Variab
     return variables
 
 
-def _trailing_dims(captured: Captured, shape: Sequence[int], taken: Mapping[str, int]) -> tuple[str, ...]:
-    """Names for all dimensions but the first: ``<block>.feature``, …; a gradient's say which input they are of."""
+def _trailing_dims(captured: Captured, shape: Sequence[int], taken: Mapping[str, tuple[int, str]]) -> tuple[str, ...]:
+    """Names for all dimensions but the first: ``<block>.feature``, …; a gradient's say which input they are of.
+
+    Where a name is taken by a dimension of another size or other irreps, the tensor's own name is put in.
+    """
     axes = {1: ("feature",), 2: ("channel", "component")}.get(len(shape), tuple(f"axis{i}" for i in range(len(shape))))
     prefix = f"{captured.block}.{captured.tensor}" if captured.gradient else captured.block
     names = tuple(f"{prefix}.{axis}" for axis in axes)
-    if any(taken.get(name, size) != size for name, size in zip(names, shape, strict=True)):
+    wanted = [(size, captured.irreps) for size in shape]
+    if any(taken.get(name, want) != want for name, want in zip(names, wanted, strict=True)):
         names = tuple(f"{captured.block}.{captured.tensor}.{axis}" for axis in axes)
     return names
 

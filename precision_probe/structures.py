@@ -246,7 +246,8 @@ def _check_cell(atoms: ase.Atoms) -> None:
 
 def _labels(atoms: ase.Atoms) -> dict[str, NDArray[np.float64]]:
     """Reference values of one structure: from its calculator's results, else from MACE's REF_ keys."""
-    results = dict(getattr(atoms.calc, "results", {}))
+    fresh = atoms.calc is not None and not atoms.calc.check_state(atoms)  # results of these very atoms
+    results = dict(atoms.calc.results) if fresh else {}
     stored = {**atoms.info, **atoms.arrays}
     found = {key: results.get(key, stored.get(f"REF_{key}")) for key in _LABELS}
     labels = {key: np.asarray(value, dtype=np.float64) for key, value in found.items() if value is not None}

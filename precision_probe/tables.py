@@ -9,8 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from precision_probe.analysis import TOLERANCE_UNITS, Tolerance, block_errors, exceeded, worst_blocks
+from precision_probe.analysis import MODEL, TOLERANCE_UNITS, Tolerance, block_errors, exceeded, worst_blocks
+from precision_probe.metrics import METRICS
 from precision_probe.precisions import PRECISIONS
+from precision_probe.trace import MODES
 
 __all__ = ["FULL_WIDTH", "GUIDE", "WIDTH", "block_table", "errors_table", "model_table", "plain_table"]
 
@@ -18,7 +20,7 @@ __all__ = ["FULL_WIDTH", "GUIDE", "WIDTH", "block_table", "errors_table", "model
 GUIDE: Tolerance = {"energy": 1e-3, "forces": 1e-2, "stress": 1e-3}
 
 # Columns that the tables, and the table of all metrics, need: a narrower terminal wraps lines and loses no digit.
-WIDTH, FULL_WIDTH = 120, 270
+WIDTH, FULL_WIDTH = 120, 215
 
 _METRICS = {"max_abs": "max_abs", "mean_rel": "mean_rel", "rel_l2": "rel_l2", "amplification": "ampl."}
 _DIRECTIONS = {"forward": "fwd", "backward": "bwd"}
@@ -48,7 +50,7 @@ def model_table(summary: pd.DataFrame, errors: pd.DataFrame, tolerance: Toleranc
     for heading in (*columns.values(), "time\n× float64"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("\nverdict")
-    table.add_column("loses most\ndigits by itself", no_wrap=True)
+    table.add_column("loses most\ndigits by itself", overflow="fold")
     for precision, row in summary.iterrows():
         cells = [_number(row[name] * 1000) for name in columns]
         verdict = _verdict(str(precision), row, over)
@@ -64,7 +66,8 @@ def model_table(summary: pd.DataFrame, errors: pd.DataFrame, tolerance: Toleranc
 
 def block_table(errors: pd.DataFrame) -> RenderableType:
     """Block by block: for each precision, block and direction the tensor with the largest relative error."""
-    modes = [mode for mode in ("propagated", "isolated") if mode in set(errors["mode"])]
+    captured = set(errors.loc[errors["block"] != MODEL, "mode"])
+    modes = [mode for mode in MODES if mode in captured]
     table = plain_table("Block by block: error against float64")
     table.add_column("\nblock", no_wrap=True)
     table.add_column("", no_wrap=True)
@@ -113,16 +116,17 @@ def plain_table(title: str, *headings: str, show_header: bool = True) -> Table:
 
 
 def errors_table(errors: pd.DataFrame) -> RenderableType:
-    """Every row of :func:`precision_probe.analysis.errors`, with all metrics."""
-    metrics = [name for name in errors.columns[7:] if name != "resolved"]
-    table = Table(show_edge=False, header_style="bold")
-    for heading in ("precision", "mode", "block", "tensor", "direction", "units", "n"):
-        table.add_column(heading, no_wrap=True)
+    """Every row of :func:`precision_probe.analysis.errors`, with all metrics; dim where the reference is noise."""
+    metrics = [name for name in errors.columns if name in METRICS]
+    table = plain_table("Every error against float64", "precision", "mode", "tensor", "", "units", "n")
     for metric in metrics:
-        table.add_column(metric, justify="right", no_wrap=True)
+        table.add_column(_METRICS.get(metric, metric), justify="right")
+    for column in table.columns:
+        column.no_wrap = True
     for row in errors.to_dict("records"):
-        identity = [str(row[name]) for name in errors.columns[:7]]
-        table.add_row(*identity, *(_number(row[name]) for name in metrics), style="" if row["resolved"] else "dim")
+        identity = (row["precision"], row["mode"], f"{row['block']}.{row['tensor']}", _DIRECTIONS[row["direction"]])
+        numbers = (_number(row[name]) for name in metrics)
+        table.add_row(*identity, row["units"], str(row["n"]), *numbers, style="" if row["resolved"] else "dim")
     return table
 
 

@@ -185,12 +185,17 @@ def _encoding(tree: xr.DataTree) -> dict[str, dict[str, dict[str, Any]]]:
 
 def encoded(value: Any) -> Any:
     """An attribute as netCDF can hold it: a number or text as it is, anything else as JSON."""
-    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else json.dumps(value)
+    if isinstance(value, str):
+        return json.dumps(value) if _is_json(value) else value
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else json.dumps(value)
 
 
 def _decoded(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, str) and (value[:1] in ("[", "{") or value in ("true", "false", "null")):
-        return json.loads(value)
-    return value
+    return json.loads(value) if isinstance(value, str) and _is_json(value) else value
+
+
+def _is_json(text: str) -> bool:
+    """Whether text is read as JSON: so encoded, where it only looks so, it is quoted."""
+    return text.startswith(("[", "{", '"')) or text in ("true", "false", "null")

@@ -112,6 +112,8 @@ def check_device(device: str | torch.device, precisions: tuple[Precision, ...]) 
         found = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"Unknown device {device!r}. Give cpu, cuda or cuda:N.") from error
+    if found.type not in ("cpu", "cuda"):
+        raise InputError(f"Device {device!r} is not supported. Give cpu, cuda or cuda:N.")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise InputError(
             f"Device {device!r} was asked for, but torch {torch.__version__} sees no CUDA device here. "
@@ -152,7 +154,9 @@ def _matmul_mode(mode: str) -> Iterator[None]:
         yield
     finally:
         for backend, value in zip(backends, before, strict=True):
-            backend.fp32_precision = value
+            backend.fp32_precision = "none"  # inherit torch's global setting, as it may have been
+            if backend.fp32_precision != value:
+                backend.fp32_precision = value
 
 
 def _stress(out: dict[str, Any], graph: Graph) -> torch.Tensor | None:

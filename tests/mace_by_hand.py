@@ -111,9 +111,7 @@ def isolated(model, arguments, dtype):
     outputs, gradients = {}, {}
     for name, args in arguments.items():
         block = copy.deepcopy(model.get_submodule(name)).to(dtype)
-        args = [
-            a.detach().clone().to(dtype) if torch.is_tensor(a) and a.is_floating_point() else a for a in args
-        ]
+        args = [a.detach().clone().to(dtype) if torch.is_tensor(a) and a.is_floating_point() else a for a in args]
         leaves = {label: args[position].requires_grad_() for label, position in INPUTS[family(name)].items()}
         found = outputs_of(name, block(*args))
         grads = torch.autograd.grad(sum((tensor**2).sum() for tensor in found.values()), list(leaves.values()))

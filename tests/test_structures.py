@@ -1,0 +1,318 @@
+"""structures.py: reading structures, refusing what cannot be run, and graphs against MACE's and ASE's own."""
+
+import ase
+import ase.build
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase.calculators.lj import LennardJones
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.neighborlist import neighbor_list
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mace.data import AtomicData, config_from_atoms
+from mace.tools import AtomicNumberTable
+from mace.tools.torch_geometric import Batch
+
+from precision_probe.exceptions import InputError
+from precision_probe.models import default_dtype
+from precision_probe.structures import build_graph, graph_of_call, read_structures
+
+CELL = np.array([[4.0, 0.2, 0.0], [0.0, 3.5, 0.3], [0.1, 0.0, 4.4]])
+
+
+def random_atoms(seed, n_atoms, pbc):
+    rng = np.random.default_rng(seed)
+    numbers = rng.choice([1, 6, 8], n_atoms)
+    return ase.Atoms(numbers, rng.uniform(0, 4, (n_atoms, 3)), cell=CELL, pbc=pbc)
+
+
+many_atoms = st.builds(random_atoms, st.integers(0, 10**6), st.integers(1, 7), st.tuples(*[st.booleans()] * 3))
+
+
+def batch_of(model, *structures):
+    """The dictionary that MACE is called with, made by mace-torch alone."""
+    table = AtomicNumberTable(model.atomic_numbers.tolist())
+    with default_dtype(torch.float64):
+        entries = [
+            AtomicData.from_config(
+                config_from_atoms(atoms), z_table=table, cutoff=float(model.r_max), heads=model.heads
+            )
+            for atoms in structures
+        ]
+        return Batch.from_data_list(entries).to_dict()
+
+
+@pytest.fixture
+def file(water, crystal, tmp_path):
+    path = tmp_path / "three.xyz"
+    ase.io.write(path, [water, crystal, ase.build.molecule("CH4")])
+    return path
+
+
+# reading
+
+
+def formulas(source):
+    return [str(atoms.symbols) for atoms in read_structures(source)]
+
+
+def test_every_kind_of_source(water, crystal, file):
+    assert formulas(water) == ["OH2"]
+    assert formulas([water, crystal]) == formulas((water, crystal)) == ["OH2", "C8"]
+    assert formulas(atoms for atoms in [water, crystal]) == ["OH2", "C8"]
+    assert formulas(file) == formulas(str(file)) == ["OH2", "C8", "CH4"]
+    assert formulas(f"{file}@0:2") == ["OH2", "C8"]
+    assert formulas(f"{file}@1") == ["C8"]
+    assert formulas(f"{file}@-1") == ["CH4"]
+
+
+def test_demo_structures_have_names_and_labels(model):
+    structures = read_structures("demo")
+    assert len({atoms.info["name"] for atoms in structures}) == len(structures) > 3
+    assert any(atoms.pbc.all() for atoms in structures)
+    assert any(not atoms.pbc.any() for atoms in structures)
+    for graph in (build_graph(atoms, model) for atoms in structures):
+        assert graph.labels["forces"].shape == (graph.n_atoms, 3)
+        assert np.isfinite(graph.labels["energy"]).all()
+
+
+def test_names(water, crystal, file):
+    assert [atoms.info["name"] for atoms in read_structures([water, crystal])] == ["H2O", "C8"]
+    assert [atoms.info["name"] for atoms in read_structures(file)] == [f"three[{index}]" for index in range(3)]
+    water.info["name"] = "mine"
+    assert read_structures(water)[0].info["name"] == "mine"
+
+
+def test_what_is_given_is_not_changed(model, crystal):
+    before = crystal.copy()
+    (copy,) = read_structures(crystal)
+    build_graph(copy, model)
+    copy.positions += 1
+    assert crystal == before
+    assert crystal.info == before.info == {}
+
+
+def broken(change):
+    atoms = ase.Atoms("CO", [(0, 0, 0), (0, 0, 1.1)], cell=CELL, pbc=True)
+    change(atoms)
+    return atoms
+
+
+def put(atoms, value):
+    atoms.positions[1, 2] = value
+
+
+BROKEN = {
+    "NaN position": (lambda atoms: put(atoms, np.nan), r"atoms \[1\] are NaN"),
+    "infinite position": (lambda atoms: put(atoms, np.inf), r"atoms \[1\] are NaN or infinite"),
+    "no atoms": (lambda atoms: atoms.__delitem__([0, 1]), "no atoms"),
+    "no cell": (lambda atoms: atoms.set_cell(np.zeros((3, 3))), "zero volume"),
+    "one zero vector": (lambda atoms: atoms.set_cell([4, 0, 4]), "zero volume"),
+    "flat cell": (lambda atoms: atoms.set_cell([[4, 0, 0], [0, 4, 0], [4, 4, 0]]), "zero volume"),
+    "left-handed cell": (lambda atoms: atoms.set_cell(CELL[[1, 0, 2]]), "negative volume"),
+    "NaN cell": (lambda atoms: atoms.set_cell(CELL * np.nan), "cell is NaN"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), BROKEN.values(), ids=BROKEN)
+def test_broken_structure_is_named(water, change, words):
+    atoms = broken(change)
+    atoms.info["name"] = "the broken one"
+    with pytest.raises(InputError, match=f"Structure the broken one.*{words}"):
+        read_structures([water, atoms])
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ([], "holds no structures"),
+        (5, "got int"),
+        (None, "got NoneType"),
+        ([ase.Atoms("H"), "H2O"], "Structure 1 is a str"),
+        ("no_such_file.xyz", "no_such_file.xyz does not exist"),
+        (".", "is a folder"),
+    ],
+)
+def test_no_structures(source, words):
+    with pytest.raises(InputError, match=words):
+        read_structures(source)
+
+
+@pytest.mark.parametrize("name", ["garbage.xyz", "garbage.cif", "garbage.unknown"])
+def test_unreadable_file(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x00\x93not a structure\n\xff")
+    with pytest.raises(InputError, match=name):
+        read_structures(tmp_path / name)
+
+
+def test_file_without_structures(tmp_path):
+    (tmp_path / "empty.xyz").write_text("")
+    with pytest.raises(InputError, match="empty"):
+        read_structures(tmp_path / "empty.xyz")
+
+
+def test_selection_outside_the_file(file):
+    with pytest.raises(InputError, match="three"):
+        read_structures(f"{file}@7")
+
+
+@pytest.mark.parametrize("pbc", [(True, False, False), (True, True, False)])
+def test_cell_need_not_span_where_it_is_not_periodic(model, pbc):
+    atoms = ase.Atoms("C2", [(0, 0, 0), (1.2, 0, 0)], cell=[2.5 * periodic for periodic in pbc], pbc=pbc)
+    graph = build_graph(read_structures(atoms)[0], model)
+    assert graph.n_edges > 2
+    assert not graph.periodic.any()
+
+
+# the graph
+
+
+@given(atoms=many_atoms, dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
+@settings(max_examples=30, deadline=None)
+def test_graph_is_the_one_that_mace_makes(model, atoms, dtype):
+    with default_dtype(dtype):
+        graph = build_graph(atoms, model)
+        assert torch.get_default_dtype() is dtype
+    expected = {key: value for key, value in batch_of(model, atoms).items() if torch.is_tensor(value)}
+    assert graph.data.keys() == expected.keys()
+    for key, value in expected.items():
+        assert graph.data[key].dtype == value.dtype, key
+        assert torch.equal(graph.data[key], value), key
+    assert graph.data["positions"].dtype is torch.float64
+    assert (graph.n_structures, graph.n_atoms) == (1, len(atoms))
+
+
+@given(atoms=many_atoms)
+@settings(max_examples=30, deadline=None)
+def test_edges_are_those_of_ase(model, atoms):
+    graph = build_graph(atoms, model)
+    sender, distance = neighbor_list("id", atoms, float(model.r_max))
+    assert graph.n_edges == len(distance)
+    assert graph.edges_per_structure().tolist() == [len(distance)]
+    assert np.bincount(graph.data["edge_index"][0], minlength=len(atoms)).tolist() == (
+        np.bincount(sender, minlength=len(atoms)).tolist()
+    )
+    np.testing.assert_allclose(np.sort(graph.edge_lengths()), np.sort(distance), rtol=1e-12)
+
+
+def test_lone_atom_has_no_edges(model):
+    graph = build_graph(ase.Atoms("C"), model)
+    assert (graph.n_atoms, graph.n_edges, graph.edge_lengths().numel()) == (1, 0, 0)
+    assert graph.edges_per_structure().tolist() == [0]
+
+
+def test_unknown_element_and_its_structure_are_named(model, water):
+    (gold,) = read_structures(ase.Atoms("OAu", [(0, 0, 0), (0, 0, 2)], info={"name": "gilded"}))
+    with pytest.raises(InputError, match=r"gilded has Au.*knows H, C, O"):
+        build_graph(gold, model)
+
+
+@pytest.mark.parametrize("shift", [(0, 0, 0), (1, 0, 0), (0, -1, 2)])
+def test_coincident_atoms_are_refused_across_boundaries_too(model, shift):
+    def pair(gap):
+        positions = [(1.0, 1.0, 1.0), np.array([1.0, 1.0, 1.0 + gap]) + np.array(shift) @ CELL]
+        return ase.Atoms("CO", positions, cell=CELL, pbc=True, info={"name": "stacked"})
+
+    for gap in (0.0, 5e-5):
+        with pytest.raises(InputError, match=r"Structure stacked: atoms . and . are on the same place"):
+            build_graph(pair(gap), model)
+    assert float(build_graph(pair(2e-3), model).edge_lengths().min()) == pytest.approx(2e-3)
+
+
+# labels
+
+
+VOIGT = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+FULL = np.array([[[1.0, 6.0, 5.0], [6.0, 2.0, 4.0], [5.0, 4.0, 3.0]]])
+
+
+def labels_of(atoms, model):
+    return build_graph(read_structures(atoms)[0], model).labels
+
+
+def test_labels_from_calculator_results(model, crystal):
+    forces = np.arange(24.0).reshape(8, 3)
+    crystal.calc = SinglePointCalculator(crystal, energy=-7.0, forces=forces, stress=VOIGT)
+    labels = labels_of(crystal, model)
+    assert labels["energy"].tolist() == [-7.0]
+    np.testing.assert_array_equal(labels["forces"], forces)
+    np.testing.assert_array_equal(labels["stress"], FULL)
+
+
+@pytest.mark.parametrize("stress", [VOIGT, FULL[0], FULL.ravel()], ids=["Voigt", "3 by 3", "flat"])
+def test_labels_from_mace_keys(model, crystal, stress):
+    forces = np.arange(24.0).reshape(8, 3)
+    crystal.info |= {"REF_energy": -7.0, "REF_stress": stress}
+    crystal.arrays["REF_forces"] = forces
+    labels = labels_of(crystal, model)
+    assert {key: value.dtype for key, value in labels.items()} == dict.fromkeys(labels, np.float64)
+    assert labels["energy"].tolist() == [-7.0]
+    np.testing.assert_array_equal(labels["forces"], forces)
+    np.testing.assert_array_equal(labels["stress"], FULL)
+
+
+def test_labels_survive_a_file(model, crystal, tmp_path):
+    crystal.calc = SinglePointCalculator(crystal, energy=-7.0, stress=VOIGT)
+    ase.io.write(tmp_path / "labelled.extxyz", crystal)
+    labels = labels_of(tmp_path / "labelled.extxyz", model)
+    assert labels["energy"].tolist() == [-7.0]
+    np.testing.assert_allclose(labels["stress"], FULL)
+
+
+def test_no_labels(model, water):
+    assert labels_of(water, model) == {}
+
+
+def test_results_of_other_positions_are_no_labels(model, water):
+    water.calc = LennardJones()
+    before = water.get_potential_energy()
+    assert labels_of(water, model)["energy"].tolist() == [before]
+    water.rattle(0.1)
+    assert "energy" not in labels_of(water, model)
+
+
+def test_results_of_a_shared_calculator_are_each_for_one_structure(model, water, crystal):
+    water.calc = crystal.calc = LennardJones()
+    forces = crystal.get_forces()
+    np.testing.assert_array_equal(labels_of(crystal, model)["forces"], forces)
+    assert "forces" not in labels_of(water, model)
+
+
+# what an attached model was called with
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_graph_of_a_batch(model, water, crystal, dtype):
+    data = batch_of(model, water, crystal, ase.Atoms("H"))
+    data = {key: value.to(dtype) if torch.is_floating_point(value) else value for key, value in data.items()}
+    graph = graph_of_call(data, model, "call 4")
+    assert graph.names == ("call 4[0]", "call 4[1]", "call 4[2]")
+    assert (graph.n_structures, graph.n_atoms) == (3, 12)
+    assert graph.atomic_numbers.tolist() == [8, 1, 1, *[6] * 8, 1]
+    assert graph.pbc.tolist() == [[False] * 3, [True] * 3, [False] * 3]
+    assert graph.periodic.tolist() == [False, True, False]
+    singles = [build_graph(atoms, model) for atoms in (water, crystal, ase.Atoms("H"))]
+    assert graph.edges_per_structure().tolist() == [single.n_edges for single in singles]
+    lengths = torch.cat([single.edge_lengths() for single in singles])
+    torch.testing.assert_close(graph.edge_lengths(), lengths, rtol=1e-6 if dtype is torch.float32 else 0, atol=0)
+    for key, value in data.items():
+        assert torch.equal(graph.data[key], value.double() if torch.is_floating_point(value) else value)
+        assert graph.data[key].data_ptr() != value.data_ptr() or not value.numel()
+
+
+def test_graph_of_one_call_is_a_copy(model, water):
+    data = batch_of(model, water)
+    graph = graph_of_call(data, model, "call 0")
+    data["positions"].requires_grad_().data.add_(1.0)
+    assert graph.names == ("call 0",)
+    assert graph.data["positions"].tolist() == water.positions.tolist()
+    assert not graph.data["positions"].requires_grad
+
+
+def test_periodicity_of_a_call_without_pbc(model, water, crystal):
+    for atoms in (water, crystal):
+        data = batch_of(model, atoms)
+        del data["pbc"]
+        assert graph_of_call(data, model, "call 0").periodic.tolist() == [atoms.pbc.all()]
