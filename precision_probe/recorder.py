@@ -64,9 +64,10 @@ class Sizes:
 
     def fitting(self, captured: Captured) -> set[str]:
         """What the first dimension of an array may count: what it says, else what has as many."""
+        n_rows = len(captured.values)
         if captured.rows:
             return {captured.rows}
-        return {name for name in ("structure", "atom", "edge") if getattr(self, name) == len(captured.values)}
+        return {name for name in ("structure", "atom", "edge") if getattr(self, name) == n_rows}
 
 
 @dataclass

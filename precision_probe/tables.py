@@ -20,7 +20,7 @@ __all__ = ["FULL_WIDTH", "GUIDE", "WIDTH", "block_table", "errors_table", "model
 GUIDE: Tolerance = {"energy": 1e-3, "forces": 1e-2, "stress": 1e-3}
 
 # Columns that the tables, and the table of all metrics, need: a narrower terminal wraps lines and loses no digit.
-WIDTH, FULL_WIDTH = 120, 215
+WIDTH, FULL_WIDTH = 120, 240
 
 _METRICS = {"max_abs": "max_abs", "mean_rel": "mean_rel", "rel_l2": "rel_l2", "amplification": "ampl."}
 _DIRECTIONS = {"forward": "fwd", "backward": "bwd"}
@@ -102,7 +102,7 @@ def _verdict(precision: str, row: "pd.Series[Any]", over: pd.DataFrame) -> Text:
     return verdict
 
 
-def plain_table(title: str, *headings: str, show_header: bool = True) -> Table:
+def plain_table(title: str | None, *headings: str, show_header: bool = True) -> Table:
     """An empty table in the style of all: no borders but a line under the headings."""
     return Table(
         *headings,
@@ -118,7 +118,7 @@ def plain_table(title: str, *headings: str, show_header: bool = True) -> Table:
 def errors_table(errors: pd.DataFrame) -> RenderableType:
     """Every row of :func:`precision_probe.analysis.errors`, with all metrics; dim where the reference is noise."""
     metrics = [name for name in errors.columns if name in METRICS]
-    table = plain_table("Every error against float64", "precision", "mode", "tensor", "", "units", "n")
+    table = plain_table(None, "precision", "mode", "tensor", "direction", "units", "n")
     for metric in metrics:
         table.add_column(_METRICS.get(metric, metric), justify="right")
     for column in table.columns:

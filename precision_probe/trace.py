@@ -122,7 +122,7 @@ def open_trace(path: str | Path) -> Trace:
         raise InputError(f"{path} is not an HDF5 file, or is damaged ({str(error)[:100]}).") from error
     if version is None:
         raise InputError(f"{path} is an HDF5 file but not a trace of precision_probe: it has no schema_version.")
-    version = int(np.ravel(version)[0])  # netCDF stores a number as an array of one
+    version = np.ravel(version)[0]  # netCDF stores a number as an array of one
     if version != SCHEMA_VERSION:
         raise InputError(
             f"{path} has schema version {version}; this precision_probe reads version {SCHEMA_VERSION}. "
@@ -138,11 +138,11 @@ def check_writable(path: str | Path, *, force: bool = False) -> Path:
         InputError: If its folder is missing or not writable, it is a folder, or a file is there without ``force``.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"The output {path} is a folder. Give the name of a file in it.")
-    if path.exists() and not force:
-        raise InputError(f"The output {path} exists. Choose another name, or replace it with --force (force=True).")
     try:
+        if path.is_dir():
+            raise InputError(f"The output {path} is a folder. Give the name of a file in it.")
+        if path.exists() and not force:
+            raise InputError(f"The output {path} exists. Choose another name, or replace it with --force (force=True).")
         with _replacing(path, commit=False):
             pass
     except OSError as error:
