@@ -1,8 +1,9 @@
 """The error of one array against another: one definition for torch on any device, NumPy and dask.
 
-Every metric is a pure function of a reference y and a variant ŷ, arrays of one library and one shape. Both
-are taken to float64 first; Δ = ŷ − y. What comes back is a 0-d array of that library, on that device:
-nothing waits for a GPU and dask stays lazy. :func:`compare` gives every metric as a Python number.
+Every metric is a pure function whose first arguments are ``y``, the reference, and ``y_hat`` (ŷ), the variant:
+arrays of one library and one shape, of any real dtype. Both are taken to float64 first; Δ = ŷ − y. What comes back is
+a 0-d array of that library, on that device: nothing waits for a GPU and dask stays lazy. :func:`compare` gives every
+metric as a Python number.
 
 What sums and norms need of an array is first divided by its largest magnitude, so neither 1e-300 nor 1e200
 underflows or overflows when squared. Where there is nothing usual to divide by, the answers are:
@@ -56,10 +57,6 @@ EPS = 1e-12
 def max_abs(y: Array, y_hat: Array) -> Array:
     """Largest error: max |Δ|.
 
-    Args:
-        y: Reference.
-        y_hat: Variant, of the same shape and library.
-
     Returns:
         The error in the unit of y, a 0-d array.
 
@@ -74,8 +71,6 @@ def mean_rel(y: Array, y_hat: Array, eps: float = EPS) -> Array:
     """Mean relative error of the elements: mean |Δ| / (|y| + ε), ε = 1e-12 unless given.
 
     Args:
-        y: Reference.
-        y_hat: Variant, of the same shape and library.
         eps: ε, in the unit of y. Elements of y near zero make the result depend on it: state it beside the number.
 
     Returns:
@@ -91,10 +86,6 @@ def mean_rel(y: Array, y_hat: Array, eps: float = EPS) -> Array:
 def mean_abs(y: Array, y_hat: Array) -> Array:
     """Mean absolute error: mean |Δ|.
 
-    Args:
-        y: Reference.
-        y_hat: Variant, of the same shape and library.
-
     Returns:
         The error in the unit of y, a 0-d array.
     """
@@ -103,10 +94,6 @@ def mean_abs(y: Array, y_hat: Array) -> Array:
 
 def rms(y: Array, y_hat: Array) -> Array:
     """Root mean square error: √(mean Δ²).
-
-    Args:
-        y: Reference.
-        y_hat: Variant, of the same shape and library.
 
     Returns:
         The error in the unit of y, a 0-d array.
@@ -117,10 +104,6 @@ def rms(y: Array, y_hat: Array) -> Array:
 def bias(y: Array, y_hat: Array) -> Array:
     """Mean signed error: mean Δ. Rounding to nearest has next to none; losing small addends or a bug has.
 
-    Args:
-        y: Reference.
-        y_hat: Variant, of the same shape and library.
-
     Returns:
         The error in the unit of y, a 0-d array.
     """
@@ -129,10 +112,6 @@ def bias(y: Array, y_hat: Array) -> Array:
 
 def rel_l2(y: Array, y_hat: Array) -> Array:
     """Relative error of the whole array: ‖Δ‖₂ / ‖y‖₂. The headline: small elements do not blow it up.
-
-    Args:
-        y: Reference.
-        y_hat: Variant, of the same shape and library.
 
     Returns:
         The error, without unit, a 0-d array.
@@ -149,8 +128,6 @@ def amplification(y: Array, y_hat: Array, precision: Precision) -> Array:
     """Relative error in unit roundoffs: rel_l2 / u. Much the same in every precision unless range runs out.
 
     Args:
-        y: Reference.
-        y_hat: Variant, of the same shape and library.
         precision: The variant's precision, which has the unit roundoff u.
 
     Returns:
@@ -167,10 +144,6 @@ def amplification(y: Array, y_hat: Array, precision: Precision) -> Array:
 def sqnr_db(y: Array, y_hat: Array) -> Array:
     """Signal to quantisation noise ratio in decibels: −20 log₁₀ rel_l2.
 
-    Args:
-        y: Reference.
-        y_hat: Variant, of the same shape and library.
-
     Returns:
         The ratio, larger is better, 20 dB to a decimal digit, a 0-d array.
 
@@ -183,10 +156,6 @@ def sqnr_db(y: Array, y_hat: Array) -> Array:
 
 def cosine(y: Array, y_hat: Array) -> Array:
     """Cosine of the angle between the arrays: ⟨y, ŷ⟩ / (‖y‖₂ ‖ŷ‖₂).
-
-    Args:
-        y: Reference.
-        y_hat: Variant, of the same shape and library.
 
     Returns:
         From −1 to 1, 1 for the same direction whatever the lengths, a 0-d array.
@@ -205,8 +174,6 @@ def ulp_max(y: Array, y_hat: Array, precision: Precision) -> Array:
     normal numbers: below them the unit is the smallest subnormal number.
 
     Args:
-        y: Reference.
-        y_hat: Variant, of the same shape and library.
         precision: The variant's precision. Correct rounding to it is at most ½ off.
 
     Returns:
@@ -223,8 +190,6 @@ def ulp_mean(y: Array, y_hat: Array, precision: Precision) -> Array:
     """Mean error in units in the last place of the variant's format at y: mean |Δ| / ulp(y).
 
     Args:
-        y: Reference.
-        y_hat: Variant, of the same shape and library.
         precision: The variant's precision. Correct rounding to it is ¼ off on average.
 
     Returns:
@@ -236,10 +201,6 @@ def ulp_mean(y: Array, y_hat: Array, precision: Precision) -> Array:
 def nonfinite(y: Array, y_hat: Array) -> Array:
     """Count of elements of ŷ that are infinite or NaN.
 
-    Args:
-        y: Reference.
-        y_hat: Variant, of the same shape and library.
-
     Returns:
         The count, a 0-d integer array.
     """
@@ -248,10 +209,6 @@ def nonfinite(y: Array, y_hat: Array) -> Array:
 
 def flushed(y: Array, y_hat: Array) -> Array:
     """Count of elements that are zero in ŷ but not in y.
-
-    Args:
-        y: Reference.
-        y_hat: Variant, of the same shape and library.
 
     Returns:
         The count, a 0-d integer array.
@@ -268,8 +225,6 @@ def headroom(y: Array, y_hat: Array, precision: Precision) -> Array:
     """Room left below overflow: largest finite number of the variant's format / max |ŷ|.
 
     Args:
-        y: Reference.
-        y_hat: Variant, of the same shape and library.
         precision: The variant's precision, which has the largest finite number.
 
     Returns:
@@ -310,8 +265,6 @@ def compare(y: Array, y_hat: Array, precision: Precision, eps: float = EPS) -> d
     What the metrics share is computed once, and the device, or dask, is waited for once.
 
     Args:
-        y: Reference.
-        y_hat: Variant, of the same shape and library.
         precision: The variant's precision.
         eps: ε of :func:`mean_rel`.
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from precision_probe.blocks import Block, Port, select_blocks
+from precision_probe.arrays import captured_arrays, prediction_arrays, structure_arrays
+from precision_probe.blocks import select_blocks
 from precision_probe.capture import Call, capture, gradients, input_gradients, replay
 from precision_probe.exceptions import InputError
 from precision_probe.models import cutoff, heads, load_model
@@ -225,7 +226,7 @@ class Probe:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()  # the next precision needs other sizes
         sizes = Sizes(graph.n_structures, graph.n_atoms, graph.n_edges)
-        self._recorder.add(_structure_arrays(graph), sizes, predictions, captured)
+        self._recorder.add(structure_arrays(graph), sizes, predictions, captured)
 
     def _predict(self, graph: Graph, repeats: int) -> dict[str, dict[str, NDArray[Any]]]:
         """What each variant predicts, unhooked, and its time: all precisions in turn, so that they are timed alike."""
@@ -245,7 +246,7 @@ class Probe:
                 found[name] = variant.predict(graph)
                 seconds.setdefault(name, []).append(found[name].seconds)
         return {
-            name: _prediction_arrays(graph, prediction, float(np.median(seconds[name])))
+            name: prediction_arrays(graph, prediction, float(np.median(seconds[name])))
             for name, prediction in found.items()
         }
 
@@ -253,9 +254,9 @@ class Probe:
         with variant.arithmetic(), capture(variant.model, self.blocks) as calls:
             energy = variant.forward(graph)
             grads = gradients(calls, energy) if self.gradients else [{} for _ in calls]
-        found = [
-            item for call, grad in zip(calls, grads, strict=True) for item in _captured(call.block, call.outputs, grad)
-        ]
+        found: list[Captured] = []
+        for call, grad in zip(calls, grads, strict=True):
+            found += captured_arrays(call.block, call.outputs, grad)
         return [call.detach() for call in calls], found
 
     def _isolated(self, variant: Variant, reference: Sequence[Call]) -> list[Captured]:
@@ -264,7 +265,7 @@ class Probe:
             for recorded in reference:
                 call = replay(variant.model.get_submodule(recorded.block.name), recorded, variant.dtype)
                 grad = input_gradients(call) if self.gradients else {}
-                found += _captured(call.block, call.outputs, grad, cotangent_unit="1")
+                found += captured_arrays(call.block, call.outputs, grad, cotangent_unit="1")
         return found
 
 
@@ -301,81 +302,3 @@ def _parse_modes(modes: str | Sequence[str]) -> tuple[str, ...]:
     if unknown or not names:
         raise InputError(f"Unknown mode {', '.join(unknown) or 'list (empty)'}. Known: {', '.join(MODES)}.")
     return tuple(mode for mode in MODES if mode in names)
-
-
-def _structure_arrays(graph: Graph) -> dict[str, NDArray[Any]]:
-    n_structures, n_atoms = graph.n_structures, graph.n_atoms
-    missing = {
-        "energy": np.full(n_structures, np.nan),
-        "forces": np.full((n_atoms, 3), np.nan),
-        "stress": np.full((n_structures, 3, 3), np.nan),
-    }
-    return {
-        "name": np.asarray(graph.names, dtype=object),
-        "n_atoms": np.diff(graph.data["ptr"].cpu().numpy()),
-        "n_edges": graph.edges_per_structure(),
-        "atomic_numbers": graph.atomic_numbers,
-        "positions": _to_numpy(graph.data["positions"]),
-        "cell": _to_numpy(graph.cells),
-        "pbc": graph.pbc,
-        **missing,
-        **graph.labels,
-    }
-
-
-def _prediction_arrays(graph: Graph, prediction: Prediction, seconds: float) -> dict[str, NDArray[Any]]:
-    stress = prediction.stress
-    return {
-        "energy": _to_numpy(prediction.energy),
-        "interaction_energy": _to_numpy(prediction.interaction_energy),
-        "forces": _to_numpy(prediction.forces),
-        "stress": np.full((graph.n_structures, 3, 3), np.nan) if stress is None else _to_numpy(stress),
-        "seconds": np.full(graph.n_structures, seconds / graph.n_structures),
-    }
-
-
-def _captured(
-    block: Block,
-    outputs: Mapping[Port, torch.Tensor],
-    grads: Mapping[Port, torch.Tensor],
-    cotangent_unit: str = "eV",
-) -> list[Captured]:
-    """One call's arrays. The unit of a gradient is that of what was differentiated, over that of the input."""
-    found = []
-    for tensors, is_gradient in ((outputs, False), (grads, True)):
-        for port, tensor in tensors.items():
-            per_input = "" if port.unit == "1" else f"/{port.unit}"
-            unit = f"{cotangent_unit}{per_input}" if is_gradient else port.unit
-            components = _components(port, tensor)
-            found.append(
-                Captured(
-                    block=block.name,
-                    tensor=port.name,
-                    values=_to_numpy(tensor),
-                    native_dtype=str(tensor.dtype).removeprefix("torch."),
-                    gradient=is_gradient,
-                    rows=port.rows,
-                    components=components,
-                    irreps=str(port.irreps) if components else "",
-                    unit=unit,
-                )
-            )
-    return found
-
-
-def _components(port: Port, tensor: torch.Tensor) -> tuple[str, ...]:
-    """The irrep of each entry of the last dimension; nothing if the sizes contradict the irreps."""
-    if port.irreps is None or tensor.ndim < 2:
-        return ()
-    per_channel = tensor.ndim == 3  # [rows, channels, components]: each irrep once, not times its multiplicity
-    entries = tuple(str(ir) for mul, ir in port.irreps for _ in range(ir.dim * (1 if per_channel else mul)))
-    return entries if len(entries) == tensor.shape[-1] else ()
-
-
-def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
-    """On the CPU, half precisions widened exactly to float32: neither NumPy nor netCDF has bfloat16."""
-    tensor = tensor.detach()
-    if tensor.dtype in (torch.float16, torch.bfloat16):
-        tensor = tensor.float()
-    array: NDArray[Any] = tensor.cpu().numpy()
-    return array
