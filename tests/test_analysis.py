@@ -1,0 +1,411 @@
+"""analysis.py: tables of errors against plain computations on the arrays of the file."""
+
+import math
+import subprocess
+import sys
+import textwrap
+
+import ase.build
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import precision_probe as pp
+from precision_probe.analysis import TOLERANCE_UNITS, block_errors, exceeded, parse_tolerances, worst_blocks
+from precision_probe.metrics import METRICS
+from precision_probe.models import build
+from precision_probe.precisions import PRECISIONS
+from precision_probe.trace import Trace
+
+NAMES = ("float32", "bfloat16", "float16")
+IDENTITY = ["precision", "mode", "block", "tensor", "direction", "units", "n"]
+nan, inf = math.nan, math.inf
+
+
+def diamond():
+    atoms = ase.build.bulk("C")
+    atoms.rattle(0.05, seed=1)
+    return atoms
+
+
+def record(model, structures, precisions=NAMES, **options):
+    with pp.attach(model, precisions=precisions, device="cpu", **options) as probe:
+        probe.run(structures, progress=False)
+    return probe.trace()
+
+
+@pytest.fixture(scope="module")
+def trace(model):
+    return record(model, [ase.build.molecule("CH3OH"), diamond()])
+
+
+@pytest.fixture(scope="module")
+def path(trace, tmp_path_factory):
+    return trace.save(tmp_path_factory.mktemp("trace") / "trace.h5")
+
+
+@pytest.fixture(scope="module")
+def table(path):
+    with pp.open_trace(path) as opened:
+        return pp.errors(opened)
+
+
+def doctored(trace, **replaced):
+    """The trace with other groups; double underscores stand for slashes."""
+    groups = {node.path: node.to_dataset(inherit=False) for node in trace.tree.subtree}
+    return Trace(xr.DataTree.from_dict(groups | {f"/{name.replace('__', '/')}": d for name, d in replaced.items()}))
+
+
+def with_nan(trace, precision, variable, count, value=nan):
+    group = trace.tree[f"propagated/{precision}"].to_dataset(inherit=False).copy(deep=True)
+    group[variable].values.flat[:count] = value
+    return doctored(trace, **{f"propagated__{precision}": group})
+
+
+class File:
+    """The arrays of a trace, read by h5py alone."""
+
+    def __init__(self, path):
+        with h5py.File(path) as file:
+            self.arrays = {}
+            file.visititems(lambda name, item: self.arrays.update({name: item[()]}) if hasattr(item, "shape") else None)
+            self.names = {name for name, item in file["isolated/float64"].items() if "block" in item.attrs}
+        self.n_atoms = self.arrays["structures/n_atoms"]
+        self.periodic = self.arrays["structures/pbc"].all(axis=1)
+
+    def of(self, row, precision):
+        """The array that a row of the table is about, in the row's units."""
+        if row["block"] == "model":
+            values = self.arrays[f"propagated/{precision}/{row['tensor']}"].astype(np.float64)
+            if row["units"] == "eV/atom":
+                return values / self.n_atoms
+            return values[self.periodic] if row["tensor"] == "stress" else values
+        suffix = ".grad" if row["direction"] == "backward" else ""
+        return self.arrays[f"{row['mode']}/{precision}/{row['block']}.{row['tensor']}{suffix}"]
+
+
+@pytest.fixture(scope="module")
+def file(path):
+    return File(path)
+
+
+def by_definition(y, y_hat, unit_roundoff, eps=1e-12):
+    y, y_hat = y.astype(np.longdouble).ravel(), y_hat.astype(np.longdouble).ravel()
+    delta = y_hat - y
+    relative = np.linalg.norm(delta) / np.linalg.norm(y)
+    return {
+        "max_abs": np.abs(delta).max(),
+        "mean_rel": (np.abs(delta) / (np.abs(y) + eps)).mean(),
+        "mean_abs": np.abs(delta).mean(),
+        "rms": np.sqrt((delta**2).mean()),
+        "bias": delta.mean(),
+        "rel_l2": relative,
+        "amplification": relative / unit_roundoff,
+        "sqnr_db": -20 * np.log10(relative),
+        "cosine": (y @ y_hat) / np.linalg.norm(y) / np.linalg.norm(y_hat),
+        "nonfinite": (~np.isfinite(y_hat)).sum(),
+        "flushed": ((y != 0) & (y_hat == 0)).sum(),
+    }
+
+
+# errors
+
+
+def test_one_row_for_each_array(table, file, trace):
+    assert table.columns.tolist() == [*IDENTITY, *METRICS, "resolved"]
+    arrays = {
+        name.removesuffix(".grad") + (" backward" if name.endswith(".grad") else " forward") for name in file.names
+    }
+    assert len(arrays) > 20
+    blocks = table[table["block"] != "model"]
+    for (precision, mode), rows in blocks.groupby(["precision", "mode"]):
+        assert precision in NAMES
+        assert mode in ("propagated", "isolated")
+        found = (rows["block"] + "." + rows["tensor"] + " " + rows["direction"]).tolist()
+        assert sorted(found) == sorted(arrays)
+    assert blocks.groupby(["precision", "mode"]).ngroups == 6
+    assert list(dict.fromkeys(blocks["block"])) == list(trace.blocks)
+    model = table[table["block"] == "model"]
+    assert set(model["mode"]) == {"propagated"}
+    assert model["tensor"].tolist() == ["energy", "interaction_energy", "forces", "stress"] * 3
+
+
+def test_every_row_is_its_arrays_compared(table, file):
+    for row in table.to_dict("records"):
+        y, y_hat = file.of(row, "float64"), file.of(row, row["precision"])
+        assert row["n"] == y.size > 0
+        expected = pp.compare(y, y_hat, PRECISIONS[row["precision"]])
+        assert {name: row[name] for name in METRICS} == expected
+
+
+def test_every_row_follows_from_the_definitions(table, file):
+    for row in table.to_dict("records"):
+        y, y_hat = file.of(row, "float64"), file.of(row, row["precision"])
+        expected = by_definition(y, y_hat, PRECISIONS[row["precision"]].unit_roundoff)
+        for name, value in expected.items():
+            near = pytest.approx(float(value), rel=1e-6, abs=1e-9 * row["max_abs"])
+            assert row[name] == near, (row["precision"], row["block"], row["tensor"], name)
+
+
+def test_units(table):
+    units = {
+        (row["block"], row["tensor"]): row["units"] for row in table.to_dict("records") if row["mode"] == "isolated"
+    }
+    assert units["radial_embedding", "edge_lengths"] == "1/Å"
+    assert units["products.0", "output"] == "1"
+    model = table[table["block"] == "model"].set_index("tensor")["units"].to_dict()
+    assert model == {"energy": "eV/atom", "interaction_energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³"}
+    propagated = table[
+        (table["mode"] == "propagated") & (table["direction"] == "backward") & (table["block"] != "model")
+    ]
+    assert set(propagated["units"]) == {"eV", "eV/Å"}
+
+
+def test_eps_changes_mean_rel_alone(trace, table):
+    other = pp.errors(trace, eps=1.0)
+    assert (other["mean_rel"] < table["mean_rel"]).any()
+    same = [name for name in table.columns if name != "mean_rel"]
+    pd.testing.assert_frame_equal(other[same], table[same], check_dtype=False)
+
+
+def test_a_variant_that_equals_the_reference_has_no_error(trace):
+    reference = {mode: trace.tree[f"{mode}/float64"].to_dataset(inherit=False) for mode in trace.modes}
+    same = doctored(trace, **{f"{mode}__{name}": data for mode, data in reference.items() for name in NAMES})
+    table = pp.errors(same)
+    assert len(table) > 150
+    zero = [
+        "max_abs",
+        "mean_rel",
+        "mean_abs",
+        "rms",
+        "bias",
+        "rel_l2",
+        "amplification",
+        "ulp_max",
+        "nonfinite",
+        "flushed",
+    ]
+    assert not table[zero].to_numpy().any()
+    assert (table["cosine"] == 1).all()
+    assert (table["sqnr_db"] == inf).all()
+    summary = pp.summary(same)
+    assert not summary.drop(columns=["time"]).to_numpy().any()
+    assert (summary["time"] == 1).all()
+
+
+def test_resolved_is_false_where_the_exact_gradient_is_zero(table, file):
+    """The squares of normalised spherical harmonics have a constant sum, so their gradient is rounding noise."""
+    noise = table[~table["resolved"]]
+    assert set(map(tuple, noise[["mode", "block", "tensor", "direction"]].to_numpy())) == {
+        ("isolated", "spherical_harmonics", "vectors", "backward")
+    }
+    assert set(noise["precision"]) == set(NAMES)
+    squares = (file.arrays["isolated/float64/spherical_harmonics.edge_attrs"] ** 2).sum(axis=1)
+    np.testing.assert_allclose(squares, squares[0], rtol=1e-14)
+    assert np.abs(file.arrays["isolated/float64/spherical_harmonics.vectors.grad"]).max() < 1e-12
+
+
+@pytest.mark.parametrize("modes", ["propagated", "isolated"])
+def test_one_mode_alone(model, modes):
+    trace = record(model, ase.build.molecule("H2O"), "float32", modes=modes)
+    table = pp.errors(trace)
+    assert set(table.loc[table["block"] == "model", "mode"]) == {"propagated"}
+    assert set(table.loc[table["block"] != "model", "mode"]) == {modes}
+    assert set(worst_blocks(table)) == {"float32"}
+    assert pp.summary(trace).loc["float32", "forces"] > 0
+
+
+# summary
+
+
+def test_summary_by_hand(path, file):
+    with pp.open_trace(path) as opened:
+        summary = pp.summary(opened)
+    assert summary.index.tolist() == ["float64", *NAMES]
+    arrays = file.arrays
+    for name, row in summary.iterrows():
+        ours = {key.rsplit("/", 1)[1]: v for key, v in arrays.items() if key.startswith(f"propagated/{name}/")}
+        exact = {key.rsplit("/", 1)[1]: v for key, v in arrays.items() if key.startswith("propagated/float64/")}
+        difference = {key: ours[key].astype(np.float64) - exact[key] for key in ("energy", "forces", "stress")}
+        assert row["energy"] == pytest.approx(np.max(np.abs(difference["energy"]) / file.n_atoms), rel=1e-6)
+        assert row["forces"] == np.abs(difference["forces"]).max()
+        assert row["forces_mae"] == pytest.approx(np.abs(difference["forces"]).mean())
+        assert row["stress"] == np.abs(difference["stress"][file.periodic]).max()
+        assert row["nonfinite"] == 0
+        ratio = ours["seconds"] / exact["seconds"]
+        assert row["time"] == pytest.approx(np.median(ratio))
+        assert row["time_iqr"] == pytest.approx(abs(ratio[1] - ratio[0]) / 2)
+    assert (summary.loc[list(NAMES), ["energy", "interaction_energy", "forces", "stress"]] > 0).all(axis=None)
+
+
+def test_summary_has_no_stress_without_a_periodic_structure(model):
+    assert "stress" not in pp.summary(record(model, ase.build.molecule("H2O"), "float32"))
+
+
+# What is not finite
+
+
+@pytest.mark.parametrize("value", [nan, inf])
+def test_a_variant_that_is_not_finite_is_counted(trace, value):
+    broken = with_nan(trace, "float16", "forces", 5, value)
+    summary = pp.summary(broken)
+    assert summary["nonfinite"].to_dict() == {"float64": 0, "float32": 0, "bfloat16": 0, "float16": 5}
+    assert not np.isfinite(summary.loc["float16", "forces"])
+    assert math.isnan(summary.loc["float16", "forces"]) == math.isnan(value)
+    row = pp.errors(broken).query("precision == 'float16' and tensor == 'forces'").iloc[0]
+    assert (row["nonfinite"], row["resolved"]) == (5, True)
+    assert not np.isfinite(row["max_abs"])
+    assert set(exceeded(summary, {"forces": 1e30})["precision"]) == {"float16"}
+
+
+@pytest.mark.parametrize("formula", ["H2O", "CH4"])
+def test_an_isolated_atom_energy_beyond_float16_is_a_result(config, formula):
+    """In float16 it is infinite, and 0 × ∞ makes the energy of every atom NaN, its element present or not."""
+    model = build(config | {"atomic_energies": [-13.6, -1029.5, -70000.0]}, seed=3)
+    trace = record(model, ase.build.molecule(formula), "float32,float16")
+    summary = pp.summary(trace)
+    assert math.isnan(summary.loc["float16", "energy"])
+    assert np.isfinite(summary.loc["float16", ["interaction_energy", "forces"]].astype(float)).all()
+    assert summary["nonfinite"].tolist() == [0, 0, 1]
+    energy = pp.errors(trace).query("precision == 'float16' and tensor == 'energy'").iloc[0]
+    assert math.isnan(energy["rel_l2"])
+    assert energy["nonfinite"] == 1
+
+
+# Tolerances
+
+limits = st.dictionaries(
+    st.sampled_from(sorted(TOLERANCE_UNITS)), st.floats(min_value=0, exclude_min=True, allow_infinity=False), min_size=1
+)
+
+
+@settings(deadline=None)
+@given(limits, st.sampled_from([",", ", ", " , "]), st.sampled_from(["=", " = "]))
+def test_parse_tolerances_reads_back_what_was_written(tolerance, comma, equals):
+    text = comma.join(f"{name}{equals}{value!r}" for name, value in tolerance.items())
+    assert parse_tolerances(text) == tolerance
+
+
+BAD_TOLERANCES = ["", "forces", "forces=", "forces=x", "forces=0", "forces=-1", "forces=nan", "force=1", "Forces=1"]
+BAD_TOLERANCES += ["=1", "1e-3", "forces==1", "forces=1,", "forces=1;energy=2", "forces=1 energy=1"]
+
+
+@pytest.mark.parametrize("text", BAD_TOLERANCES)
+def test_parse_tolerances_refuses(text):
+    with pytest.raises(pp.InputError, match="forces"):
+        parse_tolerances(text)
+
+
+errors_or_nan = st.floats(min_value=0) | st.just(nan)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(NAMES), st.tuples(errors_or_nan, errors_or_nan), min_size=1), limits)
+def test_exceeded_lists_each_error_above_its_limit_and_each_nan(found, tolerance):
+    table = pd.DataFrame.from_dict(found, orient="index", columns=["energy", "forces"])
+    over = exceeded(table, tolerance)
+    assert over.columns.tolist() == ["precision", "quantity", "error", "tolerance", "unit"]
+    expected = {
+        (precision, quantity)
+        for precision, values in found.items()
+        for quantity, error in zip(("energy", "forces"), values, strict=True)
+        if quantity in tolerance and (math.isnan(error) or error > tolerance[quantity])
+    }
+    assert set(zip(over["precision"], over["quantity"], strict=True)) == expected
+    assert len(over) == len(expected)
+    for row in over.to_dict("records"):
+        assert row["tolerance"] == tolerance[row["quantity"]]
+        assert row["unit"] == TOLERANCE_UNITS[row["quantity"]]
+
+
+@settings(deadline=None)
+@given(st.floats(min_value=1e-300, max_value=1e300), st.floats(min_value=1, max_value=1e5))
+def test_exceeded_judges_the_limit_itself_as_within(error, factor):
+    table = pd.DataFrame({"forces": [error]}, index=["float16"])
+    assert exceeded(table, {"forces": error * factor}).empty
+    assert len(exceeded(table, {"forces": math.nextafter(error, 0)})) == 1
+
+
+# Blocks
+
+
+def rows(*found):
+    """A table of errors with what block_errors and worst_blocks look at; every metric is rel_l2."""
+    columns = ["precision", "mode", "block", "tensor", "direction", "rel_l2", "resolved"]
+    table = pd.DataFrame(found, columns=columns)
+    return table.assign(units="1", n=1, **dict.fromkeys(METRICS, table["rel_l2"]))
+
+
+TABLE = rows(
+    ("float16", "propagated", "model", "forces", "backward", 9.0, True),
+    ("float16", "propagated", "b", "x", "forward", 0.1, True),
+    ("float16", "propagated", "b", "y", "forward", 0.3, True),
+    ("float16", "propagated", "b", "v", "backward", 0.2, True),
+    ("float16", "propagated", "a", "x", "forward", 0.7, True),
+    ("float16", "isolated", "b", "x", "forward", 0.5, True),
+    ("float16", "isolated", "b", "y", "forward", 0.4, True),
+    ("float16", "isolated", "b", "v", "backward", 8.0, False),
+    ("float16", "isolated", "a", "x", "forward", 6.0, False),
+    ("float16", "isolated", "a", "y", "forward", 0.2, True),
+    ("bfloat16", "propagated", "b", "x", "forward", 0.9, True),
+    ("bfloat16", "isolated", "b", "x", "forward", 0.9, True),
+    ("bfloat16", "isolated", "a", "x", "forward", 0.8, True),
+    ("bfloat16", "isolated", "a", "y", "forward", nan, True),
+)
+
+
+def test_block_errors_take_the_tensor_with_the_largest_error():
+    found = block_errors(TABLE)
+    assert found.index.names == ["precision", "block", "direction"]
+    assert found.index.tolist() == [
+        ("float16", "b", "forward"),
+        ("float16", "b", "backward"),
+        ("float16", "a", "forward"),
+        ("bfloat16", "b", "forward"),
+        ("bfloat16", "a", "forward"),
+    ]
+    assert found["tensor", "propagated"].tolist()[:4] == ["y", "v", "x", "x"]
+    assert found["tensor", "isolated"].tolist() == ["x", "v", "y", "x", "y"]
+    assert found["rel_l2", "isolated"].tolist()[:4] == [0.5, 8.0, 0.2, 0.9]
+    assert math.isnan(found["rel_l2", "isolated"].iloc[4])
+    assert found["resolved", "isolated"].tolist() == [True, False, True, True, True]
+
+
+def test_worst_blocks_go_by_their_own_forward_error():
+    assert worst_blocks(TABLE) == {"float16": "b", "bfloat16": "a"}
+    assert worst_blocks(TABLE[TABLE["mode"] == "propagated"]) == {"float16": "a", "bfloat16": "b"}
+
+
+# On a machine that has neither torch nor mace
+
+
+def test_a_trace_is_read_without_torch_mace_and_e3nn(path, table):
+    code = """
+        import sys
+
+        class Refuse:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] in ("torch", "mace", "e3nn", "ase"):
+                    raise ImportError(f"{name} is not installed here")
+
+        sys.meta_path.insert(0, Refuse())
+        import precision_probe as pp
+
+        with pp.open_trace(sys.argv[1]) as trace:
+            assert "ScaleShiftMACE" in repr(trace)
+            assert list(pp.summary(trace).index) == ["float64", "float32", "bfloat16", "float16"]
+            print(len(pp.errors(trace)))
+        from precision_probe.cli import app
+
+        app(["errors", sys.argv[1], "--format", "csv"])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == str(len(table))
+    assert len(lines) == len(table) + 2

@@ -1,0 +1,153 @@
+"""The code and the commands in README.md and docs/ work as they are printed."""
+
+import contextlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+
+from precision_probe.cli import app
+from precision_probe.models import default_dtype
+
+ROOT = Path(__file__).parents[1]
+PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if path.is_file()]
+FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL)
+SHELLS = ("console", "bash", "sh", "shell")
+
+pages = pytest.mark.parametrize("page", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
+
+
+def blocks(text, *languages):
+    """Each fenced block in one of the languages, with the number of its first line."""
+    for found in FENCE.finditer(text):
+        if found["language"] in languages:
+            lines = [line.removeprefix(found["indent"]) for line in found["code"].splitlines()]
+            yield text.count("\n", 0, found.start()) + 2, "\n".join(lines) + "\n"
+
+
+def commands(text):
+    """The arguments of each precision-probe command in the shell blocks."""
+    for _, code in blocks(text, *SHELLS):
+        lines = code.replace("\\\n", " ").splitlines()
+        prompts = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        for line in prompts or lines:
+            for words in split_commands(line):
+                if words[:1] == ["precision-probe"]:
+                    yield words[1:]
+                elif words[1:3] == ["-m", "precision_probe"]:
+                    yield words[3:]
+
+
+def split_commands(line):
+    """The words of each command in a line, without redirections, comments and settings of variables before it."""
+    found = [[]]
+    words = shlex.shlex(line, posix=True, punctuation_chars=True)
+    words.whitespace_split = True
+    redirected = False
+    for word in words:
+        if set(word) <= set("|&;"):
+            found.append([])
+        elif set(word) <= set("<>"):
+            redirected = True
+        elif redirected:
+            redirected = False
+        elif found[-1] or not re.fullmatch(r"\w+=.*", word):
+            found[-1].append(word)
+    return found
+
+
+def parse(arguments):
+    """Parse a command without running it; raise where the command line would refuse it."""
+    group = typer.main.get_command(app)
+    if not arguments or arguments[0].startswith("-"):
+        verb, command = "precision-probe", group
+    else:
+        verb, *arguments = arguments
+        if verb not in group.commands:
+            raise ValueError(f"No such verb: {verb}")
+        command = group.commands[verb]
+    with contextlib.suppress(typer.Exit):  # --help
+        command.make_context(verb, list(arguments))
+
+
+@pages
+def test_python_runs(page, tmp_path, monkeypatch):
+    """In order, each page in a folder of its own; what ASE's calculators do to torch's default dtype is undone."""
+    monkeypatch.chdir(tmp_path)
+    found = list(blocks(page.read_text(encoding="utf-8"), "python"))
+    if not found:
+        pytest.skip("no Python on this page")
+    namespace = {"__name__": "__main__"}
+    with default_dtype(torch.get_default_dtype()):
+        for line, code in found:
+            exec(compile("\n" * (line - 1) + code, page, "exec"), namespace)
+
+
+@pages
+def test_commands_exist(page):
+    found = list(commands(page.read_text(encoding="utf-8")))
+    if not found:
+        pytest.skip("no command on this page")
+    for arguments in found:
+        parse(arguments)
+
+
+# What finds and judges them
+
+PAGE = """
+Text with `precision-probe nothing`.
+
+```python
+x = 1
+```
+
+1. A list:
+
+   ```console
+   $ pip install precision-probe
+   $ CUDA_VISIBLE_DEVICES=0 precision-probe audit my.model "a b.xyz@0:16" \\
+       -p float32,bf16 --blocks 'products.*' > log.txt  # a comment
+   The model as a whole: error against float64
+   $ precision-probe errors out.h5 --format csv | head && python -m precision_probe --help
+   ```
+
+```bash
+pytest -q
+precision-probe inspect
+```
+
+```text
+precision-probe nothing
+```
+"""
+
+
+def test_blocks_and_commands_are_found():
+    assert list(blocks(PAGE, "python")) == [(5, "x = 1\n")]
+    assert list(commands(PAGE)) == [
+        ["audit", "my.model", "a b.xyz@0:16", "-p", "float32,bf16", "--blocks", "products.*"],
+        ["errors", "out.h5", "--format", "csv"],
+        ["--help"],
+        ["inspect"],
+    ]
+    for arguments in commands(PAGE):
+        parse(arguments)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("guess out.h5", "No such verb"),
+        ("audit --nope", "No such option"),
+        ("--nope", "No such option"),
+        ("inspect a b c", "unexpected extra argument"),
+        ("errors", "Missing"),
+        ("errors out.h5 --format xml", "xml"),
+    ],
+)
+def test_a_command_that_does_not_exist_is_noticed(command, message):
+    with pytest.raises(Exception, match=message):
+        parse(command.split())
