@@ -1,8 +1,10 @@
 """The code and the commands in README.md and docs/ work as they are printed."""
 
 import contextlib
+import json
 import re
 import shlex
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -151,3 +153,34 @@ def test_blocks_and_commands_are_found():
 def test_a_command_that_does_not_exist_is_noticed(command, message):
     with pytest.raises(Exception, match=message):
         parse(command.split())
+
+
+# Figures
+
+
+def test_table_is_that_of_the_committed_results():
+    results = json.loads((ROOT / "benchmarks" / "results" / "bench_precisions-nvidia-h200.json").read_text("utf-8"))
+    largest = results["systems"][-1]
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert f"| {largest['n_atoms']:,} atoms of SiC, {results['gpu']['name']} |" in text
+    for name, measured in largest["end_to_end"].items():
+        (row,) = re.findall(rf"^\| {name} \|(.*)\|$", text.split("## ")[0], re.MULTILINE)
+        shown = [float(cell) for cell in row.split("|")]
+        errors = measured["errors"]
+        assert shown == [
+            pytest.approx(measured["time_ms"]["median"], abs=0.0501),
+            pytest.approx(1 / measured["time_ratio_to_float64"]["median"], abs=0.00501),
+            pytest.approx(measured["peak_memory_bytes"] / 2**30, abs=0.0501),
+            pytest.approx(errors["forces_rel_l2"], rel=0.05),
+            pytest.approx(errors["energy_abs_meV_per_atom"], rel=0.05),
+        ]
+
+
+def test_errors_of_the_bundled_model_are_those_beside_it():
+    with resources.as_file(resources.files("precision_probe") / "demo" / "validation.json") as path:
+        about = json.loads(path.read_text("utf-8"))
+    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert f"trained on {about['train_structures']:,} GFN2-xTB structures" in text
+    assert f"On {about['validation_structures']} validation structures its errors are" in text
+    assert f"{about['forces_mae_meV_per_A']:.0f} meV/Å (force MAE)" in text
+    assert f"{about['energy_mae_meV_per_atom']:.1f} meV/atom (energy MAE)" in text
