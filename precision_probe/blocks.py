@@ -105,6 +105,8 @@ def select_blocks(model: torch.nn.Module, patterns: str | Sequence[str] | None) 
     if patterns is None:
         return default_blocks(model)
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not patterns:
+        raise InputError("No block pattern was given. Give one such as 'interactions.*', or None for the usual blocks.")
     modules = {name: module for name, module in model.named_modules() if name}
     eager = [name for name, module in modules.items() if _can_be_hooked(module)]
     usual = [block.name for block in default_blocks(model)]

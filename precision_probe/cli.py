@@ -37,7 +37,8 @@ app = typer.Typer(
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        help="A MACE checkpoint (.model) or 'demo'. A checkpoint is a pickle: loading it runs code from the file, so "
+        help="A MACE checkpoint (.model), 'demo', or a foundation model (mace-mp:small, mace-off:medium, …), which "
+        "mace-torch downloads. A checkpoint is a pickle: loading it runs code from the file, so "
         "use only files whose source you trust.",
         show_default=True,
     ),
@@ -84,6 +85,7 @@ def audit(
         list[str] | None, typer.Option(help="Glob over module names, such as 'interactions.*'; may be repeated.")
     ] = None,
     modes: Annotated[str, typer.Option(help="propagated, isolated, or both.")] = "propagated,isolated",
+    head: Annotated[str | None, typer.Option(help="Which head of a multi-head model.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")] = False,
     traceback: TracebackOption = False,
@@ -98,7 +100,7 @@ def audit(
             check_writable(output, force=force)
         with _quietly():
             from precision_probe.probe import attach
-        with attach(model, precisions=precisions, blocks=blocks, modes=modes, device=device) as probe:
+        with attach(model, precisions=precisions, blocks=blocks, modes=modes, head=head, device=device) as probe:
             output = output or check_writable(_free_name(probe.name, structures))
             _say(quiet, f"Auditing {probe.name} on {structures}, {probe.device}, in {probe.precision_names}")
             outcome = _run(probe, structures, quiet)

@@ -17,6 +17,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from precision_probe import foundations
 from precision_probe._mace import modules, o3
 from precision_probe.exceptions import InputError
 
@@ -122,8 +123,9 @@ def load_model(source: Any) -> tuple[torch.nn.Module, str]:
     """Return a MACE module and a name for it.
 
     Args:
-        source: ``"demo"``; the path of a MACE checkpoint (``.model``), or of the ``.json`` that :func:`save_model`
-            wrote; a ``MACECalculator``; or a MACE module, which is returned as it is.
+        source: ``"demo"``; a foundation model by name, such as ``"mace-mp:small"`` or ``"mace-off:medium"``, which
+            mace-torch downloads unless it is in its cache; the path of a MACE checkpoint (``.model``), or of the
+            ``.json`` that :func:`save_model` wrote; a ``MACECalculator``; or a MACE module, which is returned as it is.
 
     Returns:
         The module (from a file: on the CPU, in evaluation mode) and a short name.
@@ -137,6 +139,8 @@ def load_model(source: Any) -> tuple[torch.nn.Module, str]:
     if isinstance(source, str) and source == DEMO:
         with resources.as_file(resources.files("precision_probe") / "demo") as folder:
             return _load_json(folder / "model.json"), DEMO
+    if isinstance(source, str) and source.partition(":")[0] in foundations.FAMILIES and ":" in source:
+        return _check_is_mace(foundations.load_foundation(source), source), source.replace(":", "-")
     if isinstance(source, str | Path):
         path = Path(source)
         return _check_is_mace(_load_file(path), str(path)), path.stem
@@ -248,6 +252,8 @@ def _check_is_mace(model: Any, what: str) -> torch.nn.Module:
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(f"{what} is a TorchScript module, which refuses hooks. Give the eager model it came from.")
+    if hasattr(model, "_orig_mod"):
+        raise InputError(f"{what} is compiled by torch.compile, which refuses hooks. Give the eager model it is of.")
     if not isinstance(model, torch.nn.Module):
         raise InputError(f"{what} is a {type(model).__name__}, not a MACE model (a torch.nn.Module).")
     if any(not hasattr(model, name) for name in ("r_max", "atomic_numbers", "interactions", "products", "readouts")):
@@ -257,6 +263,12 @@ def _check_is_mace(model: Any, what: str) -> torch.nn.Module:
         )
     if not hasattr(model, "atomic_energies_fn"):
         raise InputError(f"{what} is a {type(model).__name__}, which predicts no energy. Give a model that does.")
+    for key, library in (("cueq_config", "cuEquivariance"), ("oeq_config", "OpenEquivariance")):
+        if getattr(getattr(model.get_submodule("interactions.0"), key, None), "enabled", False):
+            raise InputError(
+                f"{what} is converted to {library}, whose arithmetic is fixed when a model is built: a cast clone would "
+                "compute in the old precision. Give the e3nn model that it was converted from."
+            )
     return model
 
 

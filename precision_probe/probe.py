@@ -9,8 +9,11 @@ Example:
     (3, 3)
 """
 
+import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +30,7 @@ from precision_probe.models import cutoff, heads, load_model
 from precision_probe.precisions import DEFAULT_PRECISIONS, PRECISIONS, Precision, parse_precisions
 from precision_probe.provenance import provenance
 from precision_probe.recorder import Captured, Recorder, Sizes
-from precision_probe.structures import Graph, build_graph, graph_of_call, read_structures
+from precision_probe.structures import Graph, build_graph, choose_head, graph_of_call, read_structures
 from precision_probe.trace import MODES, Trace
 from precision_probe.variants import Prediction, Variant, check_device
 
@@ -45,6 +48,8 @@ def attach(
     gradients: bool = True,
     modes: str | Sequence[str] = MODES,
     every: int = 1,
+    limit: int | None = None,
+    head: str | None = None,
     device: str | torch.device | None = None,
 ) -> "Probe":
     """Clone a MACE model into each precision and record what every block computes.
@@ -58,10 +63,13 @@ def attach(
         modes: ``"propagated"`` (the whole model in the precision), ``"isolated"`` (each block on the reference's own
             inputs), or both.
         every: Of the calls of the attached model, observe each ``every``-th, the first one included.
+        limit: Observe no more than this many calls.
+        head: Which head of a multi-head model the structures given to ``run()`` are evaluated with.
         device: Where the variants run; by default where the model is, and for a file a GPU if there is one.
 
     Returns:
-        A probe, also usable in a ``with`` statement, whose end detaches it.
+        A probe, also usable in a ``with`` statement, whose end detaches it; so does the end of the probe's life, so
+        keep it. Probes do not disturb one another: several may be attached, to one model or to more.
 
     Raises:
         InputError: If the model, a precision, a block pattern, a mode or the device cannot be used.
@@ -73,6 +81,8 @@ def attach(
         gradients=gradients,
         modes=modes,
         every=every,
+        limit=limit,
+        head=head,
         device=device,
     )
 
@@ -89,6 +99,8 @@ class Probe:
         gradients: bool,
         modes: str | Sequence[str],
         every: int,
+        limit: int | None,
+        head: str | None,
         device: str | torch.device | None,
     ) -> None:
         self.model, self.name = load_model(model)
@@ -102,19 +114,22 @@ class Probe:
         self.gradients = gradients
         if every < 1:
             raise InputError(f"every must be 1 or more, got {every}.")
-        self._every = every
+        if limit is not None and limit < 0:
+            raise InputError(f"limit must be 0 or more, got {limit}.")
+        self._every, self._limit = every, limit
+        self._head = choose_head(self.model, head)
         self._provenance = provenance(self.model, self.device)  # of the model as it is now
         self._variants = [Variant(self.model, p, self.device) for p in (PRECISIONS["float64"], *asked)]
         self._recorder = Recorder()
-        self._notes = _notes(self.model, self._provenance)
+        self._notes = _notes(self.model, self._provenance, self._head)
         self._is_warm = False
         self._n_calls = 0
         self._n_unfinished = 0
+        self._failures: list[str] = []
+        self._weights = _state_of(self.model)
+        self._weights_changed = False
         self._observed: Graph | None = None
-        self._hooks = [
-            self.model.register_forward_pre_hook(self._before_call, with_kwargs=True),
-            self.model.register_forward_hook(self._after_call),
-        ]
+        self._detach = _observe_calls(self)
 
     def __enter__(self) -> "Probe":
         return self
@@ -124,9 +139,7 @@ class Probe:
 
     def detach(self) -> None:
         """Remove every hook from the attached model. What was recorded stays."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self._detach()
 
     def run(self, structures: Any, *, progress: bool = True) -> None:
         """Run structures through every variant and record what they compute.
@@ -140,12 +153,12 @@ class Probe:
 
         If this is interrupted, the structures that were finished are in the trace.
         """
-        graphs = [build_graph(atoms, self.model) for atoms in read_structures(structures)]
+        graphs = [build_graph(atoms, self.model, self._head) for atoms in read_structures(structures)]
         lonely = [graph.names[0] for graph in graphs if not graph.n_edges]
         if lonely:
             self._notes.append(
-                f"{', '.join(lonely)}: no two atoms are within the cutoff of {cutoff(self.model):g} Å, so there "
-                "are no edges, and no forces to compare."
+                f"{', '.join(dict.fromkeys(lonely))}: no two atoms are within the cutoff of {cutoff(self.model):g} Å, "
+                "so there are no edges, and no forces to compare."
             )
         repeats = -(-_TIMED // len(graphs))
         console = Console(stderr=True)
@@ -174,8 +187,11 @@ class Probe:
             "precisions": [variant.precision.name for variant in self._variants],
             "blocks": [block.name for block in self.blocks],
             "modes": list(self.modes),
+            "head": self._head,
             "gradients": "per_block" if self.gradients else "none",
-            "complete": self._n_unfinished == 0,
+            "complete": self._n_unfinished == 0 and not self._failures,
+            "failures": self._failures,
+            "weights_changed": self._weights_changed,
             "seed": None,  # nothing in a run is random
         }
         return self._recorder.trace(attributes)
@@ -193,20 +209,43 @@ class Probe:
     @property
     def notes(self) -> list[str]:
         """What a reader of the results should know: structures without edges, a reference that is not exact."""
-        return list(self._notes)
+        return list(dict.fromkeys((*self._notes, *self._failures)))
 
-    def _before_call(self, _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what the attached model is called with; MACE changes its input in place later."""
         self._observed = None  # a call that failed may have left something
-        if self._n_calls % self._every == 0:
-            data = kwargs["data"] if "data" in kwargs else args[0]
-            self._observed = graph_of_call(data, self.model, f"call {self._n_calls}").to(self.device)
-        self._n_calls += 1
+        number, self._n_calls = self._n_calls, self._n_calls + 1
+        if number % self._every == 0 and (self._limit is None or number // self._every < self._limit):
+            with self._without_harm(number):
+                data = kwargs["data"] if "data" in kwargs else args[0]
+                self._observed = graph_of_call(data, self.model, f"call {number}").to(self.device)
 
-    def _after_call(self, *_: object) -> None:
+    def _after_call(self) -> None:
         graph, self._observed = self._observed, None
         if graph is not None:
-            self._observe(graph, repeats=1)
+            with self._without_harm(self._n_calls - 1):
+                self._follow_weights()
+                self._observe(graph, repeats=1)
+
+    def _follow_weights(self) -> None:
+        """Give the variants the attached model's weights of this moment: training changes them."""
+        state = _state_of(self.model)
+        if state != self._weights:
+            self._weights = state
+            self._weights_changed = True
+            for variant in self._variants:
+                variant.follow(self.model)
+
+    @contextlib.contextmanager
+    def _without_harm(self, call: int) -> Iterator[None]:
+        """Keep a failure to observe a call from the user's own run: note it, and warn of the first."""
+        try:
+            yield
+        except Exception as error:
+            failure = f"call {call} could not be observed ({type(error).__name__}: {error})"
+            if not self._failures:
+                warnings.warn(f"precision_probe: {failure}. The run goes on.", RuntimeWarning, stacklevel=2)
+            self._failures.append(failure)
 
     @torch.enable_grad()
     def _observe(self, graph: Graph, repeats: int) -> None:
@@ -269,6 +308,38 @@ class Probe:
         return found
 
 
+def _state_of(model: torch.nn.Module) -> list[tuple[int, int]]:
+    """What changes when a weight does: where each tensor is, and how often it was written in place."""
+    return [(tensor.data_ptr(), tensor._version) for tensor in (*model.parameters(), *model.buffers())]
+
+
+def _observe_calls(probe: Probe) -> Callable[[], Any]:
+    """Hook the attached model; what is returned unhooks it, as does the end of the probe's life.
+
+    The hooks hold the probe weakly: a model that outlives it would keep it, and its clones, alive.
+    """
+    held = weakref.ref(probe)
+
+    def before(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if (found := held()) is not None:
+            found._before_call(args, kwargs)
+
+    def after(*_: Any) -> None:
+        if (found := held()) is not None:
+            found._after_call()
+
+    handles = (
+        probe.model.register_forward_pre_hook(before, with_kwargs=True),
+        probe.model.register_forward_hook(after),
+    )
+
+    def unhook() -> None:
+        for handle in handles:
+            handle.remove()
+
+    return weakref.finalize(probe, unhook)
+
+
 def default_precisions(device: str | torch.device) -> tuple[Precision, ...]:
     """The precisions compared when none are named: on CUDA also tf32, where the GPU has it."""
     names = list(DEFAULT_PRECISIONS)
@@ -284,13 +355,12 @@ def _default_device(given: Any, model: torch.nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _notes(model: torch.nn.Module, about: Mapping[str, Any]) -> list[str]:
+def _notes(model: torch.nn.Module, about: Mapping[str, Any], head: str) -> list[str]:
     notes = []
     if about["model_dtype"] != "float64":
         notes.append(f"the reference is {about['reference']}.")
     names = heads(model)
     if len(names) > 1:
-        head = "Default" if "Default" in names else names[-1]  # as mace-torch chooses for a structure that names none
         notes.append(f"of the model's heads, {', '.join(names)}, structures given to run() are evaluated with {head}.")
     return notes
 

@@ -24,7 +24,7 @@ from precision_probe._mace import tools, torch_geometric
 from precision_probe.exceptions import InputError
 from precision_probe.models import DEMO, cutoff, default_dtype, elements, heads
 
-__all__ = ["Graph", "build_graph", "graph_of_call", "read_structures"]
+__all__ = ["Graph", "build_graph", "choose_head", "graph_of_call", "read_structures"]
 
 _COINCIDENT = 1e-4  # Å; nearer than this two atoms are on the same place
 _LABELS = ("energy", "forces", "stress")
@@ -132,15 +132,17 @@ def read_structures(source: Any) -> list[ase.Atoms]:
     return named
 
 
-def build_graph(atoms: ase.Atoms, model: torch.nn.Module) -> Graph:
+def build_graph(atoms: ase.Atoms, model: torch.nn.Module, head: str | None = None) -> Graph:
     """Build the float64 graph of one structure for a MACE model, on the CPU.
 
     Args:
         atoms: A structure as :func:`read_structures` returns it.
         model: The MACE model: its cutoff, elements and heads shape the graph.
+        head: Which head of a multi-head model; by default ``Default``, or the last if none is called so, which is
+            mace-torch's own choice.
 
     Raises:
-        InputError: If the model does not know an element, or two atoms are on the same place.
+        InputError: If the model does not know an element or the head, or two atoms are on the same place.
     """
     name = str(atoms.info.get("name", atoms.symbols))
     known = elements(model)
@@ -153,7 +155,7 @@ def build_graph(atoms: ase.Atoms, model: torch.nn.Module) -> Graph:
         )
     with default_dtype(torch.float64):
         entry = mace_data.AtomicData.from_config(
-            mace_data.config_from_atoms(atoms),
+            mace_data.config_from_atoms(atoms, head_name=choose_head(model, head)),
             z_table=tools.AtomicNumberTable(known),
             cutoff=cutoff(model),
             heads=heads(model),
@@ -174,6 +176,20 @@ def build_graph(atoms: ase.Atoms, model: torch.nn.Module) -> Graph:
             f"at least {_COINCIDENT} Å is needed). Remove one of them."
         )
     return graph
+
+
+def choose_head(model: torch.nn.Module, head: str | None) -> str:
+    """The head that structures are evaluated with: the one asked for, else the one mace-torch takes by itself.
+
+    Raises:
+        InputError: If the model has no such head.
+    """
+    names = heads(model)
+    if head is None:
+        return "Default" if "Default" in names else names[-1]
+    if head not in names:
+        raise InputError(f"The model has no head {head!r}. Its heads: {', '.join(names)}.")
+    return head
 
 
 def graph_of_call(data: Mapping[str, Any], model: torch.nn.Module, name: str) -> Graph:

@@ -51,6 +51,13 @@ class Variant:
         self.dtype: torch.dtype = getattr(torch, precision.dtype)
         self.model = _clone(model).to(device=device, dtype=self.dtype)
 
+    def follow(self, model: torch.nn.Module) -> None:
+        """Take over the present weights of the model that this is a clone of."""
+        theirs = model.state_dict()
+        with torch.no_grad():
+            for name, own in self.model.state_dict().items():
+                own.copy_(theirs[name])
+
     def predict(self, graph: Graph) -> Prediction:
         """Energy, forces and stress as the bare model gives them: no block is hooked.
 

@@ -1,5 +1,6 @@
 """cli.py: what each verb does, writes, prints and exits with."""
 
+import csv
 import io
 import json
 import os
@@ -407,11 +408,16 @@ def test_json_has_null_for_what_is_not_a_number(trace_file, tmp_path):
 def test_errors_as_csv_and_as_a_table(trace_file):
     with pp.open_trace(trace_file) as trace:
         table = pp.errors(trace)
-    csv, shown = (run("errors", trace_file, "--format", kind) for kind in ("csv", "table"))
-    assert csv.exit_code == shown.exit_code == FINE
-    assert_equal(pd.read_csv(io.StringIO(csv.stdout), float_precision="round_trip"), table)
+    as_csv, shown = (run("errors", trace_file, "--format", kind) for kind in ("csv", "table"))
+    assert as_csv.exit_code == shown.exit_code == FINE
+    for row, expected in zip(csv.DictReader(io.StringIO(as_csv.stdout)), table.to_dict("records"), strict=True):
+        assert list(row) == list(expected)
+        for name, value in expected.items():
+            assert (float(row[name]) if isinstance(value, float) else row[name]) == (
+                value if isinstance(value, float) else str(value)
+            )
     assert run("errors", trace_file).stdout == shown.stdout
-    assert sum(line.split()[:1] == ["float16"] for line in shown.stdout.splitlines()) == len(table)
+    assert len([line for line in shown.stdout.splitlines() if line.strip()]) == len(table) + 2
     assert "…" not in shown.stdout
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import types
 from importlib import resources
 
 import numpy as np
@@ -319,3 +320,16 @@ def test_damaged_pair_is_refused(one_layer_model, one_layer, tmp_path, damage, w
     damage(pair)
     with pytest.raises(InputError, match=words):
         load_model(pair)
+
+
+@pytest.mark.parametrize(("key", "library"), [("cueq_config", "cuEquivariance"), ("oeq_config", "OpenEquivariance")])
+def test_converted_models_are_refused_since_a_cast_does_not_reach_their_arithmetic(config, key, library):
+    converted = build(config)
+    setattr(converted.interactions[0], key, types.SimpleNamespace(enabled=True))
+    with pytest.raises(InputError, match=rf"{library}.*e3nn model"):
+        load_model(converted)
+
+
+def test_compiled_models_are_refused(model):
+    with pytest.raises(InputError, match="compiled.*eager"):
+        load_model(torch.compile(model))

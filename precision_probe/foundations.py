@@ -1,0 +1,59 @@
+"""Foundation models by name, through mace-torch's own downloader and its cache."""
+
+import contextlib
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from precision_probe.exceptions import InputError
+
+__all__ = ["FAMILIES", "load_foundation"]
+
+FAMILIES = ("mace-mp", "mace-off")
+
+
+def load_foundation(name: str) -> torch.nn.Module:
+    """Load a foundation model, downloading it unless it is in mace-torch's cache.
+
+    Args:
+        name: The family and mace-torch's own name for the model, such as ``"mace-mp:small"`` or ``"mace-off:medium"``.
+
+    Returns:
+        The model as its file holds it, on the CPU. Licence notices of mace-torch go to stderr.
+
+    Raises:
+        InputError: If there is no such model, or it is not in the cache and cannot be downloaded.
+    """
+    from mace.calculators import foundations_models
+
+    family, _, size = name.partition(":")
+    urls: dict[str, str] = getattr(foundations_models, f"{family.replace('-', '_')}_urls")
+    if size not in urls:
+        raise InputError(
+            f"mace-torch knows no foundation model {name!r}. Known: {', '.join(f'{family}:{key}' for key in urls)}."
+        )
+    load: Any = getattr(foundations_models, family.replace("-", "_"))
+    try:
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model: torch.nn.Module = load(model=size, device="cpu", return_raw_model=True)
+    except Exception as error:  # mace-torch wraps whatever the network raised
+        raise InputError(
+            f"{name} is not in the cache and cannot be downloaded ({error.__cause__ or error}). "
+            f"Fetch {urls[size]} on a machine with a network and save it as {_cached(family, urls[size])}."
+        ) from error
+    return model
+
+
+def _cached(family: str, url: str) -> Path:
+    """Where mace-torch looks for a downloaded model: MACE-MP files lose the punctuation of their names."""
+    from mace.tools.utils import get_cache_dir
+
+    file_name = os.path.basename(url)  # noqa: PTH119  (of a URL)
+    if family == "mace-mp":
+        file_name = "".join(character for character in file_name if character.isalnum() or character == "_")
+    return Path(get_cache_dir()) / file_name
