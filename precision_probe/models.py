@@ -266,8 +266,8 @@ def _check_is_mace(model: Any, what: str) -> torch.nn.Module:
     for key, library in (("cueq_config", "cuEquivariance"), ("oeq_config", "OpenEquivariance")):
         if getattr(getattr(model.get_submodule("interactions.0"), key, None), "enabled", False):
             raise InputError(
-                f"{what} is converted to {library}, whose arithmetic is fixed when a model is built: a cast clone would "
-                "compute in the old precision. Give the e3nn model that it was converted from."
+                f"{what} is converted to {library}, whose arithmetic is fixed when a model is built: a cast clone "
+                "would compute in the old precision. Give the e3nn model that it was converted from."
             )
     return model
 

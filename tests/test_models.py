@@ -331,5 +331,5 @@ def test_converted_models_are_refused_since_a_cast_does_not_reach_their_arithmet
 
 
 def test_compiled_models_are_refused(model):
-    with pytest.raises(InputError, match="compiled.*eager"):
+    with pytest.raises(InputError, match=r"compiled.*eager"):
         load_model(torch.compile(model))
