@@ -161,6 +161,7 @@ class Probe:
                 "so there are no edges, and no forces to compare."
             )
         repeats = -(-_TIMED // len(graphs))
+        self._follow_weights()
         console = Console(stderr=True)
         shown = track(
             graphs,
@@ -242,10 +243,9 @@ class Probe:
         try:
             yield
         except Exception as error:
-            failure = f"call {call} could not be observed ({type(error).__name__}: {error})"
-            if not self._failures:
-                warnings.warn(f"precision_probe: {failure}. The run goes on.", RuntimeWarning, stacklevel=2)
-            self._failures.append(failure)
+            self._failures.append(f"call {call} could not be observed ({type(error).__name__}: {error})")
+            if len(self._failures) == 1:
+                warnings.warn(f"precision_probe: {self._failures[0]}. The run goes on.", RuntimeWarning, stacklevel=2)
 
     @torch.enable_grad()
     def _observe(self, graph: Graph, repeats: int) -> None:

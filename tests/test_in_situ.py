@@ -175,3 +175,13 @@ def test_heads_are_chosen_by_name(config, water):
     assert any("cc" in note for note in probe.notes)
     with pytest.raises(pp.InputError, match=r"no head 'mp'.*dft, cc"):
         pp.attach(model, **FAST, head="mp")
+
+
+def test_structures_run_later_meet_the_weights_of_that_moment(mine, water):
+    with pp.attach(mine, **FAST) as probe:
+        with torch.no_grad():
+            mine.readouts[1].linear_2.weight.mul_(3.0)
+        probe.run(water, progress=False)
+        expected = call(mine, water)["energy"].item()
+    first, observed = probe.trace().group("propagated", "float64")["energy"].values
+    assert first == observed == expected
