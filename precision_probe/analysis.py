@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from precision_probe.exceptions import InputError
-from precision_probe.metrics import METRICS, compare
+from precision_probe.metrics import EPS, METRICS, compare
 from precision_probe.precisions import PRECISIONS
 from precision_probe.trace import Trace
 
@@ -30,7 +30,7 @@ TOLERANCE_UNITS = {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³"}
 Tolerance = Mapping[str, float]
 
 
-def errors(trace: Trace, *, eps: float = 1e-12) -> pd.DataFrame:
+def errors(trace: Trace, *, eps: float = EPS) -> pd.DataFrame:
     """Every error of every precision against float64, from the trace alone.
 
     Args:

@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 import traceback as traceback_module
-import warnings
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -98,8 +97,8 @@ def audit(
         limits = parse_tolerances(tolerance) if tolerance else None
         if output is not None:
             check_writable(output, force=force)
-        with _quietly():
-            from precision_probe.probe import attach
+        from precision_probe.probe import attach
+
         with attach(model, precisions=precisions, blocks=blocks, modes=modes, head=head, device=device) as probe:
             output = output or check_writable(_free_name(probe.name, structures))
             _say(quiet, f"Auditing {probe.name} on {structures}, {probe.device}, in {probe.precision_names}")
@@ -117,9 +116,9 @@ def inspect(
 ) -> None:
     """Show what a model and structures are, and run the first interaction block as a smoke test."""
     with _exit_codes(traceback):
-        with _quietly():
-            from precision_probe.describe import print_inspection
-            from precision_probe.tables import WIDTH
+        from precision_probe.describe import print_inspection
+        from precision_probe.tables import WIDTH
+
         print_inspection(model, structures, _wide_console(WIDTH))
 
 
@@ -246,14 +245,6 @@ def _termination_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Import without the notices of third parties."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _wide_console(width: int) -> Console:

@@ -8,8 +8,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from precision_probe.inspection import describe_blocks, describe_graph, describe_model, smoke_test
+from precision_probe.inspection import describe_blocks, describe_graph, smoke_test
 from precision_probe.models import elements, load_model
+from precision_probe.provenance import describe_model
 from precision_probe.structures import Graph, build_graph, read_structures
 from precision_probe.tables import plain_table
 

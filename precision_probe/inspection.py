@@ -10,11 +10,10 @@ import torch
 from precision_probe.blocks import default_blocks, select_blocks
 from precision_probe.capture import capture, replay
 from precision_probe.precisions import PRECISIONS
-from precision_probe.provenance import describe_model
 from precision_probe.structures import Graph
 from precision_probe.variants import Variant
 
-__all__ = ["SmokeTest", "describe_blocks", "describe_graph", "describe_model", "smoke_test"]
+__all__ = ["SmokeTest", "describe_blocks", "describe_graph", "smoke_test"]
 
 
 @dataclass(frozen=True)

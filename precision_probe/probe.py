@@ -34,7 +34,7 @@ from precision_probe.structures import Graph, build_graph, choose_head, graph_of
 from precision_probe.trace import MODES, Trace
 from precision_probe.variants import Prediction, Variant, check_device
 
-__all__ = ["Probe", "attach"]
+__all__ = ["Probe", "attach", "default_precisions"]
 
 _TIMED = 5  # evaluations over which a median of times is taken, if they fit into
 _TIMING_BUDGET = 2.0  # seconds
@@ -55,8 +55,8 @@ def attach(
     """Clone a MACE model into each precision and record what every block computes.
 
     Args:
-        model: A MACE module, a ``MACECalculator``, the path of a checkpoint, or ``"demo"``. It is copied, and its own
-            results stay bit for bit what they were.
+        model: A MACE module, a ``MACECalculator``, the path of a checkpoint, a foundation model's name such as
+            ``"mace-mp:small"``, or ``"demo"``. It is copied, and its own results stay bit for bit what they were.
         precisions: What to compare with float64. By default float32, bfloat16 and float16, and tf32 on CUDA.
         blocks: Globs over module names; by default the embeddings, interactions, products and readouts.
         gradients: Whether to record the gradients with respect to the blocks' inputs too.

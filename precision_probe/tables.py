@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from precision_probe.analysis import MODEL, TOLERANCE_UNITS, Tolerance, block_errors, exceeded, worst_blocks
-from precision_probe.metrics import METRICS
+from precision_probe.metrics import EPS, METRICS
 from precision_probe.precisions import PRECISIONS
 from precision_probe.trace import MODES
 
@@ -86,7 +86,7 @@ def block_table(errors: pd.DataFrame) -> RenderableType:
     notes = (
         "propagated: in the whole model; isolated: the block alone, on float64's inputs rounded. fwd: outputs; bwd: "
         "gradients with respect to inputs; of several tensors the one with the largest rel_l2. mean_rel with "
-        "ε = 1e-12. ampl.: rel_l2 in unit roundoffs u. ~0: the exact gradient is zero. In colour: the block that "
+        f"ε = {EPS:g}. ampl.: rel_l2 in unit roundoffs u. ~0: the exact gradient is zero. In colour: the block that "
         "loses most digits by itself. Every tensor and metric: precision-probe errors TRACE"
     )
     return Group(table, Text(notes, style="dim"))
@@ -132,7 +132,7 @@ def errors_table(errors: pd.DataFrame) -> RenderableType:
 
 def _cell(row: "pd.Series[Any]", mode: str, metric: str) -> str:
     value = row[metric, mode]
-    if metric != "max_abs" and row["resolved", mode] is False:
+    if metric != "max_abs" and not row["resolved", mode]:
         return "~0"
     return f"{value:.3g}" if metric == "amplification" and 0.1 < value < 1e4 else _number(value)
 
