@@ -282,9 +282,10 @@ def bench_structure(
     record: Record = {"n_atoms": graph.n_atoms, "n_edges": graph.n_edges}
     prediction = attempt(variants[0].predict, graph)
     if prediction is not None:
-        rms = prediction.forces.square().mean().sqrt()
+        rms = prediction["forces"].square().mean().sqrt()
         record["reference_forces_rms_eV_per_A"] = float(rms)
-        record["reference_interaction_energy_eV_per_atom"] = float(prediction.interaction_energy.sum()) / graph.n_atoms
+        energy = float(prediction["interaction_energy"].sum())
+        record["reference_interaction_energy_eV_per_atom"] = energy / graph.n_atoms
     record["end_to_end"] = bench_model(variants, graph, args.repeats, args.stress, advance)
     record["blocks"] = bench_blocks(variants, graph, blocks, advance)
     return record

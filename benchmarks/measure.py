@@ -15,10 +15,11 @@ import torch
 
 from precision_probe.blocks import Block, Port
 from precision_probe.capture import Call, capture, input_gradients, replay
+from precision_probe.evaluation import interaction_energy
 from precision_probe.metrics import compare
 from precision_probe.precisions import Precision
 from precision_probe.structures import Graph
-from precision_probe.variants import Variant, interaction_energy
+from precision_probe.variants import Variant
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -119,11 +120,13 @@ def milliseconds(start: Any, end: Any) -> float:
 def call_model(graph: Graph, stress: bool, variant: Variant) -> tuple[tuple[float, ...], dict[str, torch.Tensor]]:
     """One evaluation of the bare model: its time, and what it predicts."""
     with variant.arithmetic():
-        data = variant.cast(graph)
+        data = graph.cast(variant.dtype)
         start = mark(variant.device)
         out = variant.model(data, compute_virials=stress)
         end = mark(variant.device)
-    prediction = {"energy": out["energy"], "interaction_energy": interaction_energy(out), "forces": out["forces"]}
+    interaction = interaction_energy(out)
+    assert interaction is not None  # every model benchmarked here has one
+    prediction = {"energy": out["energy"], "interaction_energy": interaction, "forces": out["forces"]}
     return (milliseconds(start, end),), {key: value.detach() for key, value in prediction.items()}
 
 
@@ -164,7 +167,7 @@ def norm(tensor: torch.Tensor) -> float:
 def reference_calls(reference: Variant, graph: Graph, blocks: Sequence[Block]) -> list[Call]:
     """The blocks' calls within a float64 run, off the autograd graph."""
     with reference.arithmetic(), capture(reference.model, blocks) as calls:
-        reference.forward(graph)
+        reference.differentiable(graph)
     return [call.detach() for call in calls]
 
 

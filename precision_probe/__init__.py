@@ -7,7 +7,7 @@
     pp.errors(probe.trace())
 
 Importing the package loads nothing heavy; each name is loaded when it is first used, and those that read traces
-(``open_trace``, ``errors``, ``summary``, ``compare``) never load torch or mace.
+(``open_trace``, ``errors``, ``summary``, ``compare_traces``, …) never load torch or mace.
 """
 
 import importlib
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from precision_probe.analysis import errors, summary
+    from precision_probe.comparison import compare_traces
     from precision_probe.exceptions import InputError, ProbeError
     from precision_probe.metrics import compare
     from precision_probe.precisions import PRECISIONS, Precision
@@ -32,6 +33,7 @@ __all__ = [
     "Trace",
     "attach",
     "compare",
+    "compare_traces",
     "errors",
     "open_trace",
     "summary",
@@ -39,6 +41,7 @@ __all__ = [
 
 _HOMES = {
     "analysis": ("errors", "summary"),
+    "comparison": ("compare_traces",),
     "exceptions": ("InputError", "ProbeError"),
     "metrics": ("compare",),
     "precisions": ("PRECISIONS", "Precision"),

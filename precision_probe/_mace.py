@@ -11,6 +11,6 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from mace import data, modules, tools  # isort: skip
     from e3nn import o3
-    from mace.tools import torch_geometric
+    from mace.tools import scripts_utils, torch_geometric
 
-__all__ = ["data", "modules", "o3", "tools", "torch_geometric"]
+__all__ = ["data", "modules", "o3", "scripts_utils", "tools", "torch_geometric"]

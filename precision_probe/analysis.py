@@ -10,13 +10,14 @@ import xarray as xr
 from precision_probe.exceptions import InputError
 from precision_probe.metrics import EPS, METRICS, compare
 from precision_probe.precisions import PRECISIONS
-from precision_probe.trace import Trace
+from precision_probe.trace import LOSS, Trace
 
 __all__ = [
     "MODEL",
     "TOLERANCE_UNITS",
     "Tolerance",
     "block_errors",
+    "compared_arrays",
     "errors",
     "exceeded",
     "parse_tolerances",
@@ -27,6 +28,8 @@ __all__ = [
 MODEL = "model"
 _NOISE = 0.01
 TOLERANCE_UNITS = {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³"}
+_PER_ATOM = ("energy", "interaction_energy")
+_BACKWARD = ("forces", "stress")  # made by differentiation
 Tolerance = Mapping[str, float]
 
 
@@ -38,10 +41,11 @@ def errors(trace: Trace, *, eps: float = EPS) -> pd.DataFrame:
         eps: The ε of ``mean_rel``, which keeps it finite near zero.
 
     Returns:
-        One row for each array compared, with the columns ``precision``, ``mode`` (propagated or isolated), ``block``
-        (``model`` for the model's own results), ``tensor``, ``direction`` (forward: outputs; backward: gradients with
-        respect to inputs, forces, stress), ``units`` and ``n`` (how many numbers), then one column for each metric of
-        :data:`precision_probe.metrics.METRICS`, and ``resolved``. Energies of the model are compared per atom.
+        One row for each array compared, with the columns ``precision``, ``mode`` (propagated, isolated or loss),
+        ``block`` (``model`` for the model's own results), ``tensor``, ``direction`` (forward: outputs; backward:
+        gradients with respect to inputs, forces, stress), ``units`` and ``n`` (how many numbers), then one column for
+        each metric of :data:`precision_probe.metrics.METRICS`, and ``resolved``. Energies of the model are compared
+        per atom.
 
     ``resolved`` is false where the reference is itself rounding noise, so that its relative errors say nothing. An
     error is much the same number of unit roundoffs in every precision, float64 included; where that number times
@@ -53,7 +57,7 @@ def errors(trace: Trace, *, eps: float = EPS) -> pd.DataFrame:
         reference = trace.group(mode, "float64")
         for precision in trace.precisions:
             variant = trace.group(mode, precision)
-            for row, y, y_hat in _pairs(trace, reference, variant, mode):
+            for row, _, y, y_hat in compared_arrays(trace, reference, variant, mode):
                 rows.append({"precision": precision.name, "mode": mode, **row, **compare(y, y_hat, precision, eps=eps)})
     columns = ["precision", "mode", "block", "tensor", "direction", "units", "n", *METRICS]
     table = pd.DataFrame(rows, columns=columns)
@@ -102,7 +106,8 @@ def summary(trace: Trace) -> pd.DataFrame:
     Returns:
         Indexed by precision: ``energy`` and ``interaction_energy`` (eV/atom: largest |Δ|/n_atoms over structures),
         ``forces`` (eV/Å: largest |Δ| over atoms and components) and ``forces_mae``, ``stress`` (eV/Å³: largest |Δ|;
-        absent without a periodic structure), ``nonfinite`` (how many of these numbers are inf or NaN), and ``time``
+        absent without a periodic structure), of any other quantity that the model predicts (``dipole``, …) the largest
+        |Δ| in the trace's unit, ``nonfinite`` (how many of these numbers are inf or NaN), and ``time``
         and ``time_iqr``: median and interquartile range over structures of the time divided by float64's.
     """
     reference = trace.group("propagated", "float64")
@@ -161,41 +166,55 @@ def exceeded(table: pd.DataFrame, tolerance: Tolerance) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["precision", "quantity", "error", "tolerance", "unit"])
 
 
-def _pairs(
+def compared_arrays(
     trace: Trace, reference: xr.Dataset, variant: xr.Dataset, mode: str
-) -> Iterator[tuple[dict[str, Any], Any, Any]]:
-    """Each pair of arrays to compare, with what identifies it: the model's results, then the blocks' in order."""
+) -> Iterator[tuple[dict[str, Any], str, Any, Any]]:
+    """Each pair of arrays to compare: the model's results, then the blocks' in order.
+
+    Yields:
+        What identifies the pair, what the first dimension counts, the reference's array and the variant's.
+    """
     if mode == "propagated":
-        for name, units, y, y_hat in _model_pairs(trace, reference, variant):
-            direction = "forward" if "energy" in name else "backward"
+        for name, units, rows, y, y_hat in _model_pairs(trace, reference, variant):
+            direction = "backward" if name in _BACKWARD else "forward"
             identity = {"block": MODEL, "tensor": name, "direction": direction, "units": units, "n": y.size}
-            yield identity, y, y_hat
+            yield identity, rows, y, y_hat
     if mode in trace.modes:
         order = {block: index for index, block in enumerate(trace.blocks)}
         arrays = [array for array in reference.data_vars.values() if "block" in array.attrs]
         for array in sorted(arrays, key=lambda a: (order[a.attrs["block"]], a.attrs["direction"] == "backward")):
             identity = {key: array.attrs[key] for key in ("block", "tensor", "direction", "units")}
-            yield identity | {"n": array.size}, array.values, variant[array.name].values
+            y, y_hat = array.values, variant[array.name].values
+            if mode == LOSS:  # calls that no loss was made of have no gradients of one
+                seen = ~np.isnan(y.reshape(len(y), -1)).all(axis=1)
+                y, y_hat = y[seen], y_hat[seen]
+            yield identity | {"n": y.size}, str(array.dims[0]), y, y_hat
 
 
 def _model_pairs(
     trace: Trace, reference: xr.Dataset, variant: xr.Dataset
-) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[str, str, str, np.ndarray, np.ndarray]]:
+    """The model's own results: name, unit, what the rows count, and both arrays; energies per atom."""
     structures = trace.structures
-    n_atoms = structures["n_atoms"].values
-    for name in ("energy", "interaction_energy"):
-        yield name, "eV/atom", reference[name].values / n_atoms, variant[name].values.astype(np.float64) / n_atoms
-    yield "forces", "eV/Å", reference["forces"].values, variant["forces"].values
-    if "stress" in reference:
-        periodic = structures["pbc"].values.astype(bool).all(axis=1)
-        yield "stress", "eV/Å³", reference["stress"].values[periodic], variant["stress"].values[periodic]
+    for key, array in reference.data_vars.items():
+        name, units = str(key), array.attrs["units"]
+        if "block" in array.attrs or name == "seconds":
+            continue
+        y, y_hat = array.values, variant[name].values.astype(np.float64)
+        if name in _PER_ATOM:
+            n_atoms, units = structures["n_atoms"].values, f"{units}/atom"
+            y, y_hat = y / n_atoms, y_hat / n_atoms
+        elif name == "stress":
+            periodic = structures["pbc"].values.astype(bool).all(axis=1)
+            y, y_hat = y[periodic], y_hat[periodic]
+        yield name, units, str(array.dims[0]), y, y_hat
 
 
 def _model_errors(trace: Trace, reference: xr.Dataset, variant: xr.Dataset) -> dict[str, float]:
     found: dict[str, float] = {}
     nonfinite = 0
-    for name, _, y, y_hat in _model_pairs(trace, reference, variant):
-        delta = np.abs(y_hat.astype(np.float64) - y)
+    for name, _, _, y, y_hat in _model_pairs(trace, reference, variant):
+        delta = np.abs(y_hat - y)
         found[name] = float(delta.max(initial=0.0))
         if name == "forces":
             found["forces_mae"] = float(delta.mean()) if delta.size else 0.0

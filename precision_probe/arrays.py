@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from precision_probe.blocks import Block, Port
-from precision_probe.recorder import Captured
+from precision_probe.blocks import Port
+from precision_probe.capture import Call
+from precision_probe.inputs import Inputs
+from precision_probe.recorder import Captured, Predicted
 from precision_probe.structures import Graph
 from precision_probe.variants import Prediction
 
-__all__ = ["captured_arrays", "prediction_arrays", "structure_arrays"]
+__all__ = ["captured_arrays", "predicted_arrays", "sample_arrays", "structure_arrays"]
 
 
 def structure_arrays(graph: Graph) -> dict[str, NDArray[Any]]:
@@ -27,6 +29,7 @@ def structure_arrays(graph: Graph) -> dict[str, NDArray[Any]]:
         "name": np.asarray(graph.names, dtype=object),
         "n_atoms": np.diff(graph.data["ptr"].cpu().numpy()),
         "n_edges": graph.edges_per_structure(),
+        **_edges(graph),
         "atomic_numbers": graph.atomic_numbers,
         "positions": _to_numpy(graph.data["positions"]),
         "cell": _to_numpy(graph.cells),
@@ -36,42 +39,74 @@ def structure_arrays(graph: Graph) -> dict[str, NDArray[Any]]:
     }
 
 
-def prediction_arrays(graph: Graph, prediction: Prediction, seconds: float) -> dict[str, NDArray[Any]]:
-    """What a model predicts for one graph; stress is NaN where there is none."""
-    stress = prediction.stress
+def _edges(graph: Graph) -> dict[str, NDArray[Any]]:
+    """Which atoms each edge joins, counted within its structure, and across which image of the cell."""
+    sender, receiver = graph.data["edge_index"]
+    first_atom = graph.data["ptr"][graph.data["batch"][sender]]
     return {
-        "energy": _to_numpy(prediction.energy),
-        "interaction_energy": _to_numpy(prediction.interaction_energy),
-        "forces": _to_numpy(prediction.forces),
-        "stress": np.full((graph.n_structures, 3, 3), np.nan) if stress is None else _to_numpy(stress),
-        "seconds": np.full(graph.n_structures, seconds / graph.n_structures),
+        "sender": _to_numpy(sender - first_atom).astype(np.int32),
+        "receiver": _to_numpy(receiver - first_atom).astype(np.int32),
+        "image": _to_numpy(graph.data["unit_shifts"]).round().astype(np.int16),
     }
 
 
+def sample_arrays(sample: Graph | Inputs) -> dict[str, NDArray[Any]]:
+    """The variables of ``/structures`` for what was run: a graph, or inputs, of which there is but a name."""
+    return structure_arrays(sample) if isinstance(sample, Graph) else {"name": np.asarray([sample.name], dtype=object)}
+
+
+def predicted_arrays(prediction: Prediction, seconds: float, n_structures: int) -> list[Predicted]:
+    """What a model predicts for one graph or input, and the time that took."""
+    found = [
+        Predicted(
+            quantity.name,
+            _to_numpy(tensor),
+            quantity.dims,
+            quantity.unit,
+            quantity.long_name,
+            str(tensor.dtype).removeprefix("torch."),
+        )
+        for quantity, tensor in prediction.values.items()
+    ]
+    each = np.full(n_structures, seconds / n_structures)
+    long_name = "wall-clock time of one unhooked evaluation, forces included, after warm-up"
+    return [*found, Predicted("seconds", each, ("structure",), "s", long_name)]
+
+
 def captured_arrays(
-    block: Block,
-    outputs: Mapping[Port, torch.Tensor],
+    call: Call,
     grads: Mapping[Port, torch.Tensor],
-    cotangent_unit: str = "eV",
+    *,
+    unit: str = "1",
+    outputs: bool = True,
+    backward: str = "backward",
 ) -> list[Captured]:
-    """One call's arrays. The unit of a gradient is that of what was differentiated, over that of the input."""
+    """One call's arrays, in e3nn's layout.
+
+    Args:
+        call: The call.
+        grads: Gradients with respect to its inputs.
+        unit: Unit of what was differentiated.
+        outputs: Whether to take what the call returned too.
+        backward: The pass that the gradients are of.
+    """
     found = []
-    for tensors, is_gradient in ((outputs, False), (grads, True)):
+    for tensors, computed_in in ((call.outputs if outputs else {}, "forward"), (grads, backward)):
         for port, tensor in tensors.items():
-            per_input = "" if port.unit == "1" else f"/{port.unit}"
-            unit = f"{cotangent_unit}{per_input}" if is_gradient else port.unit
-            components = _components(port, tensor)
+            values = port.to_mul_ir(tensor)
+            components = _components(port, values)
+            is_gradient = computed_in != "forward"
             found.append(
                 Captured(
-                    block=block.name,
-                    tensor=port.name,
-                    values=_to_numpy(tensor),
+                    block=call.block.name,
+                    tensor=port.name + (f".call{call.number}" if call.number else ""),
+                    values=_to_numpy(values),
                     native_dtype=str(tensor.dtype).removeprefix("torch."),
-                    gradient=is_gradient,
+                    computed_in=computed_in,
                     rows=port.rows,
                     components=components,
                     irreps=str(port.irreps) if components else "",
-                    unit=unit,
+                    unit=(unit if port.unit == "1" else f"{unit}/{port.unit}") if is_gradient else port.unit,
                 )
             )
     return found

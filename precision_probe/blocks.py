@@ -8,16 +8,17 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
 
 import torch
 
 from precision_probe._mace import o3
+from precision_probe.backends import irreps_layout
 from precision_probe.exceptions import InputError
 
-__all__ = ["Block", "Port", "default_blocks", "select_blocks"]
+__all__ = ["Block", "Port", "default_blocks", "named_tensors", "select_blocks"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,26 @@ class Port:
         rows: What its first dimension counts: ``"atom"`` or ``"edge"``; empty where only the sizes can tell.
         irreps: Its irreps, where known: of its last dimension, or of the last two (channel, component).
         unit: Its physical unit; ``"1"`` for features.
+        layout: How its irreps lie in memory: e3nn's ``"mul_ir"``, or ``"ir_mul"``, components before channels.
     """
 
     name: str
     rows: str = ""
     irreps: o3.Irreps | None = None
     unit: str = "1"
+    layout: str = "mul_ir"
+
+    def to_mul_ir(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor in e3nn's layout, so that it compares with any other backend's."""
+        if self.layout == "mul_ir" or self.irreps is None:
+            return tensor
+        if tensor.ndim == 3:  # [rows, components, channels]
+            return tensor.transpose(1, 2)
+        if tensor.ndim != 2 or tensor.shape[1] != self.irreps.dim:
+            return tensor
+        parts = torch.split(tensor, [mul * ir.dim for mul, ir in self.irreps], dim=1)
+        shaped = zip(self.irreps, parts, strict=True)
+        return torch.cat([part.reshape(-1, ir.dim, mul).mT.flatten(1) for (mul, ir), part in shaped], dim=1)
 
 
 @dataclass(frozen=True)
@@ -46,11 +61,13 @@ class Block:
         inputs: For each parameter of its ``forward`` whose gradient is recorded, what it is. Empty where the block is
             not one of MACE's own families: then every floating-point input is recorded under its parameter's name.
         outputs: What it returns, in order; empty likewise.
+        other: What is known of any other output: its irreps, and their layout.
     """
 
     name: str
     inputs: Mapping[str, Port] = field(default_factory=dict)
     outputs: tuple[Port, ...] = ()
+    other: Port = Port("")
 
     def input_ports(self, arguments: Mapping[str, Any]) -> dict[str, Port]:
         """The arguments of one call whose gradients are recorded."""
@@ -61,17 +78,24 @@ class Block:
 
     def output_tensors(self, returned: Any) -> dict[Port, torch.Tensor]:
         """The tensors in what one call returned: a tensor, or a tuple or dictionary with tensors in it."""
-        if torch.is_tensor(returned):
-            returned = (returned,)
-        if isinstance(returned, Mapping):
-            named = [(Port(str(key)), value) for key, value in returned.items()]
-        elif self.outputs:
-            named = list(zip(self.outputs, returned, strict=False))
-        elif len(returned) == 1:
-            named = [(Port("output"), returned[0])]
-        else:
-            named = [(Port(f"output{index}"), value) for index, value in enumerate(returned)]
-        return {port: value for port, value in named if torch.is_tensor(value) and value.is_floating_point()}
+        if self.outputs and not isinstance(returned, Mapping):
+            returned = (returned,) if torch.is_tensor(returned) else returned
+            named = zip(self.outputs, returned, strict=False)
+            return {port: value for port, value in named if torch.is_tensor(value) and value.is_floating_point()}
+        return {replace(self.other, name=name): value for name, value in named_tensors(returned).items()}
+
+
+def named_tensors(returned: Any) -> dict[str, torch.Tensor]:
+    """The floating-point tensors in what a module returned: a tensor, or a tuple or dictionary with tensors in it."""
+    if not isinstance(returned, Mapping | list | tuple):
+        returned = (returned,)
+    if isinstance(returned, Mapping):
+        named = {str(key): value for key, value in returned.items()}
+    elif len(returned) == 1:
+        named = {"output": returned[0]}
+    else:
+        named = {f"output{index}": value for index, value in enumerate(returned)}
+    return {name: value for name, value in named.items() if torch.is_tensor(value) and value.is_floating_point()}
 
 
 def default_blocks(model: torch.nn.Module) -> list[Block]:
@@ -91,8 +115,9 @@ def select_blocks(model: torch.nn.Module, patterns: str | Sequence[str] | None) 
     Args:
         model: A MACE model.
         patterns: Globs over PyTorch module names, one or several; a ``*`` stays between two dots, so that
-            ``interactions.*`` is each interaction and ``interactions.*.*`` what lies one level deeper. ``None`` is the
-            default blocks.
+            ``interactions.*`` is each interaction and ``interactions.*.*`` what lies one level deeper. One that begins
+            with ``!`` takes blocks away from what the others chose. ``None`` is the default blocks, and so is what
+            exclusions alone are taken from.
 
     Raises:
         InputError: If a pattern matches no module that can be hooked.
@@ -101,6 +126,8 @@ def select_blocks(model: torch.nn.Module, patterns: str | Sequence[str] | None) 
         >>> from precision_probe.models import build, default_config
         >>> [block.name for block in select_blocks(build(default_config()), "interactions.*")]
         ['interactions.0', 'interactions.1']
+        >>> [block.name for block in select_blocks(build(default_config()), ["!*ions.*", "!products.*", "!*embedding"])]
+        ['spherical_harmonics', 'readouts.0', 'readouts.1']
     """
     if patterns is None:
         return default_blocks(model)
@@ -110,12 +137,15 @@ def select_blocks(model: torch.nn.Module, patterns: str | Sequence[str] | None) 
     modules = {name: module for name, module in model.named_modules() if name}
     eager = [name for name, module in modules.items() if _can_be_hooked(module)]
     usual = [block.name for block in default_blocks(model)]
-    chosen: set[str] = set()
-    for pattern in patterns:
-        matched = {name for name in eager if _matches(name, pattern)}
+    included = [pattern for pattern in patterns if not pattern.startswith("!")]
+    chosen = set() if included else set(usual)
+    for pattern in (*included, *(pattern for pattern in patterns if pattern.startswith("!"))):
+        matched = {name for name in eager if _matches(name, pattern.removeprefix("!"))}
         if not matched:
-            raise InputError(_nothing_matches(pattern, modules, usual, eager))
-        chosen |= matched
+            raise InputError(_nothing_matches(pattern.removeprefix("!"), modules, usual, eager))
+        chosen = chosen - matched if pattern.startswith("!") else chosen | matched
+    if not chosen:
+        raise InputError(f"The block patterns {', '.join(map(repr, patterns))} leave no block. Exclude fewer.")
     ordered = [name for name in usual if name in chosen] + [n for n in eager if n in chosen and n not in usual]
     return [_block(model, name) for name in ordered]
 
@@ -157,8 +187,16 @@ def _family(name: str) -> str:
 
 
 def _block(model: torch.nn.Module, name: str) -> Block:
-    family = _family(name)
-    return _FAMILIES[family](name, model.get_submodule(name)) if family else Block(name)
+    family, module, layout = _family(name), model.get_submodule(name), irreps_layout(model)
+    block = (
+        _FAMILIES[family](name, module) if family else Block(name, other=Port("", "", _irreps(module, "irreps_out")))
+    )
+    return Block(
+        name,
+        {key: replace(port, layout=layout) for key, port in block.inputs.items()},
+        tuple(replace(port, layout=layout) for port in block.outputs),
+        replace(block.other, layout=layout),
+    )
 
 
 def _irreps(module: torch.nn.Module, *paths: str) -> o3.Irreps | None:

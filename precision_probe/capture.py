@@ -8,6 +8,7 @@ such as the first layer's ``node_feats``, have one too.
 
 import contextlib
 import inspect
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from precision_probe.blocks import Block, Port
+from precision_probe.inputs import map_tensors
 
 __all__ = ["Call", "capture", "gradients", "input_gradients", "replay"]
 
@@ -29,12 +31,14 @@ class Call:
         inputs: The inputs whose gradients are recorded, attached to the autograd graph.
         outputs: What it returned: copies where a whole model ran, since what comes after may change them in place;
             attached to the graph where the block ran alone.
+        number: How many times the block had run before, in this run of the model.
     """
 
     block: Block
     arguments: dict[str, Any]
     inputs: dict[Port, torch.Tensor]
     outputs: dict[Port, torch.Tensor]
+    number: int = 0
 
     def detach(self) -> "Call":
         """The same call with its tensors off the graph, so that the graph's memory can go."""
@@ -43,16 +47,19 @@ class Call:
             {key: _detached(value) for key, value in self.arguments.items()},
             {port: tensor.detach() for port, tensor in self.inputs.items()},
             self.outputs,
+            self.number,
         )
 
 
 @contextlib.contextmanager
-def capture(model: torch.nn.Module, blocks: Sequence[Block]) -> Iterator[list[Call]]:
+def capture(model: torch.nn.Module, blocks: Sequence[Block], *, shared: bool = False) -> Iterator[list[Call]]:
     """Hook blocks of a model and collect their calls; every hook is gone when the block ends.
 
     Args:
         model: The model; its results change in nothing forward, and backward only in the order of accumulation.
         blocks: Which blocks.
+        shared: Leave the blocks' inputs as they are. Then nothing changes backward either, but a tensor that several
+            blocks are given has one gradient, the total, and one without a path to the positions has none.
 
     Yields:
         A list that grows by one :class:`Call` for each call of each block, in order.
@@ -62,23 +69,24 @@ def capture(model: torch.nn.Module, blocks: Sequence[Block]) -> Iterator[list[Ca
         for block in blocks:
             module = model.get_submodule(block.name)
             signature = inspect.signature(module.forward)
-            pre_hook, hook = _hooks(block, signature, calls)
+            pre_hook, hook = _hooks(block, signature, calls, shared)
             stack.callback(module.register_forward_pre_hook(pre_hook, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(hook).remove)
         yield calls
 
 
-def _hooks(block: Block, signature: inspect.Signature, calls: list[Call]) -> tuple[Any, Any]:
+def _hooks(block: Block, signature: inspect.Signature, calls: list[Call], shared: bool) -> tuple[Any, Any]:
     open_calls: list[Call] = []
 
     def before(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         bound = signature.bind(*args, **kwargs)
-        inputs = _alias(block, bound.arguments)
+        inputs = _shared(block, bound.arguments) if shared else _alias(block, bound.arguments)
         open_calls.append(Call(block, dict(bound.arguments), inputs, {}))
         return bound.args, bound.kwargs
 
     def after(_: torch.nn.Module, __: tuple[Any, ...], returned: Any) -> None:
         call = open_calls.pop()
+        call.number = sum(earlier.block is block for earlier in calls)
         call.outputs = {port: tensor.detach().clone() for port, tensor in block.output_tensors(returned).items()}
         calls.append(call)
 
@@ -89,21 +97,25 @@ def replay(module: torch.nn.Module, call: Call, dtype: torch.dtype) -> Call:
     """Run a block alone on the inputs of a recorded call, cast to a dtype."""
     arguments = {key: _detached(value, dtype) for key, value in call.arguments.items()}
     inputs = _alias(call.block, arguments)
-    return Call(call.block, arguments, inputs, call.block.output_tensors(module(**arguments)))
+    bound = inspect.BoundArguments(inspect.signature(module.forward), OrderedDict(arguments))
+    returned = module(*bound.args, **bound.kwargs)
+    return Call(call.block, arguments, inputs, call.block.output_tensors(returned), call.number)
 
 
-def gradients(calls: Sequence[Call], energy: torch.Tensor) -> list[dict[Port, torch.Tensor]]:
-    """Gradient of the summed energy with respect to every recorded input, for each call.
+def gradients(
+    calls: Sequence[Call], outputs: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> list[dict[Port, torch.Tensor]]:
+    """Gradient of a model's outputs with respect to every recorded input, for each call.
 
     Args:
         calls: The calls, their graph still alive.
-        energy: Energies, (n_structures,) eV. Each is seeded with one, so that no sum can overflow.
+        outputs: What is differentiated, each tensor with its cotangent: for energies, (n_structures,) eV, ones.
 
     Returns:
-        For each call, its inputs' gradients; zeros where the energy does not depend on an input.
+        For each call, its inputs' gradients; zeros where the outputs do not depend on an input.
     """
     flat = [tensor for call in calls for tensor in call.inputs.values()]
-    found = iter(_vjp([energy], [torch.ones_like(energy)], flat))
+    found = iter(_vjp(outputs, flat))
     return [{port: next(found) for port in call.inputs} for call in calls]
 
 
@@ -112,19 +124,24 @@ def input_gradients(call: Call) -> dict[Port, torch.Tensor]:
 
     The cotangent 2·output is given to autograd directly: the sum itself would overflow in float16.
     """
-    outputs = [tensor for tensor in call.outputs.values() if tensor.requires_grad]
-    found = _vjp(outputs, [2 * tensor.detach() for tensor in outputs], list(call.inputs.values()))
+    found = _vjp([(y, 2 * y.detach()) for y in call.outputs.values()], list(call.inputs.values()))
     return dict(zip(call.inputs, found, strict=True))
 
 
 def _vjp(
-    outputs: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]
+    outputs: Sequence[tuple[torch.Tensor, torch.Tensor]], inputs: Sequence[torch.Tensor]
 ) -> Sequence[torch.Tensor]:
-    outputs_with_path = [(y, g) for y, g in zip(outputs, cotangents, strict=True) if y.requires_grad]
-    if not outputs_with_path or not inputs:
+    with_path = [(y, cotangent) for y, cotangent in outputs if y.requires_grad]
+    if not with_path or not inputs:
         return [torch.zeros_like(tensor) for tensor in inputs]
-    ys, gs = zip(*outputs_with_path, strict=True)
-    return torch.autograd.grad(ys, inputs, grad_outputs=gs, allow_unused=True, materialize_grads=True)
+    ys, cotangents = zip(*with_path, strict=True)
+    return torch.autograd.grad(ys, inputs, grad_outputs=cotangents, allow_unused=True, materialize_grads=True)
+
+
+def _shared(block: Block, arguments: dict[str, Any]) -> dict[Port, torch.Tensor]:
+    """Recorded inputs as they are, those that autograd follows."""
+    ports = block.input_ports(arguments)
+    return {port: arguments[key] for key, port in ports.items() if arguments[key].requires_grad}
 
 
 def _alias(block: Block, arguments: dict[str, Any]) -> dict[Port, torch.Tensor]:
@@ -138,7 +155,8 @@ def _alias(block: Block, arguments: dict[str, Any]) -> dict[Port, torch.Tensor]:
 
 
 def _detached(value: Any, dtype: torch.dtype | None = None) -> Any:
-    if not torch.is_tensor(value):
-        return value
-    value = value.detach()
-    return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.detach()
+        return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+    return map_tensors(change, value)

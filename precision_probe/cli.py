@@ -1,6 +1,7 @@
 """The command line: one verb for each task. Nothing heavy is imported before a verb needs it."""
 
 import contextlib
+import itertools
 import json
 import signal
 import sys
@@ -17,6 +18,8 @@ from rich.console import Console
 from precision_probe.exceptions import InputError, ProbeError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from precision_probe.probe import Probe
 
 __all__ = ["app", "main"]
@@ -81,7 +84,10 @@ def audit(
         ),
     ] = None,
     blocks: Annotated[
-        list[str] | None, typer.Option(help="Glob over module names, such as 'interactions.*'; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Glob over module names, such as 'interactions.*', or '!readouts.*' to leave out; may be repeated."
+        ),
     ] = None,
     modes: Annotated[str, typer.Option(help="propagated, isolated, or both.")] = "propagated,isolated",
     head: Annotated[str | None, typer.Option(help="Which head of a multi-head model.")] = None,
@@ -99,11 +105,20 @@ def audit(
             check_writable(output, force=force)
         from precision_probe.probe import attach
 
-        with attach(model, precisions=precisions, blocks=blocks, modes=modes, head=head, device=device) as probe:
-            output = output or check_writable(_free_name(probe.name, structures))
+        output = output or _free_name(model, structures)
+        with attach(
+            model,
+            precisions=precisions,
+            blocks=blocks,
+            modes=modes,
+            head=head,
+            device=device,
+            output=output,
+            force=force,
+        ) as probe:
             _say(quiet, f"Auditing {probe.name} on {structures}, {probe.device}, in {probe.precision_names}")
             outcome = _run(probe, structures, quiet)
-        over = _finish(probe, output, limits, force=force, quiet=quiet)
+        over = _finish(probe, output, limits, quiet=quiet)
         if outcome is not None:
             raise outcome
         if over:
@@ -135,15 +150,47 @@ def errors(
 
         with pp.open_trace(trace) as opened:
             table = pp.errors(opened, eps=eps)
-        if format is Format.csv:
-            table.to_csv(sys.stdout, index=False)
-        elif format is Format.json:
-            rows = table.astype(object).where(table.notna() & ~table.isin([float("inf"), float("-inf")]), None)
-            sys.stdout.write(json.dumps(rows.to_dict("records"), indent=1, ensure_ascii=False, default=int) + "\n")
-        else:
+        if format is Format.table:
             from precision_probe.tables import FULL_WIDTH, errors_table
 
             _wide_console(FULL_WIDTH).print(errors_table(table))
+        else:
+            _write(table, format)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="TRACE_A", help="A trace that audit wrote.")],
+    b: Annotated[Path, typer.Argument(metavar="TRACE_B", help="Another, of the same structures.")],
+    format: Annotated[Format, typer.Option(help="How to print the differences.")] = Format.table,  # noqa: A002
+    traceback: TracebackOption = False,
+) -> None:
+    """Compare two runs block by block: backends, versions, machines. Exits with 1 if rounding does not explain it."""
+    with _exit_codes(traceback):
+        import precision_probe as pp
+        from precision_probe.comparison import first_difference, provenance_differences
+
+        with pp.open_trace(a) as ours, pp.open_trace(b) as theirs:
+            table = pp.compare_traces(ours, theirs)
+            differences = provenance_differences(ours, theirs)
+        if format is Format.table:
+            from precision_probe.tables import WIDTH, comparison_table, provenance_table
+
+            console = _wide_console(WIDTH)
+            console.print(provenance_table(differences))
+            console.print(comparison_table(table))
+        else:
+            _write(table, format)
+        first = first_difference(table)
+        if first is None:
+            _complain("Equivalent: every difference is within rounding.")
+            return
+        _complain(
+            f"Not equivalent: rounding does not explain {(~table['equivalent']).sum()} of {len(table)} arrays. As the "
+            f"model runs, the first is {first['block']} {first['tensor']} ({first['direction']}, {first['mode']}, "
+            f"{first['precision']}): rel_l2 {first['difference']:.1e}, allowed {first['allowed']:.1e}."
+        )
+        raise typer.Exit(EXCEEDED)
 
 
 def main() -> None:
@@ -174,14 +221,13 @@ def _run(probe: "Probe", structures: str, quiet: bool) -> ProbeError | None:
     return None
 
 
-def _finish(probe: "Probe", output: Path, limits: dict[str, float] | None, *, force: bool, quiet: bool) -> bool:
+def _finish(probe: "Probe", output: Path, limits: dict[str, float] | None, *, quiet: bool) -> bool:
     """Write the trace, print the tables, and judge the tolerance: whether it is exceeded."""
     import precision_probe as pp
     from precision_probe.analysis import exceeded
     from precision_probe.tables import WIDTH, block_table, model_table
 
     trace = probe.trace()
-    trace.save(output, force=force)
     summary = pp.summary(trace)
     if not quiet:
         table = pp.errors(trace)
@@ -202,13 +248,22 @@ def _finish(probe: "Probe", output: Path, limits: dict[str, float] | None, *, fo
     return len(over) > 0
 
 
+def _write(table: "pd.DataFrame", format: Format) -> None:  # noqa: A002
+    """Write a table to stdout as CSV or JSON, where inf and NaN are null."""
+    if format is Format.csv:
+        table.to_csv(sys.stdout, index=False)
+        return
+    rows = table.astype(object).where(table.notna() & ~table.isin([float("inf"), float("-inf")]), None)
+    sys.stdout.write(json.dumps(rows.to_dict("records"), indent=1, ensure_ascii=False, default=int) + "\n")
+
+
 def _free_name(model: str, structures: str) -> Path:
-    """The first of MODEL-STRUCTURES-1.h5, -2.h5, … that is not taken."""
-    stem = f"{model}-{Path(structures.split('@')[0]).stem}"
-    number = 1
-    while Path(f"{stem}-{number}.h5").exists():
-        number += 1
-    return Path(f"{stem}-{number}.h5")
+    """The first of MODEL-STRUCTURES-1.h5, -2.h5, … that is not taken, nor by a run under way."""
+    from precision_probe.trace import unfinished
+
+    stem = f"{Path(model).stem.replace(':', '-')}-{Path(structures.split('@')[0]).stem}"
+    names = (Path(f"{stem}-{number}.h5") for number in itertools.count(1))
+    return next(name for name in names if not name.exists() and not unfinished(name).exists())
 
 
 @contextlib.contextmanager

@@ -40,6 +40,7 @@ def _model_table(model: torch.nn.Module, name: str) -> Table:
     table = plain_table(f"Model {name}", show_header=False)
     rows = {
         "class": about["model_class"],
+        "backend": about["backend"],
         "interactions": ", ".join(about["interactions"]),
         "hidden irreps": about["hidden_irreps"],
         "edge irreps": about["edge_irreps"],

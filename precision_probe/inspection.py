@@ -76,7 +76,7 @@ def smoke_test(model: torch.nn.Module, graph: Graph) -> SmokeTest:
     (block,) = select_blocks(variant.model, "interactions.0")
     with variant.arithmetic(), torch.enable_grad():
         with capture(variant.model, [block]) as calls:
-            variant.forward(graph.to("cpu"))
+            variant.differentiable(graph.to("cpu"))
         outputs = replay(variant.model.get_submodule(block.name), calls[0], variant.dtype).outputs
     port, message = next((port, tensor.detach()) for port, tensor in outputs.items())
     irreps, start = [], 0

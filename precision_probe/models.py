@@ -5,6 +5,7 @@ Nothing here changes the model it is given, and nothing leaves torch's global de
 
 import contextlib
 import hashlib
+import io
 import json
 import warnings
 import zipfile
@@ -23,6 +24,7 @@ from precision_probe.exceptions import InputError
 
 __all__ = [
     "build",
+    "check_module",
     "cutoff",
     "default_config",
     "default_dtype",
@@ -35,6 +37,15 @@ __all__ = [
 
 DEMO = "demo"
 
+_MODEL_CLASSES = (
+    "MACE",
+    "ScaleShiftMACE",
+    "AtomicDipolesMACE",
+    "AtomicDielectricMACE",
+    "EnergyDipolesMACE",
+    "MACELES",
+    "PolarMACE",
+)
 _GATES = {"silu": torch.nn.functional.silu, "tanh": torch.tanh, "abs": torch.abs}
 
 
@@ -63,6 +74,7 @@ def default_config() -> dict[str, Any]:
         "MLP_irreps": "16x0e",
         "gate": "silu",
         "correlation": 3,
+        "use_reduced_cg": False,  # else the shapes of weights depend on whether cuEquivariance is installed
         "radial_MLP": [32, 32, 32],
         "avg_num_neighbors": 5.0,
         "atomic_energies": [0.0, 0.0, 0.0],
@@ -91,23 +103,31 @@ def build(config: Mapping[str, Any], seed: int = 0) -> torch.nn.Module:
     try:
         for key in ("interaction_cls_first", "interaction_cls"):
             options[key] = modules.interaction_classes[options[key]]
-        for key in ("hidden_irreps", "MLP_irreps"):
-            options[key] = o3.Irreps(options[key])
+        for key in ("hidden_irreps", "MLP_irreps", "edge_irreps"):
+            if options.get(key) is not None:
+                options[key] = o3.Irreps(options[key])
+        if "readout_cls" in options:
+            options["readout_cls"] = modules.readout_classes[options["readout_cls"]]
         options["gate"] = None if options["gate"] is None else _GATES[options["gate"]]
     except KeyError as missing:
         raise InputError(
             f"The architecture has no usable value for {missing}. Start from default_config() and change what differs; "
             f"interaction classes: {', '.join(modules.interaction_classes)}."
         ) from missing
-    options["atomic_energies"] = np.asarray(options["atomic_energies"], dtype=float)
+    if options["atomic_energies"] is not None:  # dipole models have none
+        options["atomic_energies"] = np.asarray(options["atomic_energies"], dtype=float)
     options.setdefault("num_elements", len(options["atomic_numbers"]))
-    if model_class is modules.MACE:
+    if not issubclass(model_class, modules.ScaleShiftMACE):
         for key in ("atomic_inter_scale", "atomic_inter_shift"):
             options.pop(key, None)
     with default_dtype(torch.float64), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript's notices about e3nn's own code
         torch.manual_seed(seed)
-        model: torch.nn.Module = model_class(**options)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # some classes say what they are
+                model: torch.nn.Module = model_class(**options)
+        except ImportError as missing:
+            raise InputError(f"{model_class.__name__} needs a package that is not installed ({missing}).") from missing
     return model.eval()
 
 
@@ -125,7 +145,8 @@ def load_model(source: Any) -> tuple[torch.nn.Module, str]:
     Args:
         source: ``"demo"``; a foundation model by name, such as ``"mace-mp:small"`` or ``"mace-off:medium"``, which
             mace-torch downloads unless it is in its cache; the path of a MACE checkpoint (``.model``), or of the
-            ``.json`` that :func:`save_model` wrote; a ``MACECalculator``; or a MACE module, which is returned as it is.
+            ``.json`` that :func:`save_model` wrote; a ``MACECalculator``, of whose committee the first member is
+            taken; or a MACE module, which is returned as it is.
 
     Returns:
         The module (from a file: on the CPU, in evaluation mode) and a short name.
@@ -145,12 +166,9 @@ def load_model(source: Any) -> tuple[torch.nn.Module, str]:
         path = Path(source)
         return _check_is_mace(_load_file(path), str(path)), path.stem
     if hasattr(source, "models") and hasattr(source, "z_table"):  # mace.calculators.MACECalculator
-        if len(source.models) != 1:
-            raise InputError(
-                f"The calculator is a committee of {len(source.models)} models; one is audited at a time. "
-                "Pass one of them, such as calculator.models[0]."
-            )
-        source = source.models[0]
+        members, source = source.models, source.models[0]
+        name = type(source).__name__ + (f"-member-0-of-{len(members)}" if len(members) > 1 else "")
+        return _check_is_mace(source, "the calculator's model"), name
     return _check_is_mace(source, "the object given"), type(source).__name__
 
 
@@ -196,9 +214,9 @@ def _attribute(model: torch.nn.Module, name: str) -> Any:
 
 
 def _class_named(name: str) -> Any:
-    model_class = getattr(modules, name, None)
+    model_class = getattr(modules, name, None) if name in _MODEL_CLASSES else None
     if model_class is None:
-        raise InputError(f"mace-torch has no model class {name!r}; MACE and ScaleShiftMACE can be built.")
+        raise InputError(f"mace-torch has no model class {name!r}. Known: {', '.join(_MODEL_CLASSES)}.")
     return model_class
 
 
@@ -244,32 +262,37 @@ def _load_json(path: Path) -> torch.nn.Module:
     return model
 
 
+def check_module(module: Any, what: str = "the object given") -> torch.nn.Module:
+    """Return a module, once it is known that hooks can be put on it.
+
+    Raises:
+        InputError: If it is not a module, or a compiled one.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError(f"{what} is a TorchScript module, which refuses hooks. Give the eager model it came from.")
+    if hasattr(module, "_orig_mod"):
+        raise InputError(f"{what} is compiled by torch.compile, which refuses hooks. Give the eager model it is of.")
+    if not isinstance(module, torch.nn.Module):
+        raise InputError(f"{what} is a {type(module).__name__}, not a MACE model (a torch.nn.Module).")
+    return module
+
+
 def _check_is_mace(model: Any, what: str) -> torch.nn.Module:
     if isinstance(model, Mapping):
         raise InputError(
             f"{what} holds a dictionary with the keys {', '.join(map(repr, list(model)[:4]))}, …, which looks like a "
             "state dict or a training checkpoint. Expected is a whole MACE model, as mace_run_train writes to *.model."
         )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputError(f"{what} is a TorchScript module, which refuses hooks. Give the eager model it came from.")
-    if hasattr(model, "_orig_mod"):
-        raise InputError(f"{what} is compiled by torch.compile, which refuses hooks. Give the eager model it is of.")
-    if not isinstance(model, torch.nn.Module):
-        raise InputError(f"{what} is a {type(model).__name__}, not a MACE model (a torch.nn.Module).")
-    if any(not hasattr(model, name) for name in ("r_max", "atomic_numbers", "interactions", "products", "readouts")):
+    if any(
+        not hasattr(check_module(model, what), name)
+        for name in ("r_max", "atomic_numbers", "interactions", "products", "readouts")
+    ):
         raise InputError(
             f"{what} is a {type(model).__name__}, not a MACE model: it lacks the interactions, products and readouts "
-            "that MACE models have."
+            "that MACE models have. To probe another module, say how it is run: attach(module, call=…, blocks=…)."
         )
-    if not hasattr(model, "atomic_energies_fn"):
-        raise InputError(f"{what} is a {type(model).__name__}, which predicts no energy. Give a model that does.")
-    for key, library in (("cueq_config", "cuEquivariance"), ("oeq_config", "OpenEquivariance")):
-        if getattr(getattr(model.get_submodule("interactions.0"), key, None), "enabled", False):
-            raise InputError(
-                f"{what} is converted to {library}, whose arithmetic is fixed when a model is built: a cast clone "
-                "would compute in the old precision. Give the e3nn model that it was converted from."
-            )
-    return model
+    checked: torch.nn.Module = model
+    return checked
 
 
 def _first_line(error: Exception) -> str:

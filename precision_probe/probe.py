@@ -10,34 +10,35 @@ Example:
 """
 
 import contextlib
-import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from precision_probe.arrays import captured_arrays, prediction_arrays, structure_arrays
+from precision_probe.arrays import sample_arrays
+from precision_probe.backends import check_backend, supports
 from precision_probe.blocks import select_blocks
-from precision_probe.capture import Call, capture, gradients, input_gradients, replay
 from precision_probe.exceptions import InputError
-from precision_probe.models import cutoff, heads, load_model
+from precision_probe.in_situ import Calls, observe_calls, on_loss_gradients, training_options
+from precision_probe.models import check_module, load_model
+from precision_probe.observation import Observer
 from precision_probe.precisions import DEFAULT_PRECISIONS, PRECISIONS, Precision, parse_precisions
 from precision_probe.provenance import provenance
-from precision_probe.recorder import Captured, Recorder, Sizes
-from precision_probe.structures import Graph, build_graph, choose_head, graph_of_call, read_structures
-from precision_probe.trace import MODES, Trace
-from precision_probe.variants import Prediction, Variant, check_device
+from precision_probe.recorder import Captured, Predicted, Recorder, Sizes
+from precision_probe.structures import Graph
+from precision_probe.subjects import Mace, Module, Sample, Subject
+from precision_probe.trace import MODES, Trace, check_writable
+from precision_probe.variants import Variant, check_device
 
 __all__ = ["Probe", "attach", "default_precisions"]
 
-_TIMED = 5  # evaluations over which a median of times is taken, if they fit into
-_TIMING_BUDGET = 2.0  # seconds
+Gradients = Literal["per_block", "shared"] | bool
 
 
 def attach(
@@ -45,27 +46,42 @@ def attach(
     *,
     precisions: str | Precision | Iterable[str | Precision] | None = None,
     blocks: str | Sequence[str] | None = None,
-    gradients: bool = True,
+    gradients: Gradients = "per_block",
     modes: str | Sequence[str] = MODES,
+    call: Callable[..., Any] | None = None,
     every: int = 1,
     limit: int | None = None,
+    when: Callable[..., bool] | None = None,
     head: str | None = None,
     device: str | torch.device | None = None,
+    output: str | Path | None = None,
+    force: bool = False,
 ) -> "Probe":
-    """Clone a MACE model into each precision and record what every block computes.
+    """Clone a MACE model, or any module, into each precision and record what every block computes.
 
     Args:
         model: A MACE module, a ``MACECalculator``, the path of a checkpoint, a foundation model's name such as
             ``"mace-mp:small"``, or ``"demo"``. It is copied, and its own results stay bit for bit what they were.
         precisions: What to compare with float64. By default float32, bfloat16 and float16, and tf32 on CUDA.
-        blocks: Globs over module names; by default the embeddings, interactions, products and readouts.
-        gradients: Whether to record the gradients with respect to the blocks' inputs too.
+        blocks: Globs over module names, see :func:`precision_probe.blocks.select_blocks`; by default the embeddings,
+            interactions, products and readouts.
+        gradients: ``"per_block"`` gives each block the gradients with respect to its own inputs, by handing it aliases
+            of them. ``"shared"`` leaves the inputs as they are: then the backward pass is bit for bit the bare
+            model's, but a tensor that several blocks are given (``edge_attrs``, ``edge_feats``) shows the total under
+            each, and one with no path to the positions has no gradient. ``False`` records none.
         modes: ``"propagated"`` (the whole model in the precision), ``"isolated"`` (each block on the reference's own
             inputs), or both.
-        every: Of the calls of the attached model, observe each ``every``-th, the first one included.
+        call: For a module that is not a MACE: ``call(module, input)`` runs it on one of the inputs given to ``run()``
+            and returns a tensor, or several in a tuple or dictionary. ``blocks`` must be named then.
+        every: Of the calls of the attached model, observe each ``every``-th.
         limit: Observe no more than this many calls.
+        when: Called with what the attached model is called with; of the calls that ``every`` chooses, those are
+            observed for which it is true.
         head: Which head of a multi-head model the structures given to ``run()`` are evaluated with.
         device: Where the variants run; by default where the model is, and for a file a GPU if there is one.
+        output: Write the trace to this file as it grows, and finish it when the probe is detached; until then it is
+            ``<output>.partial``.
+        force: Replace an ``output`` that exists.
 
     Returns:
         A probe, also usable in a ``with`` statement, whose end detaches it; so does the end of the probe's life, so
@@ -74,62 +90,61 @@ def attach(
     Raises:
         InputError: If the model, a precision, a block pattern, a mode or the device cannot be used.
     """
-    return Probe(
-        model,
-        precisions=precisions,
-        blocks=blocks,
-        gradients=gradients,
-        modes=modes,
-        every=every,
-        limit=limit,
-        head=head,
-        device=device,
-    )
+    calls = Calls(every, limit, when)
+    parsed_modes, parsed_gradients = _parse_modes(modes), _parse_gradients(gradients)
+    path = None if output is None else check_writable(output, force=force)
+    module, name = load_model(model) if call is None else (check_module(model), type(model).__name__)
+    device = check_device(_default_device(model, module) if device is None else device, ())
+    asked = default_precisions(device, module) if precisions is None else parse_precisions(precisions)
+    check_device(device, asked)
+    check_backend(module, asked, device)
+    if call is not None and blocks is None:
+        raise InputError("With call=, name the blocks to capture, such as blocks='*' for the module's own children.")
+    if call is not None and head is not None:
+        raise InputError("head= chooses a head of a MACE model, and call= is for modules that are not one.")
+    subject: Subject = Mace(module, head) if call is None else Module(call)
+    members = getattr(model, "models", None)
+    if call is None and members is not None and len(members) > 1:
+        subject.notes.append(
+            f"of the calculator's {len(members)} models, the first is probed; pass models[i] for others."
+        )
+    chosen = select_blocks(module, blocks)
+    variants = [Variant(module, p, device, subject.evaluation) for p in (PRECISIONS["float64"], *asked)]
+    observer = Observer(variants, chosen, parsed_modes, parsed_gradients, subject.gradient_unit)
+    return Probe(module, name, device, subject, observer, calls, Recorder(path))
 
 
 class Probe:
-    """A model with its variants, and the record of what they computed; made by :func:`attach`."""
+    """A model with its variants, and the record of what they computed; made by :func:`attach`.
+
+    Attributes:
+        model: The attached model.
+        name: A short name for it.
+        device: Where the variants run.
+    """
 
     def __init__(
         self,
-        model: Any,
-        *,
-        precisions: str | Precision | Iterable[str | Precision] | None,
-        blocks: str | Sequence[str] | None,
-        gradients: bool,
-        modes: str | Sequence[str],
-        every: int,
-        limit: int | None,
-        head: str | None,
-        device: str | torch.device | None,
+        model: torch.nn.Module,
+        name: str,
+        device: torch.device,
+        subject: Subject,
+        observer: Observer,
+        calls: Calls,
+        recorder: Recorder,
     ) -> None:
-        self.model, self.name = load_model(model)
-        if device is None:
-            device = _default_device(model, self.model)
-        device = check_device(device, ())
-        asked = default_precisions(device) if precisions is None else parse_precisions(precisions)
-        self.device = check_device(device, asked)
-        self.blocks = select_blocks(self.model, blocks)
-        self.modes = _parse_modes(modes)
-        self.gradients = gradients
-        if every < 1:
-            raise InputError(f"every must be 1 or more, got {every}.")
-        if limit is not None and limit < 0:
-            raise InputError(f"limit must be 0 or more, got {limit}.")
-        self._every, self._limit = every, limit
-        self._head = choose_head(self.model, head)
-        self._provenance = provenance(self.model, self.device)  # of the model as it is now
-        self._variants = [Variant(self.model, p, self.device) for p in (PRECISIONS["float64"], *asked)]
-        self._recorder = Recorder()
-        self._notes = _notes(self.model, self._provenance, self._head)
-        self._is_warm = False
-        self._n_calls = 0
+        self.model, self.name, self.device = model, name, device
+        self._subject, self._observer, self._calls, self._recorder = subject, observer, calls, recorder
+        self._provenance = provenance(model, device)  # of the model as it is now
         self._n_unfinished = 0
         self._failures: list[str] = []
-        self._weights = _state_of(self.model)
+        self._weights = _state_of(model)
         self._weights_changed = False
-        self._observed: Graph | None = None
-        self._detach = _observe_calls(self)
+        self._present: _Observation | None = None
+        self._is_detached = False
+        self._unhook = observe_calls(model, self)
+        self._save = weakref.finalize(self, recorder.save)
+        self._describe()
 
     def __enter__(self) -> "Probe":
         return self
@@ -138,14 +153,19 @@ class Probe:
         self.detach()
 
     def detach(self) -> None:
-        """Remove every hook from the attached model. What was recorded stays."""
-        self._detach()
+        """Remove every hook from the attached model and finish the output file. What was recorded stays."""
+        self._unhook()
+        self._finish_call()
+        self._is_detached = True
+        self._describe()
+        self._save()
 
     def run(self, structures: Any, *, progress: bool = True) -> None:
         """Run structures through every variant and record what they compute.
 
         Args:
-            structures: ``Atoms``, a list of them, or a path of anything ASE reads.
+            structures: ``Atoms``, a list of them, or a path of anything ASE reads. For a module attached with
+                ``call``: one input, or a list of them.
             progress: Show a progress bar, where there is a terminal.
 
         Raises:
@@ -153,27 +173,26 @@ class Probe:
 
         If this is interrupted, the structures that were finished are in the trace.
         """
-        graphs = [build_graph(atoms, self.model, self._head) for atoms in read_structures(structures)]
-        lonely = [graph.names[0] for graph in graphs if not graph.n_edges]
-        if lonely:
-            self._notes.append(
-                f"{', '.join(dict.fromkeys(lonely))}: no two atoms are within the cutoff of {cutoff(self.model):g} Å, "
-                "so there are no edges, and no forces to compare."
-            )
-        repeats = -(-_TIMED // len(graphs))
+        if self._is_detached and self._recorder.has_file:
+            raise InputError("The trace was finished when the probe was detached. Attach again, with another output.")
+        samples = self._subject.samples(structures)
+        self._finish_call()
         self._follow_weights()
         console = Console(stderr=True)
         shown = track(
-            graphs,
-            description=f"{len(self._variants)} precisions",
+            samples,
+            description=f"{len(self._observer.variants)} precisions",
             console=console,
             disable=not (progress and console.is_terminal),
             transient=True,
         )
-        self._n_unfinished += len(graphs)
-        for graph in shown:
-            self._observe(graph.to(self.device), repeats)
+        self._n_unfinished += len(samples)
+        for sample in shown:
+            present = sample.to(self.device)
+            predictions = self._observer.predict(present, len(samples))
+            captured = self._observer.capture(present)
             self._n_unfinished -= 1
+            self._record(_Observation(present, predictions, captured))
 
     def trace(self) -> Trace:
         """Everything recorded so far.
@@ -181,26 +200,16 @@ class Probe:
         Raises:
             InputError: If nothing has been recorded.
         """
+        self._finish_call()
         if not self.n_structures:
             raise InputError("Nothing has been recorded yet. Run structures with probe.run(), or the attached model.")
-        attributes = self._provenance | {
-            "model_name": self.name,
-            "precisions": [variant.precision.name for variant in self._variants],
-            "blocks": [block.name for block in self.blocks],
-            "modes": list(self.modes),
-            "head": self._head,
-            "gradients": "per_block" if self.gradients else "none",
-            "complete": self._n_unfinished == 0 and not self._failures,
-            "failures": self._failures,
-            "weights_changed": self._weights_changed,
-            "seed": None,  # nothing in a run is random
-        }
-        return self._recorder.trace(attributes)
+        self._describe()
+        return self._recorder.trace()
 
     @property
     def precision_names(self) -> str:
         """The precisions, float64 first, as a sentence lists them."""
-        return ", ".join(variant.precision.name for variant in self._variants)
+        return ", ".join(variant.precision.name for variant in self._observer.variants)
 
     @property
     def n_structures(self) -> int:
@@ -210,23 +219,82 @@ class Probe:
     @property
     def notes(self) -> list[str]:
         """What a reader of the results should know: structures without edges, a reference that is not exact."""
-        return list(dict.fromkeys((*self._notes, *self._failures)))
+        notes = [*self._subject.notes, *self._failures]
+        if self._provenance["model_dtype"] != "float64":
+            notes.insert(0, f"the reference is {self._provenance['reference']}.")
+        return list(dict.fromkeys(notes))
 
-    def _before_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what the attached model is called with; MACE changes its input in place later."""
-        self._observed = None  # a call that failed may have left something
-        number, self._n_calls = self._n_calls, self._n_calls + 1
-        if number % self._every == 0 and (self._limit is None or number // self._every < self._limit):
-            with self._without_harm(number):
-                data = kwargs["data"] if "data" in kwargs else args[0]
-                self._observed = graph_of_call(data, self.model, f"call {number}").to(self.device)
+        self._finish_call()
+        with self._without_harm():
+            if self._calls.chooses_next(args, kwargs):
+                sample = self._subject.sample_of_call(args, kwargs, f"call {self._calls.number}").to(self.device)
+                self._present = _Observation(sample, training=training_options(self.model, args, kwargs))
 
-    def _after_call(self) -> None:
-        graph, self._observed = self._observed, None
-        if graph is not None:
-            with self._without_harm(self._n_calls - 1):
-                self._follow_weights()
-                self._observe(graph, repeats=1)
+    def after_call(self, returned: Any) -> None:
+        """Replay the call in every variant, and wait for what a loss makes of it if the model is in training."""
+        present = self._present
+        if present is None or present.predictions:
+            return
+        self._present = None
+        with self._without_harm():
+            self._follow_weights()
+            present.predictions = self._observer.predict(present.sample, _MANY)
+            present.captured = self._observer.capture(present.sample)
+            if present.training is None:
+                self._record(present)
+                return
+            held = weakref.ref(self)
+
+            def tell(cotangents: dict[str, torch.Tensor]) -> None:
+                if (found := held()) is not None:
+                    found._after_loss(cotangents)
+
+            present.handle = on_loss_gradients(returned, tell)
+            self._present = present
+
+    def _after_loss(self, cotangents: dict[str, torch.Tensor]) -> None:
+        present = self._present
+        if present is None or present.training is None:
+            return
+        with self._without_harm():
+            present.captured |= self._observer.loss_gradients(present.sample, cotangents, present.training)
+        self._finish_call()
+
+    def _finish_call(self) -> None:
+        """Record the present call, if one waits for a loss that did not come, or came."""
+        present, self._present = self._present, None
+        if present is not None and present.predictions:
+            if present.handle is not None:
+                present.handle.remove()
+            with self._without_harm():
+                self._record(present)
+
+    def _record(self, observation: "_Observation") -> None:
+        self._recorder.add(
+            sample_arrays(observation.sample), observation.sizes, observation.predictions, observation.captured
+        )
+        self._describe()
+        self._recorder.write_if_due()
+
+    def _describe(self) -> None:
+        """Tell the recorder what the trace is of, as of now."""
+        variants = self._observer.variants
+        self._recorder.attributes = {
+            **self._provenance,
+            "model_name": self.name,
+            "precisions": [variant.precision.name for variant in variants],
+            "math_dtypes": {variant.precision.name: variant.math_dtype for variant in variants},
+            "blocks": [block.name for block in self._observer.blocks],
+            "modes": list(self._observer.modes),
+            **self._subject.about,
+            "gradients": self._observer.gradients,
+            "complete": self._n_unfinished == 0 and not self._failures,
+            "failures": self._failures,
+            "weights_changed": self._weights_changed,
+            "seed": None,  # nothing in a run is random
+        }
 
     def _follow_weights(self) -> None:
         """Give the variants the attached model's weights of this moment: training changes them."""
@@ -234,78 +302,47 @@ class Probe:
         if state != self._weights:
             self._weights = state
             self._weights_changed = True
-            for variant in self._variants:
+            for variant in self._observer.variants:
                 variant.follow(self.model)
 
     @contextlib.contextmanager
-    def _without_harm(self, call: int) -> Iterator[None]:
+    def _without_harm(self) -> Iterator[None]:
         """Keep a failure to observe a call from the user's own run: note it, and warn of the first."""
         try:
             yield
         except Exception as error:
-            self._failures.append(f"call {call} could not be observed ({type(error).__name__}: {error})")
+            self._failures.append(f"call {self._calls.number} could not be observed ({type(error).__name__}: {error})")
+            self._describe()
             if len(self._failures) == 1:
                 warnings.warn(f"precision_probe: {self._failures[0]}. The run goes on.", RuntimeWarning, stacklevel=2)
 
-    @torch.enable_grad()
-    def _observe(self, graph: Graph, repeats: int) -> None:
-        """Run one graph through every variant; nothing is recorded unless all of them finish."""
-        predictions = self._predict(graph, repeats)
-        captured: dict[str, list[Captured]] = {}
-        reference: list[Call] = []
-        for variant in self._variants:
-            is_reference = variant.precision.name == "float64"
-            if is_reference or "propagated" in self.modes:
-                calls, found = self._propagated(variant, graph)
-                reference = calls if is_reference else reference
-                if "propagated" in self.modes:
-                    captured[f"propagated/{variant.precision}"] = found
-            if "isolated" in self.modes:
-                captured[f"isolated/{variant.precision}"] = self._isolated(variant, reference)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()  # the next precision needs other sizes
-        sizes = Sizes(graph.n_structures, graph.n_atoms, graph.n_edges)
-        self._recorder.add(structure_arrays(graph), sizes, predictions, captured)
 
-    def _predict(self, graph: Graph, repeats: int) -> dict[str, dict[str, NDArray[Any]]]:
-        """What each variant predicts, unhooked, and its time: all precisions in turn, so that they are timed alike."""
-        if not self._is_warm:
-            for variant in self._variants:
-                variant.predict(graph)
-                variant.predict(graph)  # TorchScript compiles in the second call
-            self._is_warm = True
-        start = time.perf_counter()
-        seconds: dict[str, list[float]] = {}
-        found: dict[str, Prediction] = {}
-        for repeat in range(repeats):
-            if repeat and time.perf_counter() - start > _TIMING_BUDGET:
-                break
-            for variant in self._variants:
-                name = variant.precision.name
-                found[name] = variant.predict(graph)
-                seconds.setdefault(name, []).append(found[name].seconds)
-        return {
-            name: prediction_arrays(graph, prediction, float(np.median(seconds[name])))
-            for name, prediction in found.items()
-        }
+@dataclass
+class _Observation:
+    """One sample and what came of it.
 
-    def _propagated(self, variant: Variant, graph: Graph) -> tuple[list[Call], list[Captured]]:
-        with variant.arithmetic(), capture(variant.model, self.blocks) as calls:
-            energy = variant.forward(graph)
-            grads = gradients(calls, energy) if self.gradients else [{} for _ in calls]
-        found: list[Captured] = []
-        for call, grad in zip(calls, grads, strict=True):
-            found += captured_arrays(call.block, call.outputs, grad)
-        return [call.detach() for call in calls], found
+    Attributes:
+        sample: What was run.
+        predictions: Of each precision.
+        captured: For each group of the trace, what blocks computed.
+        training: With which options the attached model was called, if it was in training.
+        handle: What waits for the gradients of its loss.
+    """
 
-    def _isolated(self, variant: Variant, reference: Sequence[Call]) -> list[Captured]:
-        found = []
-        with variant.arithmetic():
-            for recorded in reference:
-                call = replay(variant.model.get_submodule(recorded.block.name), recorded, variant.dtype)
-                grad = input_gradients(call) if self.gradients else {}
-                found += captured_arrays(call.block, call.outputs, grad, cotangent_unit="1")
-        return found
+    sample: Sample
+    predictions: dict[str, list[Predicted]] = field(default_factory=dict)
+    captured: dict[str, list[Captured]] = field(default_factory=dict)
+    training: dict[str, Any] | None = None
+    handle: Any = None
+
+    @property
+    def sizes(self) -> Sizes:
+        if isinstance(self.sample, Graph):
+            return Sizes(self.sample.n_structures, self.sample.n_atoms, self.sample.n_edges)
+        return Sizes(1)
+
+
+_MANY = 1000  # samples: time each once
 
 
 def _state_of(model: torch.nn.Module) -> list[tuple[int, int]]:
@@ -313,56 +350,27 @@ def _state_of(model: torch.nn.Module) -> list[tuple[int, int]]:
     return [(tensor.data_ptr(), tensor._version) for tensor in (*model.parameters(), *model.buffers())]
 
 
-def _observe_calls(probe: Probe) -> Callable[[], Any]:
-    """Hook the attached model; what is returned unhooks it, as does the end of the probe's life.
-
-    The hooks hold the probe weakly: a model that outlives it would keep it, and its clones, alive.
-    """
-    held = weakref.ref(probe)
-
-    def before(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if (found := held()) is not None:
-            found._before_call(args, kwargs)
-
-    def after(*_: Any) -> None:
-        if (found := held()) is not None:
-            found._after_call()
-
-    handles = (
-        probe.model.register_forward_pre_hook(before, with_kwargs=True),
-        probe.model.register_forward_hook(after),
-    )
-
-    def unhook() -> None:
-        for handle in handles:
-            handle.remove()
-
-    return weakref.finalize(probe, unhook)
-
-
-def default_precisions(device: str | torch.device) -> tuple[Precision, ...]:
-    """The precisions compared when none are named: on CUDA also tf32, where the GPU has it."""
+def default_precisions(device: str | torch.device, model: torch.nn.Module | None = None) -> tuple[Precision, ...]:
+    """The precisions compared when none are named: on CUDA also tf32, where the GPU has it; what the model can do."""
     names = list(DEFAULT_PRECISIONS)
     has_cuda = torch.device(device).type == "cuda" and torch.cuda.is_available()
     if has_cuda and torch.cuda.get_device_capability(device)[0] >= 8:
         names.insert(1, "tf32")
-    return parse_precisions(names)
+    return tuple(p for p in parse_precisions(names) if model is None or supports(model, p))
 
 
 def _default_device(given: Any, model: torch.nn.Module) -> torch.device:
     if isinstance(given, str) or hasattr(given, "__fspath__"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return next(model.parameters()).device
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
 
 
-def _notes(model: torch.nn.Module, about: Mapping[str, Any], head: str) -> list[str]:
-    notes = []
-    if about["model_dtype"] != "float64":
-        notes.append(f"the reference is {about['reference']}.")
-    names = heads(model)
-    if len(names) > 1:
-        notes.append(f"of the model's heads, {', '.join(names)}, structures given to run() are evaluated with {head}.")
-    return notes
+def _parse_gradients(gradients: Gradients) -> str:
+    known = {"per_block": "per_block", "shared": "shared", True: "per_block", False: "none"}
+    if gradients not in known:
+        raise InputError(f"gradients must be 'per_block', 'shared' or False, got {gradients!r}.")
+    return known[gradients]
 
 
 def _parse_modes(modes: str | Sequence[str]) -> tuple[str, ...]:

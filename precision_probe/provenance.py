@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from precision_probe import __version__
+from precision_probe.backends import backend
 from precision_probe.models import cutoff, elements, heads, weights_sha256
 
 __all__ = ["describe_device", "describe_model", "provenance"]
 
 _PACKAGES = ("mace-torch", "e3nn", "ase", "numpy", "xarray", "h5py", "h5netcdf")
+_BACKENDS = ("cuequivariance-torch", "openequivariance")
 
 
 def provenance(model: torch.nn.Module, device: torch.device) -> dict[str, Any]:
@@ -24,6 +26,7 @@ def provenance(model: torch.nn.Module, device: torch.device) -> dict[str, Any]:
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             **{name: _version(name) for name in _PACKAGES},
+            **{name: _version(name) for name in _BACKENDS if _version(name)},
         },
         "platform": f"{platform.system()} {platform.machine()}",
         "device": describe_device(device),
@@ -43,10 +46,9 @@ def provenance(model: torch.nn.Module, device: torch.device) -> dict[str, Any]:
 
 
 def describe_model(model: torch.nn.Module) -> dict[str, Any]:
-    """What a MACE model is: class, dtype, cutoff (Å), elements, irreps, heads, parameters, hash of its weights."""
-    parameters = list(model.parameters())
-    dtype = str(parameters[0].dtype).removeprefix("torch.")
-    interactions = model.get_submodule("interactions")
+    """What a model is: class, dtype, parameters, hash of its weights, and of a MACE its architecture."""
+    floating = (tensor for tensor in model.state_dict().values() if tensor.is_floating_point())
+    dtype = str(next(floating, torch.empty(0, dtype=torch.float64)).dtype).removeprefix("torch.")
     return {
         "model_class": type(model).__name__,
         "model_dtype": dtype,
@@ -54,13 +56,21 @@ def describe_model(model: torch.nn.Module) -> dict[str, Any]:
         if dtype == "float64"
         else f"the {dtype} weights and buffers, widened to float64: what they lost when they were rounded stays lost",
         "model_sha256": weights_sha256(model),
+        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **(_architecture(model) if hasattr(model, "interactions") else {}),
+    }
+
+
+def _architecture(model: torch.nn.Module) -> dict[str, Any]:
+    """Of a MACE: cutoff (Å), elements, irreps, interaction classes, heads, and what computes its tensor products."""
+    return {
+        "backend": backend(model),
         "cutoff": cutoff(model),
         "atomic_numbers": elements(model),
         "hidden_irreps": str(getattr(model.get_submodule("products.0.linear"), "irreps_out", "unknown")),
         "edge_irreps": str(getattr(model.get_submodule("interactions.0"), "edge_attrs_irreps", "unknown")),
-        "interactions": [type(block).__name__ for block in interactions.children()],
+        "interactions": [type(block).__name__ for block in model.get_submodule("interactions").children()],
         "heads": heads(model),
-        "n_parameters": sum(parameter.numel() for parameter in parameters),
     }
 
 

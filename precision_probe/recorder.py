@@ -1,25 +1,19 @@
 """Collects the arrays of a run, structure by structure, and lays them out as a trace."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from precision_probe.precisions import PRECISIONS
-from precision_probe.trace import SCHEMA_VERSION, Trace, encoded
+from precision_probe.appending import append, set_attributes
+from precision_probe.trace import SCHEMA_VERSION, Trace, encoded, open_trace, unfinished
 
-__all__ = ["Captured", "Recorder", "Sizes"]
-
-_MODEL_VARIABLES = {
-    "energy": ("eV", "total energy", ("structure",)),
-    "interaction_energy": ("eV", "total energy less the energies of the isolated atoms", ("structure",)),
-    "forces": ("eV/Å", "forces", ("atom", "xyz")),
-    "stress": ("eV/Å³", "stress; NaN for structures that are not periodic", ("structure", "xyz", "xyz_2")),
-    "seconds": ("s", "wall-clock time of one unhooked energy and force evaluation, after warm-up", ("structure",)),
-}
+__all__ = ["Captured", "Predicted", "Recorder", "Sizes"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +25,8 @@ class Captured:
         tensor: The name of the output, or of the input whose gradient this is.
         values: NumPy array, half precisions widened to float32; first dimension atoms, edges or structures.
         native_dtype: The dtype that computed it.
-        gradient: Whether it is the gradient with respect to an input.
+        computed_in: The pass: ``forward``, ``backward`` (gradients of the energy, or of the block's outputs) or
+            ``double_backward`` (of a training loss). In all but the first, the gradient with respect to an input.
         rows: What the first dimension counts, where known.
         components: The irrep of each entry of the last dimension, such as ``"1o"``, where known.
         irreps: All of them, as e3nn writes them.
@@ -42,11 +37,16 @@ class Captured:
     tensor: str
     values: NDArray[Any]
     native_dtype: str
-    gradient: bool = False
+    computed_in: str = "forward"
     rows: str = ""
     components: tuple[str, ...] = ()
     irreps: str = ""
     unit: str = "1"
+
+    @property
+    def gradient(self) -> bool:
+        """Whether it is the gradient with respect to an input."""
+        return self.computed_in != "forward"
 
     @property
     def name(self) -> str:
@@ -55,44 +55,82 @@ class Captured:
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """One array that the model as a whole gave.
+
+    Attributes:
+        name: The variable's name in the trace.
+        values: NumPy array, half precisions widened to float32.
+        dims: Names of its dimensions.
+        unit: Unit of the values.
+        long_name: What it is.
+        native_dtype: The dtype that computed it; empty for what is not the model's own arithmetic.
+    """
+
+    name: str
+    values: NDArray[Any]
+    dims: tuple[str, ...]
+    unit: str
+    long_name: str
+    native_dtype: str = ""
+
+
+@dataclass(frozen=True)
 class Sizes:
-    """How many of each first dimension one graph has."""
+    """How many of each first dimension one graph has; other modules' inputs have no atoms and edges."""
 
     structure: int
-    atom: int
-    edge: int
+    atom: int | None = None
+    edge: int | None = None
 
     def fitting(self, captured: Captured) -> set[str]:
         """What the first dimension of an array may count: what it says, else what has as many."""
-        n_rows = len(captured.values)
         if captured.rows:
             return {captured.rows}
-        return {name for name in ("structure", "atom", "edge") if getattr(self, name) == n_rows}
+        if self.atom is None:
+            return set()
+        return {name for name in ("structure", "atom", "edge") if getattr(self, name) == len(captured.values)}
 
 
 @dataclass
 class _Column:
-    """One variable while it grows."""
+    """One variable while it grows: its part of each observation that has one."""
 
     first: Captured
-    parts: list[NDArray[Any]] = field(default_factory=list)
+    parts: dict[int, NDArray[Any]] = field(default_factory=dict)
     rows: set[str] = field(default_factory=lambda: {"structure", "atom", "edge"})
 
 
 class Recorder:
-    """Grows by one graph at a time; :meth:`trace` lays out what is complete so far."""
+    """Grows by one graph at a time; :meth:`trace` lays out what is complete so far.
 
-    def __init__(self) -> None:
-        self._structures: dict[str, list[NDArray[Any]]] = {}
-        self._columns: dict[str, dict[str, _Column]] = {}
-        self._model: dict[str, dict[str, list[NDArray[Any]]]] = {}
+    Args:
+        path: A file for the trace. What was added is moved to ``<path>.partial`` now and then, so that memory stays
+            bounded and little is lost if the process is killed. Without one, everything stays in memory.
+
+    Attributes:
+        attributes: Of the root of the trace.
+        n_structures: How many were added.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._unfinished = unfinished(path) if path is not None else None
+        self._saved: Trace | None = None
+        self.attributes: Mapping[str, Any] = {}
         self.n_structures = 0
+        self._clear()
+
+    @property
+    def has_file(self) -> bool:
+        """Whether the trace goes to a file."""
+        return self._path is not None
 
     def add(
         self,
         structures: Mapping[str, NDArray[Any]],
         sizes: Sizes,
-        predictions: Mapping[str, Mapping[str, NDArray[Any]]],
+        predictions: Mapping[str, Sequence[Predicted]],
         blocks: Mapping[str, Sequence[Captured]],
     ) -> None:
         """Add what every variant gave for one graph: all of it, or, if this raises, nothing.
@@ -108,48 +146,93 @@ class Recorder:
             self._structures.setdefault(name, []).append(array)
         for precision, values in predictions.items():
             variables = self._model.setdefault(f"propagated/{precision}", {})
-            for name, array in values.items():
-                variables.setdefault(name, []).append(array)
-        for group, item, rows in staged:
-            column = self._columns.setdefault(group, {}).setdefault(item.name, _Column(item))
-            column.parts.append(item.values)
+            for item in values:
+                variables.setdefault(item.name, []).append(item)
+        for group, captured, rows in staged:
+            column = self._columns.setdefault(group, {}).setdefault(captured.name, _Column(captured))
+            column.parts[len(self._sizes)] = captured.values
             column.rows &= rows
+        self._sizes.append(sizes)
         self.n_structures += sizes.structure
+        self._n_waiting += sizes.structure
+        self._n_bytes += sum(captured.values.nbytes for _, captured, _ in staged)
 
-    def trace(self, attributes: Mapping[str, Any]) -> Trace:
-        """Lay out everything as a trace with these root attributes."""
-        root = {"schema_version": SCHEMA_VERSION, **{key: encoded(value) for key, value in attributes.items()}}
+    def write_if_due(self) -> None:
+        """Move what was added to the unfinished file, if there is to be one and enough has come together."""
+        is_due = self._n_bytes > _MANY_BYTES or time.monotonic() - self._since > _LONG
+        if self._unfinished is not None and is_due:
+            self._write(self._unfinished)
+
+    def trace(self) -> Trace:
+        """Everything so far: in memory, or from the file once that is in use."""
+        if self._saved is not None:
+            return self._saved
+        if self._unfinished is None or not self._unfinished.exists():
+            return Trace(self._tree())
+        self._write(self._unfinished)
+        with open_trace(self._unfinished) as found:  # read whole: while it is open, nothing more can be added
+            return Trace(found.tree.load())
+
+    def save(self) -> None:
+        """Put the finished file in its place, if there is to be one and anything was added."""
+        if self._path is None or self._unfinished is None or self._saved is not None or not self.n_structures:
+            return  # no file is asked for, or it is written, or there is nothing to write
+        if self._unfinished.exists():
+            self._write(self._unfinished)
+            self._unfinished.replace(self._path)
+            self._saved = open_trace(self._path)
+        else:
+            self._saved = Trace(self._tree())
+            self._saved.save(self._path, force=True)
+
+    def _write(self, path: Path) -> None:
+        if self._n_waiting:
+            append(self._tree(), path)
+        else:
+            set_attributes(path, self._root())
+        self._clear()
+
+    def _clear(self) -> None:
+        self._structures: dict[str, list[NDArray[Any]]] = {}
+        self._columns: dict[str, dict[str, _Column]] = {}
+        self._sizes: list[Sizes] = []
+        self._model: dict[str, dict[str, list[Predicted]]] = {}
+        self._n_waiting = self._n_bytes = 0
+        self._since = time.monotonic()
+
+    def _root(self) -> dict[str, Any]:
+        return {"schema_version": SCHEMA_VERSION, **{key: encoded(value) for key, value in self.attributes.items()}}
+
+    def _tree(self) -> xr.DataTree:
         irreps: dict[str, xr.Variable] = {}
         groups = {"/structures": self._structures_dataset()}
         for name in dict.fromkeys((*self._model, *self._columns)):
-            blocks = _block_variables(self._columns.get(name, {}), irreps)
-            groups[f"/{name}"] = xr.Dataset(self._model_variables(name, self._model.get(name, {})) | blocks)
-        groups["/"] = xr.Dataset(coords=irreps, attrs=root)  # the groups inherit the coordinates
-        return Trace(xr.DataTree.from_dict(groups))
+            blocks = _block_variables(self._columns.get(name, {}), self._sizes, irreps)
+            groups[f"/{name}"] = xr.Dataset(self._model_variables(self._model.get(name, {})) | blocks)
+        groups["/"] = xr.Dataset(coords=irreps, attrs=self._root())  # the groups inherit the coordinates
+        return xr.DataTree.from_dict(groups)
 
-    def _model_variables(self, group: str, values: Mapping[str, list[NDArray[Any]]]) -> dict[str, xr.Variable]:
+    def _model_variables(self, values: Mapping[str, list[Predicted]]) -> dict[str, xr.Variable]:
         made = {}
-        native_dtype = PRECISIONS[group.rsplit("/", 1)[1]].dtype
         for name, parts in values.items():
             if name == "stress" and not np.concatenate(self._structures["pbc"]).all(axis=1).any():
                 continue
-            unit, long_name, dims = _MODEL_VARIABLES[name]
-            attributes = {"units": unit, "long_name": long_name}
-            if name in ("energy", "interaction_energy", "forces"):  # the others are made in float64
-                attributes["native_dtype"] = native_dtype
-            made[name] = xr.Variable(dims, np.concatenate(parts), attributes)
+            first = parts[0]
+            attributes = {"units": first.unit, "long_name": first.long_name, "native_dtype": first.native_dtype}
+            array = np.concatenate([part.values for part in parts])
+            made[name] = xr.Variable(first.dims, array, {key: value for key, value in attributes.items() if value})
         return made
 
     def _structures_dataset(self) -> xr.Dataset:
         made = {}
         for name, (dims, unit, long_name) in _STRUCTURE_VARIABLES.items():
             values = np.concatenate(self._structures.get(name, [[]]))
-            if name in _LABELS and not np.isfinite(values).any():
-                continue  # no input file had any
-            if self.n_structures:
-                made[name] = xr.Variable(dims, values, {"units": unit, "long_name": long_name})
+            if name not in self._structures or (name in _LABELS and not np.isfinite(values).any()):
+                continue  # not a graph; or no input file had any
+            made[name] = xr.Variable(dims, values, {"units": unit, "long_name": long_name})
         if "n_atoms" in made:
-            owner = np.repeat(np.arange(self.n_structures), made["n_atoms"].values)
+            first = self.n_structures - self._n_waiting
+            owner = np.repeat(np.arange(first, self.n_structures), made["n_atoms"].values)
             attributes = {"units": "1", "long_name": "index of the structure that each atom belongs to"}
             made["structure_of_atom"] = xr.Variable("atom", owner, attributes)
         return xr.Dataset(made)
@@ -159,6 +242,9 @@ _STRUCTURE_VARIABLES = {
     "name": (("structure",), "1", "name of the structure"),
     "n_atoms": (("structure",), "1", "number of atoms"),
     "n_edges": (("structure",), "1", "number of directed edges within the cutoff"),
+    "sender": (("edge",), "1", "atom that an edge starts from, counted within its structure"),
+    "receiver": (("edge",), "1", "atom that an edge ends at, counted within its structure"),
+    "image": (("edge", "cell_vector"), "1", "cell vectors added to the receiver's position"),
     "atomic_numbers": (("atom",), "1", "atomic number"),
     "positions": (("atom", "xyz"), "Å", "positions"),
     "cell": (("structure", "cell_vector", "xyz"), "Å", "cell vectors, as mace-torch uses them"),
@@ -168,15 +254,19 @@ _STRUCTURE_VARIABLES = {
     "stress": (("structure", "xyz", "xyz_2"), "eV/Å³", "reference stress of the input file; NaN where it has none"),
 }
 _LABELS = ("energy", "forces", "stress")
+_MANY_BYTES = 64 * 2**20
+_LONG = 10.0  # seconds
 
 
-def _block_variables(columns: Mapping[str, _Column], irreps: dict[str, xr.Variable]) -> dict[str, xr.Variable]:
+def _block_variables(
+    columns: Mapping[str, _Column], sizes: Sequence[Sizes], irreps: dict[str, xr.Variable]
+) -> dict[str, xr.Variable]:
     """The variables of one group; the coordinates of their dimensions are added to ``irreps``."""
     variables: dict[str, xr.Variable] = {}
     taken: dict[str, tuple[int, str]] = {}
     for name, column in columns.items():
-        values = np.concatenate(column.parts)
         rows = next((row for row in ("atom", "edge", "structure") if row in column.rows), f"{name}.row")
+        values = np.concatenate(_filled(column, rows, sizes))
         dims = (rows, *_trailing_dims(column.first, values.shape[1:], taken))
         taken.update({dim: (size, column.first.irreps) for dim, size in zip(dims[1:], values.shape[1:], strict=True)})
         variables[name] = xr.Variable(dims, values, _attributes(column.first))
@@ -184,6 +274,17 @@ def _block_variables(columns: Mapping[str, _Column], irreps: dict[str, xr.Variab
             attributes = {"units": "1", "long_name": "irrep: order l, and parity e (even) or o (odd)"}
             irreps[dims[-1]] = xr.Variable(dims[-1], list(column.first.components), attributes)
     return variables
+
+
+def _filled(column: _Column, rows: str, sizes: Sequence[Sizes]) -> list[NDArray[Any]]:
+    """The parts of all observations: NaN for those without one, such as a training call that saw no loss."""
+    if len(column.parts) == len(sizes) or rows not in ("atom", "edge", "structure"):
+        return list(column.parts.values())
+    like = column.first.values
+    return [
+        column.parts.get(number, np.full((getattr(size, rows), *like.shape[1:]), np.nan, like.dtype))
+        for number, size in enumerate(sizes)
+    ]
 
 
 def _trailing_dims(captured: Captured, shape: Sequence[int], taken: Mapping[str, tuple[int, str]]) -> tuple[str, ...]:
@@ -208,6 +309,7 @@ def _attributes(captured: Captured) -> dict[str, str]:
         "block": captured.block,
         "tensor": captured.tensor,
         "direction": "backward" if captured.gradient else "forward",
+        "pass": captured.computed_in,
         "native_dtype": captured.native_dtype,
     }
     return attributes | ({"irreps": captured.irreps} if captured.irreps else {})

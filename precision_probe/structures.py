@@ -79,6 +79,12 @@ class Graph:
         """The same graph with its tensors on a device."""
         return dataclasses.replace(self, data={key: value.to(device) for key, value in self.data.items()})
 
+    def cast(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """MACE's input in another dtype; integers, and so the neighbour list, as they are."""
+        return {
+            key: (value.to(dtype) if value.is_floating_point() else value).detach() for key, value in self.data.items()
+        }
+
     def edges_per_structure(self) -> NDArray[np.int64]:
         """Directed edges of each structure, (n_structures,)."""
         structure = self.data["batch"][self.data["edge_index"][0]]
@@ -155,7 +161,7 @@ def build_graph(atoms: ase.Atoms, model: torch.nn.Module, head: str | None = Non
         )
     with default_dtype(torch.float64):
         entry = mace_data.AtomicData.from_config(
-            mace_data.config_from_atoms(atoms, head_name=choose_head(model, head)),
+            mace_data.config_from_atoms(atoms, _keys(atoms), head_name=choose_head(model, head)),
             z_table=tools.AtomicNumberTable(known),
             cutoff=cutoff(model),
             heads=heads(model),
@@ -258,6 +264,16 @@ def _check_cell(atoms: ase.Atoms) -> None:
             f"Structure {atoms.info['name']} is periodic along {np.flatnonzero(atoms.pbc).tolist()} but its cell has "
             f"{kind} volume ({volume:.3g} Å³). Give right-handed cell vectors along those directions, or pbc=False."
         )
+
+
+def _keys(atoms: ase.Atoms) -> mace_data.KeySpecification:
+    """Where charge, spin, field and charges of atoms stand: as ``MACECalculator`` has it, else as training has it."""
+    info = {"total_charge": ("charge", "total_charge"), "total_spin": ("spin", "total_spin")}
+    return mace_data.KeySpecification(
+        info_keys={name: next((key for key in keys if key in atoms.info), keys[0]) for name, keys in info.items()}
+        | {name: name for name in ("external_field", "elec_temp")},
+        arrays_keys={"charges": "Qs" if "Qs" in atoms.arrays else "REF_charges"},
+    )
 
 
 def _labels(atoms: ase.Atoms) -> dict[str, NDArray[np.float64]]:

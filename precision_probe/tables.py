@@ -10,11 +10,22 @@ from rich.table import Table
 from rich.text import Text
 
 from precision_probe.analysis import MODEL, TOLERANCE_UNITS, Tolerance, block_errors, exceeded, worst_blocks
+from precision_probe.comparison import ROUNDOFFS
 from precision_probe.metrics import EPS, METRICS
 from precision_probe.precisions import PRECISIONS
-from precision_probe.trace import MODES
+from precision_probe.trace import LOSS, MODES
 
-__all__ = ["FULL_WIDTH", "GUIDE", "WIDTH", "block_table", "errors_table", "model_table", "plain_table"]
+__all__ = [
+    "FULL_WIDTH",
+    "GUIDE",
+    "WIDTH",
+    "block_table",
+    "comparison_table",
+    "errors_table",
+    "model_table",
+    "plain_table",
+    "provenance_table",
+]
 
 # What "ok" means where no tolerance is given: well under the errors of a good MACE model itself.
 GUIDE: Tolerance = {"energy": 1e-3, "forces": 1e-2, "stress": 1e-3}
@@ -22,6 +33,13 @@ GUIDE: Tolerance = {"energy": 1e-3, "forces": 1e-2, "stress": 1e-3}
 # Columns that the tables, and the table of all metrics, need: a narrower terminal wraps lines and loses no digit.
 WIDTH, FULL_WIDTH = 120, 240
 
+_COLUMNS = {
+    "energy": ("energy\nmeV/atom", 1000),
+    "interaction_energy": ("interact.\nmeV/atom", 1000),
+    "forces": ("forces max\nmeV/Å", 1000),
+    "forces_mae": ("forces MAE\nmeV/Å", 1000),
+    "stress": ("stress\nmeV/Å³", 1000),
+}
 _METRICS = {"max_abs": "max_abs", "mean_rel": "mean_rel", "rel_l2": "rel_l2", "amplification": "ampl."}
 _DIRECTIONS = {"forward": "fwd", "backward": "bwd"}
 
@@ -34,17 +52,13 @@ def model_table(summary: pd.DataFrame, errors: pd.DataFrame, tolerance: Toleranc
         errors: From :func:`precision_probe.analysis.errors`; it names the block that loses most digits by itself.
         tolerance: What the user allows; without one, :data:`GUIDE`.
     """
-    limits = tolerance or GUIDE
+    limits = {name: limit for name, limit in (tolerance or GUIDE).items() if name in summary}
     over = exceeded(summary, limits)
     worst = worst_blocks(errors)
-    columns = {
-        "energy": "energy\nmeV/atom",
-        "interaction_energy": "interact.\nmeV/atom",
-        "forces": "forces max\nmeV/Å",
-        "forces_mae": "forces MAE\nmeV/Å",
-        "stress": "stress\nmeV/Å³",
+    columns = {name: heading for name, (heading, _) in _COLUMNS.items() if name in summary}
+    columns |= {
+        name: f"{name}\nmax" for name in map(str, summary) if name not in (*_COLUMNS, "nonfinite", "time", "time_iqr")
     }
-    columns = {name: heading for name, heading in columns.items() if name in summary}
     table = plain_table("The model as a whole: error against float64")
     table.add_column("\nprecision", no_wrap=True)
     for heading in (*columns.values(), "time\n× float64"):
@@ -52,8 +66,8 @@ def model_table(summary: pd.DataFrame, errors: pd.DataFrame, tolerance: Toleranc
     table.add_column("\nverdict")
     table.add_column("loses most\ndigits by itself", overflow="fold")
     for precision, row in summary.iterrows():
-        cells = [_number(row[name] * 1000) for name in columns]
-        verdict = _verdict(str(precision), row, over)
+        cells = [_number(row[name] * (_COLUMNS[name][1] if name in _COLUMNS else 1)) for name in columns]
+        verdict = _verdict(str(precision), row, over, judged=bool(limits))
         table.add_row(str(precision), *cells, _ratio(row), verdict, worst.get(str(precision), ""))
     shown = ", ".join(f"{name} {limit:g} {TOLERANCE_UNITS[name]}" for name, limit in limits.items())
     source = "--tolerance" if tolerance else "a guide: set your own with --tolerance"
@@ -67,7 +81,7 @@ def model_table(summary: pd.DataFrame, errors: pd.DataFrame, tolerance: Toleranc
 def block_table(errors: pd.DataFrame) -> RenderableType:
     """Block by block: for each precision, block and direction the tensor with the largest relative error."""
     captured = set(errors.loc[errors["block"] != MODEL, "mode"])
-    modes = [mode for mode in MODES if mode in captured]
+    modes = [mode for mode in (*MODES, LOSS) if mode in captured]
     table = plain_table("Block by block: error against float64")
     table.add_column("\nblock", no_wrap=True)
     table.add_column("", no_wrap=True)
@@ -92,11 +106,60 @@ def block_table(errors: pd.DataFrame) -> RenderableType:
     return Group(table, Text(notes, style="dim"))
 
 
-def _verdict(precision: str, row: "pd.Series[Any]", over: pd.DataFrame) -> Text:
+def comparison_table(comparison: pd.DataFrame) -> RenderableType:
+    """Of each block and direction the tensor that is furthest from trace A's, for each precision; modes side by side.
+
+    Args:
+        comparison: From :func:`precision_probe.comparison.compare_traces`.
+    """
+    modes = list(comparison["mode"].unique())
+    table = plain_table("Trace B against trace A: relative difference (rel_l2), beside A's and B's own rounding error")
+    table.add_column("\nblock", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for mode in modes:
+        for position, heading in enumerate(("B − A", "error A", "error B")):
+            table.add_column(f"{'' if position else mode}\n{heading}", justify="right", no_wrap=True)
+    table.add_column("\nverdict")
+    for precision, rows in comparison.groupby("precision", sort=False):
+        table.add_section()
+        table.add_row(Text(str(precision), style="bold"))
+        for (block, direction), found in rows.groupby(["block", "direction"], sort=False):
+            cells: list[str] = []
+            for mode in modes:
+                judged = found[(found["mode"] == mode) & found["allowed"].notna()]
+                if judged.empty:
+                    cells += ["~0" if (found["mode"] == mode).any() else "", "", ""]
+                    continue
+                worst = judged.loc[(judged["difference"] / judged["allowed"]).fillna(np.inf).idxmax()]
+                errors_shown = (
+                    ["", ""] if precision == "float64" else [_number(worst["error_a"]), _number(worst["error_b"])]
+                )
+                cells += [_number(worst["difference"]), *errors_shown]
+            same = bool(found["equivalent"].all())
+            verdict = Text("same", style="green") if same else Text("DIFFERENT", style="bold red")
+            table.add_row(str(block), _DIRECTIONS[str(direction)], *cells, verdict)
+    notes = (
+        f"same: in float64 within {ROUNDOFFS:g} unit roundoffs; in a reduced precision within ten times A's own "
+        "rounding error. error A, error B: against A's float64. ~0: the exact value is zero, nothing is judged."
+    )
+    return Group(table, Text(notes, style="dim"))
+
+
+def provenance_table(differences: pd.DataFrame) -> RenderableType:
+    """What two traces say differently of how they were made."""
+    table = plain_table("What differs between the traces", "attribute", "A", "B")
+    for attribute, row in differences.iterrows():
+        table.add_row(str(attribute), row["a"], row["b"])
+    return table
+
+
+def _verdict(precision: str, row: "pd.Series[Any]", over: pd.DataFrame, *, judged: bool) -> Text:
     if precision == "float64":
         return Text("reference")
     bad = over.loc[over["precision"] == precision, "quantity"].tolist()
     verdict = Text("too large: " + ", ".join(bad), style="bold red") if bad else Text("ok", style="bold green")
+    if not judged:
+        verdict = Text("")
     if row["nonfinite"]:
         verdict.append(f" ({row['nonfinite']:.0f} NaN/inf)")
     return verdict

@@ -23,6 +23,7 @@ __all__ = ["SCHEMA_VERSION", "Trace", "check_writable", "open_trace"]
 
 SCHEMA_VERSION = 1
 MODES = ("propagated", "isolated")
+LOSS = "loss"  # gradients of a training loss, where the attached model was trained
 
 
 class Trace:
@@ -68,8 +69,8 @@ class Trace:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """The modes in which blocks were captured."""
-        return tuple(self.attributes["modes"])
+        """The modes in which blocks were captured, and ``loss`` where the attached model was trained."""
+        return (*self.attributes["modes"], *([LOSS] if LOSS in self.tree else []))
 
     @property
     def structures(self) -> xr.Dataset:
@@ -98,7 +99,7 @@ class Trace:
         """
         path = check_writable(path, force=force)
         with _replacing(path) as unfinished:
-            self.tree.to_netcdf(unfinished, engine="h5netcdf", encoding=_encoding(self.tree))
+            self.tree.to_netcdf(unfinished, engine="h5netcdf", encoding=encoding(self.tree))
         return path
 
     def close(self) -> None:
@@ -143,6 +144,11 @@ def check_writable(path: str | Path, *, force: bool = False) -> Path:
             raise InputError(f"The output {path} is a folder. Give the name of a file in it.")
         if path.exists() and not force:
             raise InputError(f"The output {path} exists. Choose another name, or replace it with --force (force=True).")
+        if unfinished(path).exists() and not force:
+            raise InputError(
+                f"{unfinished(path)} exists: what a run finished before it was killed, or one that is running. "
+                "Choose another name, or replace it with --force (force=True)."
+            )
         with _replacing(path, commit=False):
             pass
     except OSError as error:
@@ -151,6 +157,11 @@ def check_writable(path: str | Path, *, force: bool = False) -> Path:
             "Choose a folder that exists and that you may write to."
         ) from error
     return path
+
+
+def unfinished(path: Path) -> Path:
+    """Where a trace grows until it is complete."""
+    return path.with_name(f"{path.name}.partial")
 
 
 @contextmanager
@@ -170,7 +181,7 @@ def _replacing(path: Path, *, commit: bool = True) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def _encoding(tree: xr.DataTree) -> dict[str, dict[str, dict[str, Any]]]:
+def encoding(tree: xr.DataTree) -> dict[str, dict[str, dict[str, Any]]]:
     """Compress what was widened from a half precision (2.8 times smaller); other floats do not compress."""
     compressed = {"zlib": True, "complevel": 4, "shuffle": True}
     return {

@@ -1,39 +1,37 @@
-"""The model cloned into a precision, and its inputs cast to match."""
+"""The model cloned into a precision, and run in it."""
 
 import contextlib
-import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from precision_probe.backends import clone, math_dtype
+from precision_probe.evaluation import Evaluation, Quantity, mace_evaluation
 from precision_probe.exceptions import InputError
 from precision_probe.models import default_dtype
 from precision_probe.precisions import Precision
-from precision_probe.structures import Graph
 
 __all__ = ["Prediction", "Variant", "check_device"]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of a graph, in the variant's dtype except stress; not differentiable.
+    """What a model says of one input; not differentiable.
 
     Attributes:
-        energy: Total energy, (n_structures,) eV.
-        interaction_energy: Total energy less the isolated atoms', (n_structures,) eV.
-        forces: (n_atoms, 3) eV/Å.
-        stress: (n_structures, 3, 3) eV/Å³, float64, or ``None`` where no structure is periodic.
+        values: For each quantity its tensor, in the variant's dtype except stress, which is float64.
         seconds: Wall-clock time of the call, the device synchronised before and after.
     """
 
-    energy: torch.Tensor
-    interaction_energy: torch.Tensor
-    forces: torch.Tensor
-    stress: torch.Tensor | None
+    values: dict[Quantity, torch.Tensor]
     seconds: float
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """The tensor of the quantity with this name, such as ``"forces"``."""
+        return next(tensor for quantity, tensor in self.values.items() if quantity.name == name)
 
 
 class Variant:
@@ -43,13 +41,22 @@ class Variant:
         model: The model, which is copied and not changed. Hooks on it are not taken along.
         precision: The precision; its dtype becomes that of every floating-point parameter and buffer.
         device: Where the clone lives.
+        evaluation: How the model is run; by default as the MACE that it is.
     """
 
-    def __init__(self, model: torch.nn.Module, precision: Precision, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        precision: Precision,
+        device: torch.device,
+        evaluation: Evaluation | None = None,
+    ) -> None:
         self.precision = precision
         self.device = device
         self.dtype: torch.dtype = getattr(torch, precision.dtype)
-        self.model = _clone(model).to(device=device, dtype=self.dtype)
+        self.model = clone(model, self.dtype, device)
+        self.math_dtype = str(math_dtype(model, self.dtype, device)).removeprefix("torch.")
+        self._evaluation = evaluation or mace_evaluation(model)
 
     def follow(self, model: torch.nn.Module) -> None:
         """Take over the present weights of the model that this is a clone of."""
@@ -58,35 +65,25 @@ class Variant:
             for name, own in self.model.state_dict().items():
                 own.copy_(theirs[name])
 
-    def predict(self, graph: Graph) -> Prediction:
-        """Energy, forces and stress as the bare model gives them: no block is hooked.
-
-        In half precision mace-torch cannot compute stress (no ``lu``), so it is made from the virials and the float64
-        volume, in every precision alike.
-        """
+    def predict(self, sample: Any) -> Prediction:
+        """What the bare model gives: no block is hooked."""
         with self.arithmetic():
-            data = self.cast(graph)
+            data = sample.cast(self.dtype)
             start = self._now()
-            out = self.model(data, compute_virials=bool(graph.periodic.any()))
+            values = self._evaluation.predict(self.model, data, sample)
             seconds = self._now() - start
-        return Prediction(
-            out["energy"].detach(),
-            interaction_energy(out).detach(),
-            out["forces"].detach(),
-            _stress(out, graph),
-            seconds,
-        )
+        return Prediction(values, seconds)
 
-    def forward(self, graph: Graph) -> torch.Tensor:
-        """Interaction energies, (n_structures,) eV, with their autograd graph, for capturing blocks."""
-        return interaction_energy(self.model(self.cast(graph), compute_force=False))
+    def differentiable(self, sample: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The outputs that block gradients are of, on their autograd graph, each with its cotangent."""
+        return self._evaluation.differentiable(self.model, sample.cast(self.dtype))
 
-    def cast(self, graph: Graph) -> dict[str, torch.Tensor]:
-        """MACE's input in this precision; integers, and so the neighbour list, as they are."""
-        return {
-            key: (value.to(self.dtype) if value.is_floating_point() else value).detach()
-            for key, value in graph.data.items()
-        }
+    def with_cotangents(
+        self, sample: Any, cotangents: Mapping[str, torch.Tensor], options: Mapping[str, Any]
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The outputs of a training call, on their autograd graph, with the cotangents that a loss gave them."""
+        pairs = self._evaluation.with_cotangents(self.model, sample.cast(self.dtype), sample, cotangents, options)
+        return [(y, cotangent.to(y)) for y, cotangent in pairs]
 
     @contextlib.contextmanager
     def arithmetic(self) -> Iterator[None]:
@@ -98,15 +95,6 @@ class Variant:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
-
-
-def interaction_energy(out: dict[str, Any]) -> torch.Tensor:
-    """The energy without the isolated atoms', (n_structures,) eV, from what a MACE model returned."""
-    if out.get("interaction_energy") is not None:
-        energy: torch.Tensor = out["interaction_energy"]
-    else:
-        energy = out["contributions"][:, 1:].sum(dim=-1)  # the first contribution is the isolated atoms'
-    return energy
 
 
 def check_device(device: str | torch.device, precisions: tuple[Precision, ...]) -> torch.device:
@@ -139,15 +127,6 @@ def check_device(device: str | torch.device, precisions: tuple[Precision, ...]) 
     return found
 
 
-def _clone(model: torch.nn.Module) -> torch.nn.Module:
-    clone = copy.deepcopy(model)
-    for module in clone.modules():
-        if not isinstance(module, torch.jit.ScriptModule):  # a script module has none, and refuses the question
-            for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-                getattr(module, hooks).clear()
-    return clone.requires_grad_(False)
-
-
 @contextlib.contextmanager
 def _matmul_mode(mode: str) -> Iterator[None]:
     """Set how float32 matrix products are computed, on the CPU always exactly, and restore what was set."""
@@ -164,13 +143,3 @@ def _matmul_mode(mode: str) -> Iterator[None]:
             backend.fp32_precision = "none"  # inherit torch's global setting, as it may have been
             if backend.fp32_precision != value:
                 backend.fp32_precision = value
-
-
-def _stress(out: dict[str, Any], graph: Graph) -> torch.Tensor | None:
-    """−virials / volume, as mace-torch defines it, with the volume in float64; NaN where not periodic."""
-    if not graph.periodic.any():
-        return None
-    volume = torch.linalg.det(graph.cells).abs().view(-1, 1, 1)
-    stress: torch.Tensor = -out["virials"].detach().to(torch.float64) / volume
-    stress[~torch.as_tensor(graph.periodic, device=stress.device)] = torch.nan
-    return stress

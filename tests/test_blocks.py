@@ -12,7 +12,7 @@ from precision_probe.capture import capture, gradients
 from precision_probe.exceptions import InputError
 from precision_probe.models import build
 from precision_probe.structures import build_graph
-from precision_probe.variants import interaction_energy
+from precision_probe.evaluation import interaction_energy
 
 EMBEDDINGS = ["node_embedding", "radial_embedding", "spherical_harmonics"]
 LAYERS = ["interactions.0", "products.0", "interactions.1", "products.1"]

@@ -203,7 +203,7 @@ def test_demo_forces_follow_their_reference():
     predict = Variant(demo, PRECISIONS["float64"], torch.device("cpu")).predict
     graphs = [build_graph(atoms, demo) for atoms in read_structures("demo")]
     reference = np.concatenate([graph.labels["forces"] for graph in graphs])
-    forces = np.concatenate([predict(graph).forces.numpy() for graph in graphs])
+    forces = np.concatenate([predict(graph)["forces"].numpy() for graph in graphs])
     assert np.abs(forces - reference).mean() < min(0.3, 0.2 * np.abs(reference).mean())
     assert np.corrcoef(forces.ravel(), reference.ravel())[0, 1] > 0.95
 

@@ -89,7 +89,7 @@ def test_the_users_hooks_stay_behind(model, water):
             getattr(module, f"register_{kind}_hook")(lambda *_: fired.append(1))
     found = variant(mine, "float64").predict(build_graph(water, mine))
     assert fired == []
-    assert torch.equal(found.forces, variant(model, "float64").predict(build_graph(water, mine)).forces)
+    assert torch.equal(found["forces"], variant(model, "float64").predict(build_graph(water, mine))["forces"])
     mine(data_of(build_graph(water, mine)), compute_force=False)
     assert fired
 
@@ -103,11 +103,11 @@ def test_float64_is_the_bare_model_bit_for_bit(built, water, options):
     graph = build_graph(water, model)
     bare = [model(data_of(graph)) for _ in range(3)][-1]
     found = [variant(model, "float64").predict(graph) for _ in range(3)][-1]
-    assert torch.equal(found.energy, bare["energy"])
-    assert torch.equal(found.forces, bare["forces"])
+    assert torch.equal(found["energy"], bare["energy"])
+    assert torch.equal(found["forces"], bare["forces"])
     assert found.stress is None
     assert found.seconds > 0
-    assert not any(t.requires_grad for t in (found.energy, found.interaction_energy, found.forces))
+    assert not any(t.requires_grad for t in (found["energy"], found["interaction_energy"], found["forces"]))
 
 
 def test_stress_is_maces_own(model, crystal):
@@ -115,7 +115,7 @@ def test_stress_is_maces_own(model, crystal):
     bare = model(data_of(graph), compute_stress=True)
     found = variant(model, "float64").predict(graph)
     torch.testing.assert_close(found.stress, bare["stress"], rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(found.forces, bare["forces"], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found["forces"], bare["forces"], rtol=1e-12, atol=1e-12)
     assert error(found.stress, torch.eye(3).double() * found.stress.diagonal(dim1=1, dim2=2).mean()) > 0.1
 
 
@@ -123,9 +123,9 @@ def test_stress_is_the_derivative_of_the_energy(model, crystal):
     def energy(strain):
         atoms = crystal.copy()
         atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
-        return float(variant(model, "float64").predict(build_graph(atoms, model)).interaction_energy)
+        return float(variant(model, "float64").predict(build_graph(atoms, model))["interaction_energy"])
 
-    stress = variant(model, "float64").predict(build_graph(crystal, model)).stress[0].numpy()
+    stress = variant(model, "float64").predict(build_graph(crystal, model))["stress"][0].numpy()
     for i, j in [(0, 0), (2, 2), (0, 1)]:
         strain = np.zeros((3, 3))
         strain[i, j] = strain[j, i] = 1e-5
@@ -140,9 +140,9 @@ def test_plain_mace_interaction_energy_has_no_isolated_atoms(built, config, wate
         isolated = sum(
             dict(zip(config["atomic_numbers"], config["atomic_energies"], strict=True))[z] for z in (8, 1, 1)
         )
-        assert float(found.energy - found.interaction_energy) == pytest.approx(isolated, abs=1e-9)
-        assert abs(float(found.interaction_energy)) > 1e-3
-        assert variant(model, "float16").predict(build_graph(water, model)).forces.shape == (3, 3)
+        assert float(found["energy"] - found["interaction_energy"]) == pytest.approx(isolated, abs=1e-9)
+        assert abs(float(found["interaction_energy"])) > 1e-3
+        assert variant(model, "float16").predict(build_graph(water, model))["forces"].shape == (3, 3)
 
 
 # reduced precisions run
@@ -157,7 +157,7 @@ def test_every_interaction_class_runs_in_every_precision(built, crystal, interac
     reference = predictions["float64"]
     for name, found in predictions.items():
         dtype = getattr(torch, name)
-        assert (found.energy.dtype, found.interaction_energy.dtype, found.forces.dtype) == (dtype,) * 3
+        assert (found["energy"].dtype, found["interaction_energy"].dtype, found["forces"].dtype) == (dtype,) * 3
         assert found.stress.dtype is torch.float64
         assert found.stress.shape == (1, 3, 3)
         for quantity in ("interaction_energy", "stress"):
@@ -173,11 +173,11 @@ def test_absent_elements_isolated_energy_overflows_float16(built, water):
     model = built(atomic_energies=(-13.6, -70_000.0, -2042.0))
     graph = build_graph(water, model)
     found = variant(model, "float16").predict(graph)
-    assert torch.isnan(found.energy).all()
-    assert torch.isfinite(found.forces).all()
-    assert torch.isfinite(found.interaction_energy).all()
-    assert error(found.forces, variant(model, "float64").predict(graph).forces) < 0.1
-    assert torch.isfinite(variant(model, "bfloat16").predict(graph).energy).all()
+    assert torch.isnan(found["energy"]).all()
+    assert torch.isfinite(found["forces"]).all()
+    assert torch.isfinite(found["interaction_energy"]).all()
+    assert error(found["forces"], variant(model, "float64").predict(graph)["forces"]) < 0.1
+    assert torch.isfinite(variant(model, "bfloat16").predict(graph)["energy"]).all()
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
@@ -190,8 +190,8 @@ def test_multi_head_model_runs(built, water, name):
     )
     graph = build_graph(water, model)
     found = variant(model, name).predict(graph)
-    assert found.energy.dtype is getattr(torch, name)
-    assert error(found.forces, variant(model, "float64").predict(graph).forces) < 0.2
+    assert found["energy"].dtype is getattr(torch, name)
+    assert error(found["forces"], variant(model, "float64").predict(graph)["forces"]) < 0.2
 
 
 def test_total_energy_hides_the_error(built, water):
@@ -199,9 +199,9 @@ def test_total_energy_hides_the_error(built, water):
     graph = build_graph(water, model)
     exact, found = (variant(model, name).predict(graph) for name in ("float64", "float32"))
     half_ulp = np.spacing(np.float32(2069.0)) / 2
-    assert abs(float(found.interaction_energy - exact.interaction_energy)) < half_ulp / 10
+    assert abs(float(found["interaction_energy"] - exact["interaction_energy"])) < half_ulp / 10
     # the same energy with its isolated atoms has no digits left below this
-    assert 0 < abs(float(found.energy.double() - exact.energy)) < 10 * half_ulp
+    assert 0 < abs(float(found["energy"].double() - exact.energy)) < 10 * half_ulp
 
 
 @pytest.mark.parametrize("name", ON_CPU)
@@ -210,9 +210,9 @@ def test_nan_is_a_result_and_no_error(model, crystal, name):
     with torch.no_grad():
         next(iter(broken.readouts[1].parameters())).fill_(torch.nan)
     found = variant(broken, name).predict(build_graph(crystal, model))
-    assert torch.isnan(found.energy).all()
+    assert torch.isnan(found["energy"]).all()
     assert torch.isnan(found.stress).all()
-    assert found.forces.shape == (8, 3)
+    assert found["forces"].shape == (8, 3)
 
 
 # the device

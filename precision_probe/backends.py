@@ -1,0 +1,140 @@
+"""Which library computes a model's tensor products, and the model built anew in another precision.
+
+cuEquivariance and OpenEquivariance fix the precision of their arithmetic when a module is built: casting such a model
+changes what it stores and not how it computes, and copying it can break its fused convolutions. So a variant of a
+converted model is built anew from its architecture, in its own precision, and given the model's weights.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from precision_probe._mace import scripts_utils
+from precision_probe.exceptions import InputError
+from precision_probe.models import default_dtype
+from precision_probe.precisions import Precision
+
+__all__ = ["backend", "check_backend", "clone", "irreps_layout", "math_dtype", "supports"]
+
+_LIBRARIES = {"cueq_config": "cuEquivariance", "oeq_config": "OpenEquivariance"}
+_KERNEL_DTYPES = (torch.float64, torch.float32)  # of the compiled kernels of both libraries
+
+
+def backend(model: torch.nn.Module) -> str:
+    """What computes the tensor products: ``e3nn``, ``cuEquivariance``, ``OpenEquivariance``, or the last two."""
+    used = [library for config, library in _LIBRARIES.items() if getattr(_config(model, config), "enabled", False)]
+    return " and ".join(used) or "e3nn"
+
+
+def irreps_layout(model: torch.nn.Module) -> str:
+    """How features are laid out in memory: e3nn's ``mul_ir``, or ``ir_mul``, where components come before channels."""
+    config = _config(model, "cueq_config")
+    return str(getattr(config, "layout_str", "mul_ir")) if getattr(config, "enabled", False) else "mul_ir"
+
+
+def math_dtype(model: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """In which dtype a converted model computes its tensor products when it stores numbers in ``dtype``.
+
+    cuEquivariance's CUDA kernels multiply and add half precisions in float32.
+    """
+    has_kernels = device.type == "cuda" and "cuEquivariance" in backend(model)
+    return torch.float32 if has_kernels and dtype not in _KERNEL_DTYPES else dtype
+
+
+def check_backend(model: torch.nn.Module, precisions: tuple[Precision, ...], device: torch.device) -> None:
+    """Refuse what a converted model cannot be built anew for.
+
+    Raises:
+        InputError: If mace-torch cannot tell the model's architecture, or its library cannot compute in a precision
+            or on the device.
+    """
+    library = backend(model)
+    if library == "e3nn":
+        return
+    if "error" in scripts_utils.extract_config_mace_model(model):
+        raise InputError(
+            f"The model is a {type(model).__name__} converted to {library}, which mace-torch cannot build anew in "
+            "another precision. Give the e3nn model that it was converted from."
+        )
+    if "OpenEquivariance" not in library:
+        return
+    if device.type != "cuda":
+        raise InputError(f"The model is converted to {library}, which computes on CUDA only; the device is {device}.")
+    narrow = [str(precision) for precision in precisions if not supports(model, precision)]
+    if narrow:
+        raise InputError(
+            f"The model is converted to {library}, which computes in float64 and float32 only. "
+            f"Leave out {', '.join(narrow)}, or give the e3nn model that it was converted from."
+        )
+
+
+def supports(model: torch.nn.Module, precision: Precision) -> bool:
+    """Whether a precision is one that the model's backend has."""
+    return "OpenEquivariance" not in backend(model) or getattr(torch, precision.dtype) in _KERNEL_DTYPES
+
+
+def clone(model: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+    """Return a copy in another dtype, without hooks and with frozen weights; the model is not changed.
+
+    Args:
+        model: Any module. One converted to cuEquivariance or OpenEquivariance is built anew.
+        dtype: Of every floating-point parameter and buffer, and of the arithmetic (see :func:`math_dtype`).
+        device: Where the copy lives.
+    """
+    made = copy.deepcopy(model) if backend(model) == "e3nn" else _rebuilt(model, math_dtype(model, dtype, device))
+    for module in made.modules():
+        if not isinstance(module, torch.jit.ScriptModule):  # a script module has none, and refuses the question
+            for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+                getattr(module, hooks).clear()
+    return made.to(device=device, dtype=dtype).requires_grad_(False)
+
+
+def _rebuilt(model: Any, dtype: torch.dtype) -> torch.nn.Module:
+    """The same class and architecture, built with this arithmetic; weights and buffers are the model's own."""
+    try:
+        options = scripts_utils.extract_config_mace_model(model) | {name: _config(model, name) for name in _LIBRARIES}
+        with default_dtype(dtype), torch.random.fork_rng(devices=[]), _exact_couplings():
+            made: Any = type(model)(**options).to(next(model.parameters()).device)
+            made.load_state_dict(model.state_dict())
+    except Exception as error:  # of three libraries
+        raise InputError(
+            f"The {type(model).__name__} converted to {backend(model)} cannot be built anew in {dtype} "
+            f"({type(error).__name__}: {error}). Give the e3nn model that it was converted from."
+        ) from error
+    for new, old in zip(made.interactions, model.interactions, strict=True):
+        new.avg_num_neighbors = old.avg_num_neighbors  # not part of the state in every class
+    rebuilt: torch.nn.Module = made.train(model.training)
+    return rebuilt
+
+
+@contextlib.contextmanager
+def _exact_couplings() -> Iterator[None]:
+    """Let cuEquivariance take Clebsch-Gordan coefficients in float64 whatever the default dtype is.
+
+    mace-torch hands them over through NumPy, which has no bfloat16; cuEquivariance rounds them once, at the end.
+    """
+    from mace.tools import cg
+
+    group = cg.O3_e3nn
+    ours = group.__dict__.get("clebsch_gordan")
+    if ours is None:  # cuEquivariance is not installed
+        yield
+        return
+
+    def clebsch_gordan(cls: Any, *representations: Any) -> Any:
+        with default_dtype(torch.float64):
+            return ours.__func__(cls, *representations)
+
+    group.clebsch_gordan = classmethod(clebsch_gordan)
+    try:
+        yield
+    finally:
+        group.clebsch_gordan = ours
+
+
+def _config(model: Any, name: str) -> Any:
+    interactions = getattr(model, "interactions", None)
+    return getattr(interactions[0], name, None) if interactions else None

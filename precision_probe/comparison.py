@@ -1,0 +1,174 @@
+"""Two traces side by side: another backend, version or machine, block by block. Nothing here imports torch or mace."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from precision_probe.analysis import MODEL, compared_arrays, errors
+from precision_probe.exceptions import InputError
+from precision_probe.metrics import compare
+from precision_probe.precisions import PRECISIONS
+from precision_probe.trace import Trace
+
+__all__ = ["ROUNDOFFS", "compare_traces", "first_difference", "provenance_differences"]
+
+ROUNDOFFS = 1e4  # of float64, which two correct ways to compute the same may be apart
+_TIMES = 10  # the rounding error of A, in a reduced precision
+_SAME_PLACE = 1e-5  # Å
+_EDGE_KEYS = ("sender", "receiver", "image")
+
+
+def compare_traces(a: Trace, b: Trace) -> pd.DataFrame:
+    """How far trace B is from trace A, for every array that both have.
+
+    Args:
+        a: The trace to compare with, such as one of the e3nn model.
+        b: The other, such as one of the model converted to cuEquivariance.
+
+    Returns:
+        One row for each precision (float64 first), mode, block (``model`` for the model's own results), tensor and
+        direction, with ``difference`` (rel_l2 of B against A), ``max_abs`` (in ``units``), ``error_a`` and ``error_b``
+        (rel_l2 against A's float64), ``allowed`` and ``equivalent``. Edges are brought into the same order.
+
+    In float64 two correct ways to compute the same differ by some unit roundoffs; ``allowed`` is :data:`ROUNDOFFS` of
+    them. In a reduced precision rounding itself makes them differ, so ten times A's own error is allowed. Where A's
+    float64 is rounding noise (:func:`precision_probe.errors` says which), nothing is judged.
+
+    Raises:
+        InputError: If the traces are not of the same structures, or have no precision or block in common.
+    """
+    _check_structures(a, b)
+    order = _edge_order(a.structures, b.structures)
+    resolved = errors(a).groupby(["mode", "block", "tensor", "direction"])["resolved"].all()
+    rows = []
+    precisions = ["float64", *(str(p) for p in a.precisions if p in b.precisions)]
+    for mode in (mode for mode in _modes(a) if mode in _modes(b)):
+        reference = dict(_arrays(a, mode, "float64"))
+        for precision in precisions:
+            theirs = dict(_arrays(b, mode, precision))
+            for key, y in _arrays(a, mode, precision):
+                if key in theirs:
+                    identity = dict(zip(("block", "tensor", "direction", "units", "rows"), key, strict=True))
+                    if identity.pop("rows") == "edge" and order is None:
+                        continue
+                    is_resolved = bool(resolved.get((mode, *key[:3]), True))
+                    shown = _ordered(theirs[key], key, order)
+                    found = _compared(reference[key], y, shown, precision, is_resolved)
+                    rows.append({"precision": precision, "mode": mode, **identity, **found})
+    if not rows:
+        raise InputError("The traces have no precision, mode and block in common, so there is nothing to compare.")
+    table = pd.DataFrame(rows)
+    rank = {name: index for index, name in enumerate(precisions)}
+    return table.sort_values("precision", key=lambda column: column.map(rank), kind="stable", ignore_index=True)
+
+
+def first_difference(table: pd.DataFrame) -> "pd.Series[Any] | None":
+    """The first row of :func:`compare_traces`, as the model runs, that rounding does not explain; blocks come first.
+
+    Outputs come before gradients: an output that is wrong makes the gradients wrong, and not the other way round.
+    """
+    different = table[~table["equivalent"]]
+    if different.empty:
+        return None
+    later = (different["block"] == MODEL) * 2 + (different["direction"] == "backward")
+    found: pd.Series[Any] = different.loc[later.sort_values(kind="stable").index[0]]
+    return found
+
+
+def provenance_differences(a: Trace, b: Trace) -> pd.DataFrame:
+    """What the traces' attributes say differently: versions, device, settings, model.
+
+    Returns:
+        Indexed by attribute (``versions.torch``), with the columns ``a`` and ``b``.
+    """
+    ours, theirs = (_flat(trace.attributes) for trace in (a, b))
+    different = {key: (ours.get(key, ""), theirs.get(key, "")) for key in (ours | theirs) if key != "created"}
+    rows = {key: pair for key, pair in different.items() if pair[0] != pair[1]}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["a", "b"]).rename_axis("attribute")
+
+
+def _compared(
+    reference: NDArray[Any], y: NDArray[Any], y_hat: NDArray[Any], precision: str, is_resolved: bool
+) -> dict[str, Any]:
+    format_of = PRECISIONS[precision]
+    found = compare(y, y_hat, format_of)
+    error_a, error_b = (compare(reference, values, format_of)["rel_l2"] for values in (y, y_hat))
+    allowed = ROUNDOFFS * PRECISIONS["float64"].unit_roundoff
+    if precision != "float64":
+        allowed = max(allowed, _TIMES * error_a) if np.isfinite(error_a) else np.inf
+    same = bool(found["rel_l2"] <= allowed) or np.array_equal(y, y_hat, equal_nan=True) or not is_resolved
+    return {
+        "n": y.size,
+        "difference": found["rel_l2"],
+        "max_abs": found["max_abs"],
+        "error_a": error_a,
+        "error_b": error_b,
+        "allowed": allowed if is_resolved else np.nan,
+        "equivalent": same or not np.isfinite(allowed),
+    }
+
+
+def _modes(trace: Trace) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(("propagated", *trace.modes)))
+
+
+def _arrays(trace: Trace, mode: str, precision: str) -> Iterator[tuple[tuple[str, ...], NDArray[Any]]]:
+    """Each array of a group, with block, tensor, direction, unit, and what its rows count."""
+    group = trace.group(mode, precision)
+    for identity, rows, y, _ in compared_arrays(trace, group, group, mode):
+        yield (identity["block"], identity["tensor"], identity["direction"], identity["units"], rows), y
+
+
+def _check_structures(a: Trace, b: Trace) -> None:
+    ours, theirs = a.structures, b.structures
+    if ours.sizes.get("structure") != theirs.sizes.get("structure"):
+        raise InputError(
+            f"The traces are of {ours.sizes.get('structure')} and {theirs.sizes.get('structure')} structures. "
+            "Audit the same structures in both."
+        )
+    if ("positions" in ours) != ("positions" in theirs):
+        raise InputError("One trace is of atomic structures, the other of a module's inputs.")
+    if "positions" not in ours:
+        return
+    same = ours["n_atoms"].equals(theirs["n_atoms"]) and ours["atomic_numbers"].equals(theirs["atomic_numbers"])
+    if not same or not np.allclose(ours["positions"], theirs["positions"], rtol=0, atol=_SAME_PLACE):
+        raise InputError(
+            "The traces are of different structures (atoms or positions differ). Audit the same structures in both."
+        )
+
+
+def _edge_order(ours: xr.Dataset, theirs: xr.Dataset) -> NDArray[np.intp] | None:
+    """Which edge of B is each edge of A, or ``None`` where their neighbour lists differ."""
+    if "sender" not in ours or ours.sizes["edge"] != theirs.sizes["edge"]:
+        return None
+    (key_a, order_a), (key_b, order_b) = (_sorted_edges(structures) for structures in (ours, theirs))
+    if not np.array_equal(key_a[order_a], key_b[order_b]):
+        return None
+    order = np.empty_like(order_a)
+    order[order_a] = order_b
+    return order
+
+
+def _sorted_edges(structures: xr.Dataset) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    owner = np.repeat(np.arange(structures.sizes["structure"]), structures["n_edges"].values)
+    sender, receiver, image = (structures[key].values for key in _EDGE_KEYS)
+    keys = np.column_stack([owner, sender, receiver, image]).astype(np.int64)
+    return keys, np.lexsort(keys.T[::-1])
+
+
+def _ordered(values: NDArray[Any], key: tuple[str, ...], order: NDArray[np.intp] | None) -> NDArray[Any]:
+    return values[order] if key[-1] == "edge" and order is not None else values
+
+
+def _flat(attributes: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in attributes.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return found
