@@ -27,7 +27,13 @@ __all__ = [
 
 MODEL = "model"
 _NOISE = 0.01
-TOLERANCE_UNITS = {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³"}
+TOLERANCE_UNITS = {
+    "energy": "eV/atom",
+    "forces": "eV/Å",
+    "stress": "eV/Å³",
+    "dipole": "in the model's unit",
+    "polarizability": "in the model's unit",
+}
 _PER_ATOM = ("energy", "interaction_energy")
 _BACKWARD = ("forces", "stress")  # made by differentiation
 Tolerance = Mapping[str, float]

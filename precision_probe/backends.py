@@ -7,6 +7,7 @@ converted model is built anew from its architecture, in its own precision, and g
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,7 +97,8 @@ def _rebuilt(model: Any, dtype: torch.dtype) -> torch.nn.Module:
     """The same class and architecture, built with this arithmetic; weights and buffers are the model's own."""
     try:
         options = scripts_utils.extract_config_mace_model(model) | {name: _config(model, name) for name in _LIBRARIES}
-        with default_dtype(dtype), torch.random.fork_rng(devices=[]), _exact_couplings():
+        with default_dtype(dtype), torch.random.fork_rng(devices=[]), _exact_couplings(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript's notices about e3nn's own code
             made: Any = type(model)(**options).to(next(model.parameters()).device)
             made.load_state_dict(model.state_dict())
     except Exception as error:  # of three libraries

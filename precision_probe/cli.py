@@ -80,7 +80,8 @@ def audit(
     tolerance: Annotated[
         str | None,
         typer.Option(
-            help="Largest errors allowed, such as forces=1e-3,energy=1e-4,stress=1e-5 (eV/Å, eV/atom, eV/Å³)."
+            help="Largest errors allowed, such as forces=1e-3,energy=1e-4,stress=1e-5 (eV/Å, eV/atom, eV/Å³); also of "
+            "dipole and polarizability, in the model's own unit."
         ),
     ] = None,
     blocks: Annotated[
@@ -238,7 +239,8 @@ def _finish(probe: "Probe", output: Path, limits: dict[str, float] | None, *, qu
             console.print(f"Note: {note}", markup=False)
     _say(quiet, f"Trace written to {output}")
     for name in set(limits or {}) - set(summary):
-        _complain(f"Note: the tolerance of {name} was not judged: no structure is periodic in all directions.")
+        why = "no structure is periodic in all directions" if name == "stress" else "the model does not predict it"
+        _complain(f"Note: the tolerance of {name} was not judged: {why}.")
     over = exceeded(summary, limits or {})
     for row in over.to_dict("records"):
         _complain(

@@ -78,7 +78,7 @@ def smoke_test(model: torch.nn.Module, graph: Graph) -> SmokeTest:
         with capture(variant.model, [block]) as calls:
             variant.differentiable(graph.to("cpu"))
         outputs = replay(variant.model.get_submodule(block.name), calls[0], variant.dtype).outputs
-    port, message = next((port, tensor.detach()) for port, tensor in outputs.items())
+    port, message = next((port, port.to_mul_ir(tensor.detach())) for port, tensor in outputs.items())
     irreps, start = [], 0
     for mul, ir in port.irreps or ():
         part = message[:, :, start : start + ir.dim]

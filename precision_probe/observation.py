@@ -41,6 +41,7 @@ class Observer:
     gradient_unit: str
     _is_warm: bool = False
 
+    @torch.enable_grad()
     def predict(self, sample: Sample, n_samples: int = 1) -> dict[str, list[Predicted]]:
         """What each variant predicts, unhooked, and its time: all precisions in turn, so that they are timed alike.
 

@@ -56,9 +56,8 @@ def model_table(summary: pd.DataFrame, errors: pd.DataFrame, tolerance: Toleranc
     over = exceeded(summary, limits)
     worst = worst_blocks(errors)
     columns = {name: heading for name, (heading, _) in _COLUMNS.items() if name in summary}
-    columns |= {
-        name: f"{name}\nmax" for name in map(str, summary) if name not in (*_COLUMNS, "nonfinite", "time", "time_iqr")
-    }
+    units = errors[errors["block"] == MODEL].drop_duplicates("tensor").set_index("tensor")["units"]
+    columns |= {name: f"{name}\n{unit}" for name, unit in units.items() if name not in _COLUMNS}
     table = plain_table("The model as a whole: error against float64")
     table.add_column("\nprecision", no_wrap=True)
     for heading in (*columns.values(), "time\n× float64"):
@@ -69,13 +68,21 @@ def model_table(summary: pd.DataFrame, errors: pd.DataFrame, tolerance: Toleranc
         cells = [_number(row[name] * (_COLUMNS[name][1] if name in _COLUMNS else 1)) for name in columns]
         verdict = _verdict(str(precision), row, over, judged=bool(limits))
         table.add_row(str(precision), *cells, _ratio(row), verdict, worst.get(str(precision), ""))
+    return Group(table, Text(_notes(summary, limits, is_guide=tolerance is None), style="dim"))
+
+
+def _notes(summary: pd.DataFrame, limits: Tolerance, *, is_guide: bool) -> str:
+    """What the table of the model means."""
     shown = ", ".join(f"{name} {limit:g} {TOLERANCE_UNITS[name]}" for name, limit in limits.items())
-    source = "--tolerance" if tolerance else "a guide: set your own with --tolerance"
-    notes = (
-        f"ok: within {shown} ({source}); the largest error over structures, atoms and components. interact.: energy "
-        "less the isolated atoms'. time: median ± half the interquartile range."
-    )
-    return Group(table, Text(notes, style="dim"))
+    source = "a guide: set your own with --tolerance" if is_guide else "--tolerance"
+    notes = [
+        f"ok: within {shown} ({source}); the largest error over structures, atoms and components."
+        if limits
+        else f"Largest errors; to have them judged, give --tolerance with one of {', '.join(TOLERANCE_UNITS)}.",
+        "interact.: energy less the isolated atoms'." if "interaction_energy" in summary else "",
+        "time: median ± half the interquartile range.",
+    ]
+    return " ".join(filter(None, notes))
 
 
 def block_table(errors: pd.DataFrame) -> RenderableType:
@@ -147,7 +154,9 @@ def comparison_table(comparison: pd.DataFrame) -> RenderableType:
 
 def provenance_table(differences: pd.DataFrame) -> RenderableType:
     """What two traces say differently of how they were made."""
-    table = plain_table("What differs between the traces", "attribute", "A", "B")
+    table = plain_table("What differs between the traces", "attribute")
+    for name in ("A", "B"):
+        table.add_column(name, overflow="fold")
     for attribute, row in differences.iterrows():
         table.add_row(str(attribute), row["a"], row["b"])
     return table
