@@ -11,6 +11,7 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from mace import data, modules, tools  # isort: skip
     from e3nn import o3
+    from mace.modules import extensions
     from mace.tools import scripts_utils, torch_geometric
 
-__all__ = ["data", "modules", "o3", "scripts_utils", "tools", "torch_geometric"]
+__all__ = ["data", "extensions", "modules", "o3", "scripts_utils", "tools", "torch_geometric"]

@@ -69,7 +69,7 @@ def errors(trace: Trace, *, eps: float = EPS) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=columns)
     # of what stores the numbers: blocks without matrix products compute in float32 under tf32
     roundoff = table["precision"].map({p.name: PRECISIONS[p.dtype].unit_roundoff for p in trace.precisions})
-    own_error = table["rel_l2"] / roundoff * PRECISIONS["float64"].unit_roundoff
+    own_error = table["rel_l2"].astype(float) / roundoff * PRECISIONS["float64"].unit_roundoff
     return table.assign(resolved=~(np.isfinite(own_error) & (own_error > _NOISE)))
 
 

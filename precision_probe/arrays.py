@@ -64,7 +64,7 @@ def predicted_arrays(prediction: Prediction, seconds: float, n_structures: int) 
             quantity.dims,
             quantity.unit,
             quantity.long_name,
-            str(tensor.dtype).removeprefix("torch."),
+            "" if quantity.name == "stress" else str(tensor.dtype).removeprefix("torch."),  # made in float64 of virials
         )
         for quantity, tensor in prediction.values.items()
     ]
@@ -122,9 +122,8 @@ def _components(port: Port, tensor: torch.Tensor) -> tuple[str, ...]:
 
 
 def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
-    """On the CPU, half precisions widened exactly to float32: neither NumPy nor netCDF has bfloat16."""
+    """On the CPU, half precisions widened exactly to float32 (neither NumPy nor netCDF has bfloat16), one row at least."""
     tensor = tensor.detach()
     if tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.float()
-    array: NDArray[Any] = tensor.cpu().numpy()
-    return array
+    return np.atleast_1d(tensor.cpu().numpy())

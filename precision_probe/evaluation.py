@@ -84,12 +84,14 @@ class MaceEnergy:
         volume, in every precision alike.
         """
         out = model(data, compute_virials=bool(sample.periodic.any()))
-        found = {ENERGY: out["energy"], FORCES: out["forces"], STRESS: _stress(out, sample)}
-        if (interaction := interaction_energy(out)) is not None:
-            found[INTERACTION] = interaction
-        if out.get("dipole") is not None:
-            found[self._dipole] = out["dipole"]
-        return {quantity: tensor.detach() for quantity, tensor in found.items()}
+        found = {
+            ENERGY: out["energy"],
+            INTERACTION: interaction_energy(out),
+            FORCES: out["forces"],
+            STRESS: _stress(out, sample),
+        }
+        found[self._dipole] = out.get("dipole")
+        return {quantity: tensor.detach() for quantity, tensor in found.items() if tensor is not None}
 
     def differentiable(self, model: torch.nn.Module, data: dict[str, torch.Tensor]) -> Differentiable:
         """The energies, (n_structures,) eV, without the isolated atoms' where the model says what they are.

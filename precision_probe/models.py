@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 
 from precision_probe import foundations
-from precision_probe._mace import modules, o3
+from precision_probe._mace import extensions, modules, o3
 from precision_probe.exceptions import InputError
 
 __all__ = [
@@ -103,9 +103,10 @@ def build(config: Mapping[str, Any], seed: int = 0) -> torch.nn.Module:
     try:
         for key in ("interaction_cls_first", "interaction_cls"):
             options[key] = modules.interaction_classes[options[key]]
-        for key in ("hidden_irreps", "MLP_irreps", "edge_irreps"):
-            if options.get(key) is not None:
-                options[key] = o3.Irreps(options[key])
+        for key in ("hidden_irreps", "MLP_irreps", *(["edge_irreps"] if options.get("edge_irreps") else [])):
+            options[key] = o3.Irreps(options[key])
+        if options["atomic_energies"] is not None:  # dipole models have none
+            options["atomic_energies"] = np.asarray(options["atomic_energies"], dtype=float)
         if "readout_cls" in options:
             options["readout_cls"] = modules.readout_classes[options["readout_cls"]]
         options["gate"] = None if options["gate"] is None else _GATES[options["gate"]]
@@ -114,8 +115,6 @@ def build(config: Mapping[str, Any], seed: int = 0) -> torch.nn.Module:
             f"The architecture has no usable value for {missing}. Start from default_config() and change what differs; "
             f"interaction classes: {', '.join(modules.interaction_classes)}."
         ) from missing
-    if options["atomic_energies"] is not None:  # dipole models have none
-        options["atomic_energies"] = np.asarray(options["atomic_energies"], dtype=float)
     options.setdefault("num_elements", len(options["atomic_numbers"]))
     if not issubclass(model_class, modules.ScaleShiftMACE):
         for key in ("atomic_inter_scale", "atomic_inter_shift"):
@@ -214,7 +213,7 @@ def _attribute(model: torch.nn.Module, name: str) -> Any:
 
 
 def _class_named(name: str) -> Any:
-    model_class = getattr(modules, name, None) if name in _MODEL_CLASSES else None
+    model_class = getattr(modules, name, getattr(extensions, name, None)) if name in _MODEL_CLASSES else None
     if model_class is None:
         raise InputError(f"mace-torch has no model class {name!r}. Known: {', '.join(_MODEL_CLASSES)}.")
     return model_class

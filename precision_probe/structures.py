@@ -209,10 +209,11 @@ def graph_of_call(data: Mapping[str, Any], model: torch.nn.Module, name: str) ->
     tensors = {key: value.detach().clone() for key, value in data.items() if torch.is_tensor(value)}
     tensors = {key: value.double() if value.is_floating_point() else value for key, value in tensors.items()}
     n_structures = int(tensors["ptr"].numel()) - 1
-    if "pbc" in tensors:
-        pbc = tensors["pbc"].view(-1, 3).cpu().numpy().astype(bool)
-    else:
+    if data.get("pbc") is None:
         pbc = np.full((n_structures, 3), bool(tensors["unit_shifts"].any()))
+    else:  # one row for each structure, one for all, or a single yes or no
+        given = torch.as_tensor(data["pbc"]).cpu().numpy().astype(bool)
+        pbc = np.array(np.broadcast_to(given.reshape(-1, 3) if given.size > 1 else given, (n_structures, 3)))
     return Graph(
         data=tensors,
         names=(name,) if n_structures == 1 else tuple(f"{name}[{index}]" for index in range(n_structures)),

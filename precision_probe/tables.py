@@ -57,7 +57,7 @@ def model_table(summary: pd.DataFrame, errors: pd.DataFrame, tolerance: Toleranc
     worst = worst_blocks(errors)
     columns = {name: heading for name, (heading, _) in _COLUMNS.items() if name in summary}
     units = errors[errors["block"] == MODEL].drop_duplicates("tensor").set_index("tensor")["units"]
-    columns |= {name: f"{name}\n{unit}" for name, unit in units.items() if name not in _COLUMNS}
+    columns |= {str(name): f"{name}\n{unit}" for name, unit in units.items() if name not in _COLUMNS}
     table = plain_table("The model as a whole: error against float64")
     table.add_column("\nprecision", no_wrap=True)
     for heading in (*columns.values(), "time\n× float64"):

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from precision_probe.blocks import Block, Port, default_blocks, select_blocks
 from precision_probe.capture import capture, gradients
+from precision_probe.evaluation import interaction_energy
 from precision_probe.exceptions import InputError
 from precision_probe.models import build
 from precision_probe.structures import build_graph
-from precision_probe.evaluation import interaction_energy
 
 EMBEDDINGS = ["node_embedding", "radial_embedding", "spherical_harmonics"]
 LAYERS = ["interactions.0", "products.0", "interactions.1", "products.1"]
@@ -28,7 +28,7 @@ def run(model, blocks, atoms):
     graph = build_graph(atoms, model)
     with capture(model, blocks) as calls:
         energy = interaction_energy(model({k: v.clone() for k, v in graph.data.items()}, compute_force=False))
-        return graph, calls, gradients(calls, energy)
+        return graph, calls, gradients(calls, [(energy, torch.ones_like(energy))])
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
@@ -127,6 +127,8 @@ def test_default_is_what_no_pattern_selects(model):
             ["interactions.0.linear_up", "interactions.1"],
             ["interactions.1", "interactions.0.linear_up"],
         ),
+        ("!readouts.*", TWO_LAYERS[:-2]),
+        (["!*.1", "*s.*", "!interactions.0"], ["products.0", "readouts.0"]),
     ],
 )
 def test_patterns(model, patterns, expected):
@@ -203,6 +205,10 @@ def test_lists_of_parameters_are_refused(model):
 def test_every_pattern_must_match(model):
     with pytest.raises(InputError, match=r"readouts\.7"):
         select_blocks(model, ["readouts.*", "readouts.7"])
+    with pytest.raises(InputError, match=r"No block matches 'readouts\.7'"):
+        select_blocks(model, ["readouts.*", "!readouts.7"])
+    with pytest.raises(InputError, match="leave no block"):
+        select_blocks(model, ["readouts.*", "!readouts.?"])
 
 
 # blocks that are not MACE's own

@@ -80,7 +80,7 @@ def captured(model, data, blocks=None):
     """Everything recorded in one call, by block and name: calls, inputs' gradients, outputs, and the energy."""
     with capture(model, default_blocks(model) if blocks is None else blocks) as calls:
         energy = model(data, compute_force=False)["interaction_energy"]
-        found = gradients(calls, energy)
+        found = gradients(calls, [(energy, torch.ones_like(energy))])
     grads = {
         (call.block.name, port.name): value
         for call, grad in zip(calls, found, strict=True)
@@ -226,7 +226,8 @@ def test_output_is_recorded_before_it_is_changed_in_place():
     x = torch.tensor([[1.0, 2.0]])
     with capture(module, [Block("block")]) as calls:
         y = module(x)
-        (grad,) = gradients(calls, y.sum(dim=-1))
+        total = y.sum(dim=-1)
+        (grad,) = gradients(calls, [(total, torch.ones_like(total))])
     (output,) = calls[0].outputs.values()
     assert torch.equal(output, module.block(x))
     assert torch.equal(output + 1, y)
@@ -242,6 +243,7 @@ def test_a_block_that_runs_twice_has_two_calls():
     first, second = (next(iter(call.outputs.values())) for call in calls)
     assert torch.equal(first, block(x))
     assert torch.equal(second, block(block(x)))
+    assert [call.number for call in calls] == [0, 1]
 
 
 def test_missing_skip_is_not_recorded(no_skip, water):

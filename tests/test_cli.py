@@ -18,7 +18,7 @@ import torch
 from typer.testing import CliRunner
 
 import precision_probe as pp
-import precision_probe.probe
+import precision_probe.observation
 from precision_probe.cli import app
 from precision_probe.models import build
 from precision_probe.trace import Trace
@@ -293,7 +293,7 @@ def test_files_without_structures_are_refused(folder, model_file, tmp_path, name
 
 def fail_in_observation(monkeypatch, number, error):
     """Let the observation of this number (from 1) raise an error or a signal."""
-    observe = precision_probe.probe.Probe._observe
+    observe = precision_probe.observation.Observer.predict
     calls = []
 
     def observe_or_fail(*arguments):
@@ -304,7 +304,7 @@ def fail_in_observation(monkeypatch, number, error):
             raise error
         return observe(*arguments)
 
-    monkeypatch.setattr(precision_probe.probe.Probe, "_observe", observe_or_fail)
+    monkeypatch.setattr(precision_probe.observation.Observer, "predict", observe_or_fail)
 
 
 FAILURES = {

@@ -12,8 +12,8 @@ from ase.md.langevin import Langevin
 from mace.calculators import MACECalculator
 
 import precision_probe as pp
-from precision_probe import probe as probe_module
 from precision_probe.models import build, load_model
+from precision_probe.observation import Observer
 from precision_probe.structures import build_graph, read_structures
 
 FAST = {"precisions": "float32", "device": "cpu", "blocks": "readouts.*", "modes": "isolated"}
@@ -53,7 +53,7 @@ def test_molecular_dynamics_is_the_same_to_the_last_bit():
     alone, _ = langevin(model, 60)
     watched, trace = langevin(model, 60, **FAST, every=10, limit=5)
     np.testing.assert_array_equal(watched, alone)
-    assert trace.structures["name"].values.tolist() == [f"call {number}" for number in (0, 10, 20, 30, 40)]
+    assert trace.structures["name"].values.tolist() == [f"call {number}" for number in (10, 20, 30, 40, 50)]
     assert n_hooks(model) == 0
 
 
@@ -65,28 +65,28 @@ def test_limit(mine, water, limit, seen):
     assert probe.n_structures == seen
 
 
-@pytest.mark.parametrize("stage", ["_predict", "_propagated"])  # each runs once in a call
+@pytest.mark.parametrize("stage", ["predict", "_propagated"])  # each runs once in a call
 def test_a_failing_replay_is_noted_and_the_run_goes_on(mine, water, monkeypatch, stage):
     expected = call(mine, water)["forces"]
-    works, fails = getattr(probe_module.Probe, stage), iter([False, True, True, False])
+    works, fails = getattr(Observer, stage), iter([False, True, True, False])
 
     def sometimes(*args, **kwargs):
         if next(fails):
             raise MemoryError("too large")
         return works(*args, **kwargs)
 
-    monkeypatch.setattr(probe_module.Probe, stage, sometimes)
+    monkeypatch.setattr(Observer, stage, sometimes)
     with pp.attach(mine, **FAST) as probe, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         forces = [call(mine, water)["forces"] for _ in range(4)]
     assert all(torch.equal(found, expected) for found in forces)
     ours = [warning for warning in caught if "precision_probe" in str(warning.message)]
     assert len(ours) == 1
-    assert "call 1 could not be observed (MemoryError: too large)" in str(ours[0].message)
+    assert "call 2 could not be observed (MemoryError: too large)" in str(ours[0].message)
     about = probe.trace().attributes
-    assert about["failures"] == [f"call {n} could not be observed (MemoryError: too large)" for n in (1, 2)]
+    assert about["failures"] == [f"call {n} could not be observed (MemoryError: too large)" for n in (2, 3)]
     assert about["complete"] is False
-    assert probe.trace().structures["name"].values.tolist() == ["call 0", "call 3"]
+    assert probe.trace().structures["name"].values.tolist() == ["call 1", "call 4"]
 
 
 def test_input_that_cannot_be_read_does_not_stop_the_run(mine, water):

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from precision_probe.exceptions import InputError
 from precision_probe.models import build, default_config, default_dtype, load_model, save_model, weights_sha256
 from precision_probe.precisions import PRECISIONS
+from precision_probe.probe import attach
 from precision_probe.structures import build_graph, read_structures
 from precision_probe.variants import Variant
 
@@ -186,9 +187,18 @@ def test_calculator_gives_its_own_module(calculator_of):
     assert load_model(calculator)[0] is calculator.models[0]
 
 
-def test_committee_is_refused(calculator_of):
-    with pytest.raises(InputError, match=r"committee of 2 models.*models\[0\]"):
-        load_model(calculator_of(2))
+def test_of_a_committee_the_first_member_is_probed_and_said_to_be(calculator_of):
+    calculator = calculator_of(3)
+    loaded, name = load_model(calculator)
+    assert loaded is calculator.models[0]
+    assert name == "ScaleShiftMACE-member-0-of-3"
+    with attach(calculator, precisions="float32", device="cpu") as probe:
+        assert (probe.model, probe.name) == (loaded, name)
+        (note,) = probe.notes
+        assert "of the calculator's 3 models, the first is probed" in note
+        assert "models[i]" in note
+    with attach(calculator_of(1), precisions="float32", device="cpu") as probe:
+        assert (probe.name, probe.notes) == ("ScaleShiftMACE", [])
 
 
 def test_demo_is_small():
@@ -322,12 +332,22 @@ def test_damaged_pair_is_refused(one_layer_model, one_layer, tmp_path, damage, w
         load_model(pair)
 
 
-@pytest.mark.parametrize(("key", "library"), [("cueq_config", "cuEquivariance"), ("oeq_config", "OpenEquivariance")])
-def test_converted_models_are_refused_since_a_cast_does_not_reach_their_arithmetic(config, key, library):
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("cueq_config", r"cuEquivariance cannot be built anew in torch\.float64.*e3nn model"),
+        ("oeq_config", r"OpenEquivariance, which computes on CUDA only; the device is cpu"),
+    ],
+)
+def test_converted_models_are_not_cast_but_refused_where_they_cannot_be_built_anew(config, key, words):
+    """A cast does not reach their arithmetic; test_variants.py has one that is built anew."""
     converted = build(config)
-    setattr(converted.interactions[0], key, types.SimpleNamespace(enabled=True))
-    with pytest.raises(InputError, match=rf"{library}.*e3nn model"):
-        load_model(converted)
+    setattr(converted.interactions[0], key, types.SimpleNamespace(enabled=True))  # of no layout that could be built
+    assert load_model(converted)[0] is converted
+    with pytest.raises(InputError, match=words):
+        attach(converted, precisions="float32", device="cpu")
+    assert not converted._forward_hooks
+    assert not converted._forward_pre_hooks
 
 
 def test_compiled_models_are_refused(model):

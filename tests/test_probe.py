@@ -150,6 +150,7 @@ def test_shapes_and_dimensions(recorded):
         if "block" in about:
             _, mode, precision, name = path.split("/")
             suffix = ".grad" if about["direction"] == "backward" else ""
+            assert about["pass"] == about["direction"]
             assert name == f"{about['block']}.{about['tensor']}{suffix}"
             assert all(dim.startswith(f"{about['block']}.") for dim in variable.dims[1:]), path
             assert variable.dims[0] == ("edge" if about["tensor"].startswith(("edge", "vectors")) else "atom"), path
@@ -300,8 +301,8 @@ def test_each_nth_call_is_observed_with_its_own_geometry(mine, every):
             data = data_of(atoms, mine)
             mine(data=data) if index % 2 else mine(data)
     structures = probe.trace().structures
-    assert structures["name"].values.tolist() == [f"call {index}" for index in range(0, 5, every)]
-    positions = np.concatenate([atoms.positions for atoms in frames[::every]])
+    assert structures["name"].values.tolist() == [f"call {number}" for number in range(every, 6, every)]
+    positions = np.concatenate([atoms.positions for atoms in frames[every - 1 :: every]])
     np.testing.assert_array_equal(structures["positions"], positions)
 
 
@@ -350,12 +351,14 @@ def test_float32_model_is_observed_and_its_reference_noted(mine):
     assert 0 < np.abs(reference - forces.numpy()).max() < 1e-4 * np.abs(reference).max()
 
 
-@pytest.mark.parametrize(("every", "seen"), [(1, ["call 1", "call 2"]), (2, ["call 2"])])
+@pytest.mark.parametrize(("every", "seen"), [(1, ["call 2", "call 3"]), (2, ["call 4"])])
 def test_failed_call_is_not_observed(mine, every, seen):
     def fail(*_):
         raise ArithmeticError
 
     with attach(mine, **HEADLINE, every=every) as probe:
+        for _ in range(every - 1):  # so that the call that fails is one to be observed
+            mine(data_of(molecule(1), mine))
         hook = mine.readouts[0].register_forward_pre_hook(fail)
         with pytest.raises(ArithmeticError):
             mine(data_of(molecule(), mine))

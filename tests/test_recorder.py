@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import precision_probe as pp
-import precision_probe.probe
+import precision_probe.observation
 from precision_probe.models import build
-from precision_probe.recorder import Captured, Recorder, Sizes
+from precision_probe.recorder import Captured, Predicted, Recorder, Sizes
 
 GROUP = "isolated/float32"
 KINDS = ("structure", "atom", "edge")
@@ -43,12 +43,15 @@ def structure_arrays(sizes):
 
 
 def add(recorder, sizes, *arrays):
-    energies = {"energy": np.arange(float(sizes.structure)), "forces": np.ones((sizes.atom, 3))}
-    recorder.add(structure_arrays(sizes), sizes, {"float32": energies}, {GROUP: arrays})
+    predicted = [
+        Predicted("energy", np.arange(float(sizes.structure)), ("structure",), "eV", "total energy"),
+        Predicted("forces", np.ones((sizes.atom, 3)), ("atom", "xyz"), "eV/Å", "forces"),
+    ]
+    recorder.add(structure_arrays(sizes), sizes, {"float32": predicted}, {GROUP: arrays})
 
 
 def block_arrays(recorder):
-    return recorder.trace({}).tree[GROUP].to_dataset()
+    return recorder.trace().tree[GROUP].to_dataset()
 
 
 def run(model, structures, **options):
@@ -170,7 +173,7 @@ def test_number_of_dimensions(shape, dims):
 
 
 def recorded(recorder):
-    return recorder.n_structures, recorder.trace({}).tree
+    return recorder.n_structures, recorder.trace().tree
 
 
 @settings(max_examples=40, deadline=None)
@@ -193,12 +196,12 @@ def test_an_add_that_fails_adds_nothing(graphs, position):
 
 
 @settings(max_examples=6, deadline=None)
-@given(stage=st.sampled_from(["_predict", "gradients", "replay", "input_gradients"]), calls=st.integers(0, 1))
+@given(stage=st.sampled_from(["predict", "gradients", "replay", "input_gradients"]), calls=st.integers(0, 1))
 def test_an_observation_that_fails_leaves_the_trace_as_it_was(model, stage, calls):
     water = ase.Atoms("OHH", [(0.02, 0.0, 0.11), (0.0, 0.78, -0.48), (0.05, -0.75, -0.45)])
     carbon = ase.Atoms("CC", [(0.0, 0.0, 0.0), (0.0, 0.1, 1.3)])
-    home = precision_probe.probe.Probe if stage == "_predict" else precision_probe.probe
-    works, remaining = getattr(home, stage), [0 if stage == "_predict" else calls]
+    home = precision_probe.observation.Observer if stage == "predict" else precision_probe.observation
+    works, remaining = getattr(home, stage), [0 if stage == "predict" else calls]
 
     def fails(*args, **kwargs):
         if not remaining[0]:

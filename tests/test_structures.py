@@ -11,7 +11,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mace.data import AtomicData, config_from_atoms
+from mace.data import AtomicData, KeySpecification, config_from_atoms
 from mace.tools import AtomicNumberTable
 from mace.tools.torch_geometric import Batch
 
@@ -34,10 +34,17 @@ many_atoms = st.builds(random_atoms, st.integers(0, 10**6), st.integers(1, 7), s
 def batch_of(model, *structures):
     """The dictionary that MACE is called with, made by mace-torch alone."""
     table = AtomicNumberTable(model.atomic_numbers.tolist())
+    info = {
+        "total_charge": "charge",
+        "total_spin": "spin",
+        "external_field": "external_field",
+        "elec_temp": "elec_temp",
+    }
+    keys = KeySpecification(info_keys=info, arrays_keys={"charges": "Qs"})
     with default_dtype(torch.float64):
         entries = [
             AtomicData.from_config(
-                config_from_atoms(atoms), z_table=table, cutoff=float(model.r_max), heads=model.heads
+                config_from_atoms(atoms, keys), z_table=table, cutoff=float(model.r_max), heads=model.heads
             )
             for atoms in structures
         ]

@@ -248,7 +248,9 @@ json_values = st.recursive(
 def attribute_after_layout(value):
     from precision_probe.recorder import Recorder
 
-    return Recorder().trace({"value": value}).attributes["value"]
+    recorder = Recorder()
+    recorder.attributes = {"value": value}
+    return recorder.trace().attributes["value"]
 
 
 @settings(deadline=None)

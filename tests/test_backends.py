@@ -1,0 +1,495 @@
+"""backends.py: models converted to cuEquivariance and OpenEquivariance, against mace-torch's conversion and e3nn."""
+
+import contextlib
+import copy
+import dataclasses
+import subprocess
+import sys
+import textwrap
+from types import SimpleNamespace
+
+import ase
+import ase.build
+import numpy as np
+import pytest
+import torch
+from e3nn import o3
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import precision_probe as pp
+from precision_probe import backends
+from precision_probe.blocks import Port
+from precision_probe.models import build, default_dtype, weights_sha256
+from precision_probe.precisions import parse_precisions
+from precision_probe.structures import build_graph
+
+CPU = torch.device("cpu")
+HALVES = [torch.bfloat16, torch.float16]
+ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+CRYSTAL = ase.Atoms("CO", [(0, 0, 0), (0.1, 0.2, 1.2)], cell=[2.6, 2.9, 3.1], pbc=True)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def convert(model, layout="ir_mul", device="cpu"):
+    """By mace-torch itself, whose conversion leaves the default dtype changed."""
+    pytest.importorskip("cuequivariance_torch")
+    from mace.cli.convert_e3nn_cueq import run
+
+    dtype = next(model.parameters()).dtype
+    with default_dtype(dtype), torch.random.fork_rng(devices=[]):
+        return run(copy.deepcopy(model), device=device, layout=layout).eval()
+
+
+def marked(model, name, **config):
+    """A copy that says that it is converted."""
+    network = copy.deepcopy(model)
+    setattr(network.interactions[0], name, SimpleNamespace(enabled=True, **config))
+    return network
+
+
+def outputs(model, graph, dtype):
+    with default_dtype(dtype):
+        out = model(graph.cast(dtype), compute_virials=True)
+    return {name: out[name].detach() for name in ("energy", "interaction_energy", "forces", "virials", "node_feats")}
+
+
+def rel_l2(y, y_hat):
+    y, y_hat = (np.asarray(array, dtype=np.float64) for array in (y, y_hat))
+    return np.linalg.norm(y_hat - y) / np.linalg.norm(y)
+
+
+def trace_of(model, structures=CRYSTAL, **options):
+    with pp.attach(model, **({"device": "cpu"} | options)) as probe:
+        probe.run(structures, progress=False)
+    return probe.trace()
+
+
+def math_dtypes(model):
+    """In which dtypes cuEquivariance was told to compute."""
+    import cuequivariance_torch as cuet
+
+    return {m._math_dtype_orig for m in model.modules() if isinstance(m, cuet.SegmentedPolynomial)} - {None}
+
+
+@pytest.fixture(scope="module")
+def graph(model):
+    return build_graph(CRYSTAL, model)
+
+
+@pytest.fixture(scope="module")
+def converted(model):
+    return {layout: convert(model, layout) for layout in ("ir_mul", "mul_ir")}
+
+
+@pytest.fixture(scope="module")
+def cueq(converted):
+    return converted["ir_mul"]
+
+
+@pytest.fixture(scope="module")
+def clones(cueq):
+    return {dtype: backends.clone(cueq, dtype, CPU) for dtype in ROUNDOFF}
+
+
+# which backend, which layout
+
+
+def test_backends_and_layouts_are_told(model, converted):
+    assert (backends.backend(model), backends.irreps_layout(model)) == ("e3nn", "mul_ir")
+    for layout, network in converted.items():
+        assert (backends.backend(network), backends.irreps_layout(network)) == ("cuEquivariance", layout)
+    assert backends.backend(torch.nn.Linear(1, 1)) == "e3nn"
+
+
+def test_two_libraries_are_told(model, cueq):
+    assert backends.backend(marked(model, "oeq_config")) == "OpenEquivariance"
+    network = marked(model, "cueq_config", layout_str="ir_mul")
+    network.interactions[0].oeq_config = SimpleNamespace(enabled=True)
+    assert backends.backend(network) == "cuEquivariance and OpenEquivariance"
+    network.interactions[0].cueq_config.enabled = False
+    assert (backends.backend(network), backends.irreps_layout(network)) == ("OpenEquivariance", "mul_ir")
+
+
+def test_math_dtype_is_wider_only_in_cuda_kernels(model):
+    network, cuda = marked(model, "cueq_config"), torch.device("cuda")
+    for dtype in ROUNDOFF:
+        assert backends.math_dtype(model, dtype, cuda) is dtype
+        assert backends.math_dtype(network, dtype, CPU) is dtype
+        assert backends.math_dtype(network, dtype, cuda) is (torch.float32 if dtype in HALVES else dtype)
+
+
+# clones
+
+
+@pytest.mark.parametrize("layout", ["ir_mul", "mul_ir"])
+def test_float64_clone_is_the_model_bit_for_bit(converted, graph, layout):
+    network = converted[layout]
+    clone = backends.clone(network, torch.float64, CPU)
+    assert type(clone) is type(network)
+    assert clone is not network
+    state = clone.state_dict()
+    assert list(state) == list(network.state_dict())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(state[name], tensor)
+        assert not tensor.numel() or state[name].data_ptr() != tensor.data_ptr()
+    found = outputs(clone, graph, torch.float64)
+    for name, value in outputs(network, graph, torch.float64).items():
+        assert torch.equal(found[name], value), name
+    assert not any(parameter.requires_grad for parameter in clone.parameters())
+    assert clone.training is False
+
+
+def test_float32_clone_is_what_mace_converts_from_float32(model, clones, graph):
+    clone = clones[torch.float32]
+    expected = convert(copy.deepcopy(model).float())
+    found, reference = (outputs(network, graph, torch.float32) for network in (clone, expected))
+    for name in ("interaction_energy", "forces", "virials", "node_feats"):
+        assert found[name].dtype is torch.float32
+        assert rel_l2(reference[name], found[name]) < 50 * ROUNDOFF[torch.float32], name
+    assert list(clone.state_dict()) == list(expected.state_dict())
+
+
+@pytest.mark.parametrize("dtype", ROUNDOFF, ids=str)
+def test_clones_compute_in_their_own_dtype(cueq, clones, dtype):
+    clone = clones[dtype]
+    assert math_dtypes(clone) == {dtype}
+    assert math_dtypes(cueq) == {torch.float64}
+    tensors = (*clone.parameters(), *clone.buffers())
+    assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {dtype}
+
+
+def test_casting_alone_would_leave_the_arithmetic_as_it_was(cueq):
+    assert math_dtypes(copy.deepcopy(cueq).float()) == {torch.float64}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+def test_clones_err_as_those_of_the_e3nn_model_do(model, clones, graph, dtype):
+    exact = outputs(model, graph, torch.float64)
+    ours = outputs(clones[dtype], graph, dtype)
+    theirs = outputs(backends.clone(model, dtype, CPU), graph, dtype)
+    for name in ("interaction_energy", "forces", "virials"):
+        error, usual = (rel_l2(exact[name], found[name].double()) for found in (ours, theirs))
+        assert ours[name].dtype is dtype
+        assert 0 < error < max(20 * usual, 20 * ROUNDOFF[dtype]), name
+
+
+def test_neighbours_and_hooks(cueq, graph):
+    """The average number of neighbours is no part of the state, and is taken along; hooks are not."""
+    network = copy.deepcopy(cueq)
+    for interaction in network.interactions:
+        interaction.avg_num_neighbors = 7.5
+    expected = outputs(network, graph, torch.float64)["forces"]
+    network.products[0].register_forward_hook(lambda *_: pytest.fail("the hook was taken along"))
+    clone = backends.clone(network, torch.float64, CPU)
+    assert torch.equal(outputs(clone, graph, torch.float64)["forces"], expected)
+    assert network.products[0]._forward_hooks
+    assert not torch.equal(outputs(cueq, graph, torch.float64)["forces"], expected)
+
+
+# the model and the process are left as they were
+
+
+@contextlib.contextmanager
+def nothing_changes(network):
+    from mace.tools.cg import O3_e3nn
+
+    def state():
+        config = dataclasses.asdict(network.interactions[0].cueq_config)
+        requires_grad = [parameter.requires_grad for parameter in network.parameters()]
+        return weights_sha256(network), torch.get_default_dtype(), network.training, config, requires_grad
+
+    before, random = state(), torch.get_rng_state()
+    couplings = O3_e3nn.__dict__["clebsch_gordan"]
+    yield
+    assert state() == before
+    assert torch.equal(torch.get_rng_state(), random)
+    assert O3_e3nn.__dict__["clebsch_gordan"] is couplings
+
+
+def test_failing_to_clone_changes_nothing_either(cueq, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(type(cueq), "load_state_dict", fail)
+    with nothing_changes(cueq), pytest.raises(pp.InputError, match=r"cannot be built anew in torch.float32 \(RuntimeE"):
+        backends.clone(cueq, torch.float32, CPU)
+
+
+def test_probing_changes_nothing_else(cueq, graph):
+    before = outputs(cueq, graph, torch.float64)
+    with nothing_changes(cueq):
+        trace_of(cueq, precisions="bfloat16", modes="isolated", blocks="readouts.*")
+    after = outputs(cueq, graph, torch.float64)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+# the layout
+
+
+IRREPS = st.lists(
+    st.tuples(st.integers(1, 5), st.integers(0, 3), st.sampled_from([-1, 1])), min_size=1, max_size=5
+).map(lambda parts: o3.Irreps([(mul, (order, parity)) for mul, order, parity in parts]))
+
+
+def numbers(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def ir_mul(values, irreps):
+    """e3nn's layout, channels before components, turned round irrep by irrep."""
+    found = np.empty_like(values)
+    for (mul, ir), at in zip(irreps, irreps.slices(), strict=True):
+        for channel in range(mul):
+            for component in range(ir.dim):
+                found[:, at.start + component * mul + channel] = values[:, at.start + channel * ir.dim + component]
+    return found
+
+
+@given(irreps=IRREPS, seed=st.integers(0, 10**6), rows=st.integers(0, 4))
+@settings(max_examples=60, deadline=None)
+def test_flat_features_are_turned_round(irreps, seed, rows):
+    values = numbers(seed, rows, irreps.dim)
+    found = Port("x", irreps=irreps, layout="ir_mul").to_mul_ir(torch.from_numpy(ir_mul(values, irreps)))
+    np.testing.assert_array_equal(found, values)
+    given_in_e3nn = torch.from_numpy(values)
+    assert Port("x", irreps=irreps).to_mul_ir(given_in_e3nn) is given_in_e3nn
+
+
+@given(irreps=IRREPS, seed=st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_flat_features_are_turned_round_as_cuequivariance_does(irreps, seed):
+    cuet = pytest.importorskip("cuequivariance_torch")
+    import cuequivariance as cue
+    from mace.tools.cg import O3_e3nn
+
+    transpose = cuet.TransposeIrrepsLayout(
+        cue.Irreps(O3_e3nn, str(irreps)), source=cue.ir_mul, target=cue.mul_ir, use_fallback=True
+    )
+    x = torch.from_numpy(numbers(seed, 3, irreps.dim))
+    assert torch.equal(Port("x", irreps=irreps, layout="ir_mul").to_mul_ir(x), transpose(x))
+
+
+@given(mul=st.integers(1, 5), lmax=st.integers(0, 3), seed=st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_channels_and_components_are_turned_round(mul, lmax, seed):
+    irreps = o3.Irreps.spherical_harmonics(lmax) * mul
+    values = numbers(seed, 4, mul, (lmax + 1) ** 2)
+    turned = torch.from_numpy(np.moveaxis(values, 1, 2).copy())
+    np.testing.assert_array_equal(Port("x", irreps=irreps, layout="ir_mul").to_mul_ir(turned), values)
+
+
+def test_what_the_irreps_do_not_describe_is_left_alone():
+    x = torch.ones(2, 5)
+    assert Port("x", irreps=o3.Irreps("2x1o"), layout="ir_mul").to_mul_ir(x) is x
+    assert Port("x", layout="ir_mul").to_mul_ir(x) is x
+
+
+# traces
+
+
+DENSITY = {
+    "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
+    "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
+}
+
+
+@pytest.fixture(scope="module")
+def e3nn_trace(model):
+    return trace_of(model, precisions="float64")
+
+
+def assert_same_arrays(ours, theirs):
+    for mode in ("propagated", "isolated"):
+        a, b = (trace.group(mode, "float64") for trace in (ours, theirs))
+        assert set(a.data_vars) == set(b.data_vars)
+        for name in set(a.data_vars) - {"seconds"}:
+            assert a[name].dims == b[name].dims
+            assert a[name].attrs.get("irreps") == b[name].attrs.get("irreps")
+            if (mode, name) == ("isolated", "spherical_harmonics.vectors.grad"):  # zero up to rounding
+                assert np.abs(b[name]).max() < 1e-12
+                continue
+            assert rel_l2(a[name], b[name]) < 1e-12, (mode, name)
+
+
+@pytest.mark.parametrize("layout", ["ir_mul", "mul_ir"])
+def test_every_array_is_the_e3nn_models(e3nn_trace, converted, layout):
+    trace = trace_of(converted[layout], precisions="float64")
+    assert_same_arrays(e3nn_trace, trace)
+    names = [str(name) for name in trace.group("propagated", "float64").data_vars]
+    assert sum(name.endswith(".grad") for name in names) > 12
+    assert trace.attributes["backend"] == "cuEquivariance"
+    for name in ("hidden_irreps", "edge_irreps", "interactions", "heads", "cutoff"):
+        assert trace.attributes[name] == e3nn_trace.attributes[name]
+
+
+def test_every_array_of_density_blocks_is_the_e3nn_models(config):
+    model = build(config | DENSITY, seed=3)
+    assert_same_arrays(*(trace_of(network, precisions="float64") for network in (model, convert(model))))
+
+
+def test_reduced_precisions_are_equivalent_too(model, cueq):
+    options = {"precisions": "float32,float16", "modes": "isolated", "blocks": ["interactions.1", "products.*"]}
+    traces = [trace_of(network, **options) for network in (model, cueq)]
+    table = pp.compare_traces(*traces)
+    assert table["equivalent"].all(), table[~table["equivalent"]]
+    assert traces[1].attributes["math_dtypes"] == {name: name for name in ("float64", "float32", "float16")}
+
+
+DEEP = ["interactions.1.linear_up", "interactions.1.skip_tp", "interactions.1.reshape", "products.0.linear"]
+CONTRACTION = "products.0.symmetric_contractions"
+
+
+@pytest.fixture(scope="module")
+def deep(model, cueq):
+    return [
+        trace_of(network, precisions="float32", modes="propagated", blocks=[*DEEP, CONTRACTION])
+        for network in (model, cueq)
+    ]
+
+
+def recorded(traces, block, direction):
+    """The first array of a block in one direction, of each trace."""
+    return [
+        next(
+            array
+            for array in trace.group("propagated", "float64").values()
+            if (array.attrs.get("block"), array.attrs.get("direction")) == (block, direction)
+        )
+        for trace in traces
+    ]
+
+
+@pytest.mark.parametrize("block", [DEEP[0], DEEP[1], DEEP[3], CONTRACTION])
+def test_outputs_of_deeper_blocks_are_in_the_same_layout(deep, block):
+    a, b = recorded(deep, block, "forward")
+    assert a.attrs.get("irreps") == b.attrs.get("irreps")
+    assert rel_l2(a, b) < 1e-12
+
+
+DEEPER_INPUTS = "inputs of blocks that are not of MACE's families keep the layout of the backend"
+
+
+@pytest.mark.xfail(strict=True, reason=DEEPER_INPUTS)
+@pytest.mark.parametrize("block", [DEEP[0], DEEP[2], DEEP[3]])
+def test_gradients_of_deeper_blocks_are_in_the_same_layout(deep, block):
+    a, b = recorded(deep, block, "backward")
+    np.testing.assert_allclose(np.linalg.norm(a), np.linalg.norm(b), rtol=1e-12)  # the same numbers
+    assert rel_l2(a, b) < 1e-12
+
+
+@pytest.mark.xfail(strict=True, raises=pp.InputError, reason="arrays of one name and two shapes stop the comparison")
+def test_deeper_blocks_of_two_backends_can_be_compared(deep):
+    assert pp.compare_traces(*deep)["equivalent"].all()
+
+
+# what is refused
+
+
+def test_a_class_that_mace_cannot_build_anew_is_refused(config):
+    network = marked(build(config | {"model": "MACE"}), "cueq_config", layout_str="ir_mul")
+    with pytest.raises(pp.InputError, match=r"a MACE converted to cuEquivariance, which mace-torch cannot build anew"):
+        pp.attach(network, device="cpu")
+
+
+def test_openequivariance_is_refused_on_the_cpu(model):
+    with pytest.raises(pp.InputError, match=r"OpenEquivariance, which computes on CUDA only; the device is cpu"):
+        pp.attach(marked(model, "oeq_config"), device="cpu")
+
+
+@pytest.mark.parametrize("names", ["float16", "bfloat16", "float32,bfloat16"])
+def test_openequivariance_is_refused_in_half_precision(model, names):
+    network, precisions = marked(model, "oeq_config"), parse_precisions(names)
+    with pytest.raises(pp.InputError, match=r"float64 and float32 only. Leave out \w*float16"):
+        backends.check_backend(network, precisions, torch.device("cuda"))
+    backends.check_backend(network, parse_precisions("float32,tf32"), torch.device("cuda"))
+
+
+def test_openequivariance_is_not_asked_for_halves_by_default(model):
+    network = marked(model, "oeq_config")
+    found = [p.name for p in parse_precisions("float32,tf32,bfloat16,float16") if backends.supports(network, p)]
+    assert found == ["float32", "tf32"]
+    assert all(backends.supports(model, p) for p in parse_precisions("float32,bfloat16,float16"))
+
+
+# without cuEquivariance
+
+
+WITHOUT = """
+    import sys
+
+    sys.modules["cuequivariance"] = sys.modules["cuequivariance_torch"] = None
+    import ase.build
+    import precision_probe as pp
+
+    with pp.attach("demo", precisions="float64", device="cpu", modes="isolated", blocks="readouts.*") as probe:
+        probe.run(ase.build.molecule("H2O"), progress=False)
+    assert not hasattr(sys.modules["mace.tools.cg"].O3_e3nn, "clebsch_gordan")
+    print(probe.trace().group("propagated", "float64")["energy"].item())
+"""
+
+
+def test_the_demo_is_the_same_without_cuequivariance():
+    pytest.importorskip("cuequivariance_torch")
+    command = [sys.executable, "-c", textwrap.dedent(WITHOUT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    trace = trace_of("demo", ase.build.molecule("H2O"), precisions="float64", modes="isolated", blocks="readouts.*")
+    energy = trace.group("propagated", "float64")["energy"].item()
+    np.testing.assert_allclose(float(done.stdout.splitlines()[-1]), energy, rtol=1e-14)
+
+
+# on a GPU
+
+
+@pytest.fixture(scope="module")
+def wide(config):
+    """A model with as many channels as the kernels ask for."""
+    return build(config | {"hidden_irreps": "64x0e + 64x1o", "MLP_irreps": "16x0e"}, seed=3)
+
+
+def no_copies(_):
+    raise AssertionError("a converted model was copied")
+
+
+@pytest.mark.cuda
+@needs_cuda
+def test_fused_convolutions_are_equivalent_on_cuda(wide, monkeypatch):
+    pytest.importorskip("cuequivariance_ops_torch")
+    network = convert(copy.deepcopy(wide).cuda(), device="cuda")
+    assert network.interactions[0].cueq_config.conv_fusion
+    options = {"precisions": "float32,tf32,bfloat16,float16", "device": "cuda"}
+    reference = trace_of(copy.deepcopy(wide).cuda(), **options)
+    monkeypatch.setattr(backends.copy, "deepcopy", no_copies)
+    trace = trace_of(network, **options)
+    table = pp.compare_traces(reference, trace)
+    assert table["equivalent"].all(), table[~table["equivalent"]]
+    assert trace.attributes["math_dtypes"] == {
+        "float64": "float64",
+        "float32": "float32",
+        "tf32": "float32",
+        "bfloat16": "float32",
+        "float16": "float32",
+    }
+    clone = backends.clone(network, torch.bfloat16, torch.device("cuda"))
+    assert math_dtypes(clone) == {torch.float32}
+
+
+@pytest.mark.cuda
+@needs_cuda
+def test_openequivariance_is_equivalent_on_cuda(wide, monkeypatch):
+    pytest.importorskip("openequivariance")
+    from mace.cli.convert_e3nn_oeq import run
+
+    with default_dtype(torch.float64), torch.random.fork_rng(devices=[]):
+        network = run(copy.deepcopy(wide).cuda(), device="cuda").eval()
+    assert backends.backend(network) == "OpenEquivariance"
+    options = {"precisions": "float32,tf32", "device": "cuda"}
+    reference = trace_of(copy.deepcopy(wide).cuda(), **options)
+    monkeypatch.setattr(backends.copy, "deepcopy", no_copies)
+    trace = trace_of(network, **options)
+    table = pp.compare_traces(reference, trace)
+    assert table["equivalent"].all(), table[~table["equivalent"]]
+    assert trace.attributes["math_dtypes"] == {"float64": "float64", "float32": "float32", "tf32": "float32"}
+    with pytest.raises(pp.InputError, match="float64 and float32 only"):
+        pp.attach(network, device="cuda", precisions="float16")
