@@ -9,7 +9,7 @@ import xarray as xr
 
 from precision_probe.exceptions import InputError
 from precision_probe.metrics import EPS, METRICS, compare
-from precision_probe.precisions import PRECISIONS
+from precision_probe.precisions import PRECISIONS, Precision
 from precision_probe.trace import LOSS, Trace
 
 __all__ = [
@@ -67,10 +67,14 @@ def errors(trace: Trace, *, eps: float = EPS) -> pd.DataFrame:
                 rows.append({"precision": precision.name, "mode": mode, **row, **compare(y, y_hat, precision, eps=eps)})
     columns = ["precision", "mode", "block", "tensor", "direction", "units", "n", *METRICS]
     table = pd.DataFrame(rows, columns=columns)
-    # of what stores the numbers: blocks without matrix products compute in float32 under tf32
-    roundoff = table["precision"].map({p.name: PRECISIONS[p.dtype].unit_roundoff for p in trace.precisions})
+    roundoff = table["precision"].map({p.name: _storage_roundoff(p) for p in trace.precisions})
     own_error = table["rel_l2"] / roundoff * PRECISIONS["float64"].unit_roundoff
     return table.assign(resolved=~(np.isfinite(own_error) & (own_error > _NOISE)))
+
+
+def _storage_roundoff(precision: Precision) -> float:
+    """Of what stores the numbers: blocks without matrix products compute in float32 under tf32."""
+    return precision.unit_roundoff if precision.emulated else PRECISIONS[precision.dtype].unit_roundoff
 
 
 def block_errors(table: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from precision_probe.analysis import MODEL, compared_arrays, errors
 from precision_probe.exceptions import InputError
 from precision_probe.metrics import compare
-from precision_probe.precisions import PRECISIONS
+from precision_probe.precisions import PRECISIONS, parse_precision
 from precision_probe.trace import Trace
 
 __all__ = ["ROUNDOFFS", "compare_traces", "first_difference", "provenance_differences"]
@@ -94,7 +94,7 @@ def provenance_differences(a: Trace, b: Trace) -> pd.DataFrame:
 def _compared(
     reference: NDArray[Any], y: NDArray[Any], y_hat: NDArray[Any], precision: str, is_resolved: bool
 ) -> dict[str, Any]:
-    format_of = PRECISIONS[precision]
+    format_of = parse_precision(precision)
     found = compare(y, y_hat, format_of)
     error_a, error_b = (compare(reference, values, format_of)["rel_l2"] for values in (y, y_hat))
     allowed = ROUNDOFFS * PRECISIONS["float64"].unit_roundoff

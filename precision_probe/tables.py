@@ -12,7 +12,7 @@ from rich.text import Text
 from precision_probe.analysis import MODEL, TOLERANCE_UNITS, Tolerance, block_errors, exceeded, worst_blocks
 from precision_probe.comparison import ROUNDOFFS
 from precision_probe.metrics import EPS, METRICS
-from precision_probe.precisions import PRECISIONS
+from precision_probe.precisions import parse_precision
 from precision_probe.trace import LOSS, MODES
 
 __all__ = [
@@ -57,7 +57,7 @@ def model_table(summary: pd.DataFrame, errors: pd.DataFrame, tolerance: Toleranc
     worst = worst_blocks(errors)
     columns = {name: heading for name, (heading, _) in _COLUMNS.items() if name in summary}
     units = errors[errors["block"] == MODEL].drop_duplicates("tensor").set_index("tensor")["units"]
-    columns |= {name: f"{name}\n{unit}" for name, unit in units.items() if name not in _COLUMNS}
+    columns |= {str(name): f"{name}\n{unit}" for name, unit in units.items() if name not in _COLUMNS}
     table = plain_table("The model as a whole: error against float64")
     table.add_column("\nprecision", no_wrap=True)
     for heading in (*columns.values(), "time\n× float64"):
@@ -99,7 +99,7 @@ def block_table(errors: pd.DataFrame) -> RenderableType:
     worst = worst_blocks(errors)
     for precision in rows.index.unique("precision"):
         table.add_section()
-        table.add_row(Text(f"{precision}, u = {PRECISIONS[precision].unit_roundoff:.1e}", style="bold"))
+        table.add_row(Text(f"{precision}, u = {parse_precision(precision).unit_roundoff:.1e}", style="bold"))
         for (block, direction), row in rows.loc[precision].iterrows():
             style = "bold yellow" if direction == "forward" and worst.get(precision) == block else ""
             cells = [_cell(row, mode, metric) for mode in modes for metric in _METRICS]
