@@ -130,7 +130,7 @@ def _conservation(part: _Structure) -> dict[str, float]:
     forces, positions = part.of(part.variant, "forces"), part.of(part.structures, "positions")
     if forces is None or positions is None:
         return {}
-    is_isolated = ~np.asarray(part.structures["pbc"].values, dtype=bool).any(axis=1)
+    is_isolated = np.asarray(~part.structures["pbc"].values.astype(bool).any(axis=1))
     net_force, net_torque = [], []
     for index in part.index[is_isolated[part.index]]:
         own = _owners(part) == index
