@@ -1,7 +1,6 @@
 """A trace → tables of errors, as pandas DataFrames. Nothing here imports torch or mace."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -9,15 +8,15 @@ import xarray as xr
 
 from precision_probe.exceptions import InputError
 from precision_probe.metrics import EPS, METRICS, compare
-from precision_probe.precisions import PRECISIONS
-from precision_probe.trace import LOSS, Trace
+from precision_probe.pairs import MODEL, By, pairs
+from precision_probe.precisions import PRECISIONS, Precision
+from precision_probe.trace import Trace
 
 __all__ = [
     "MODEL",
     "TOLERANCE_UNITS",
     "Tolerance",
     "block_errors",
-    "compared_arrays",
     "errors",
     "exceeded",
     "parse_tolerances",
@@ -25,7 +24,6 @@ __all__ = [
     "worst_blocks",
 ]
 
-MODEL = "model"
 _NOISE = 0.01
 TOLERANCE_UNITS = {
     "energy": "eV/atom",
@@ -34,17 +32,17 @@ TOLERANCE_UNITS = {
     "dipole": "in the model's unit",
     "polarizability": "in the model's unit",
 }
-_PER_ATOM = ("energy", "interaction_energy")
-_BACKWARD = ("forces", "stress")  # made by differentiation
 Tolerance = Mapping[str, float]
 
 
-def errors(trace: Trace, *, eps: float = EPS) -> pd.DataFrame:
+def errors(trace: Trace, *, eps: float = EPS, by: By | None = None) -> pd.DataFrame:
     """Every error of every precision against float64, from the trace alone.
 
     Args:
         trace: As :func:`precision_probe.open_trace` or ``probe.trace()`` returns it.
         eps: The ε of ``mean_rel``, which keeps it finite near zero.
+        by: Resolve each array by ``"irrep"`` (order l and parity) or by chemical ``"element"`` (an edge belongs to the
+            element it ends at): one row and a column of that name for each. Arrays that have neither are left out.
 
     Returns:
         One row for each array compared, with the columns ``precision``, ``mode`` (propagated, isolated or loss),
@@ -63,14 +61,22 @@ def errors(trace: Trace, *, eps: float = EPS) -> pd.DataFrame:
         reference = trace.group(mode, "float64")
         for precision in trace.precisions:
             variant = trace.group(mode, precision)
-            for row, _, y, y_hat in compared_arrays(trace, reference, variant, mode):
-                rows.append({"precision": precision.name, "mode": mode, **row, **compare(y, y_hat, precision, eps=eps)})
-    columns = ["precision", "mode", "block", "tensor", "direction", "units", "n", *METRICS]
+            for pair in pairs(trace, reference, variant, mode):
+                for label, part in [("", pair)] if by is None else pair.resolved_by(by):
+                    label_column: dict[str, str] = {} if by is None else {by: label}
+                    found = compare(part.y, part.y_hat, precision, eps=eps)
+                    rows.append({"precision": precision.name, "mode": mode, **part.identity, **label_column, **found})
+    resolved = [] if by is None else [by]
+    columns = ["precision", "mode", "block", "tensor", "direction", *resolved, "units", "n", *METRICS]
     table = pd.DataFrame(rows, columns=columns)
-    # of what stores the numbers: blocks without matrix products compute in float32 under tf32
-    roundoff = table["precision"].map({p.name: PRECISIONS[p.dtype].unit_roundoff for p in trace.precisions})
+    roundoff = table["precision"].map({p.name: _storage_roundoff(p) for p in trace.precisions})
     own_error = table["rel_l2"].astype(float) / roundoff * PRECISIONS["float64"].unit_roundoff
     return table.assign(resolved=~(np.isfinite(own_error) & (own_error > _NOISE)))
+
+
+def _storage_roundoff(precision: Precision) -> float:
+    """Of what stores the numbers: blocks without matrix products compute in float32 under tf32."""
+    return precision.unit_roundoff if precision.emulated else PRECISIONS[precision.dtype].unit_roundoff
 
 
 def block_errors(table: pd.DataFrame) -> pd.DataFrame:
@@ -172,59 +178,17 @@ def exceeded(table: pd.DataFrame, tolerance: Tolerance) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["precision", "quantity", "error", "tolerance", "unit"])
 
 
-def compared_arrays(
-    trace: Trace, reference: xr.Dataset, variant: xr.Dataset, mode: str
-) -> Iterator[tuple[dict[str, Any], str, Any, Any]]:
-    """Each pair of arrays to compare: the model's results, then the blocks' in order.
-
-    Yields:
-        What identifies the pair, what the first dimension counts, the reference's array and the variant's.
-    """
-    if mode == "propagated":
-        for name, units, rows, y, y_hat in _model_pairs(trace, reference, variant):
-            direction = "backward" if name in _BACKWARD else "forward"
-            identity = {"block": MODEL, "tensor": name, "direction": direction, "units": units, "n": y.size}
-            yield identity, rows, y, y_hat
-    if mode in trace.modes:
-        order = {block: index for index, block in enumerate(trace.blocks)}
-        arrays = [array for array in reference.data_vars.values() if "block" in array.attrs]
-        for array in sorted(arrays, key=lambda a: (order[a.attrs["block"]], a.attrs["direction"] == "backward")):
-            identity = {key: array.attrs[key] for key in ("block", "tensor", "direction", "units")}
-            y, y_hat = array.values, variant[array.name].values
-            if mode == LOSS:  # calls that no loss was made of have no gradients of one
-                seen = ~np.isnan(y.reshape(len(y), -1)).all(axis=1)
-                y, y_hat = y[seen], y_hat[seen]
-            yield identity | {"n": y.size}, str(array.dims[0]), y, y_hat
-
-
-def _model_pairs(
-    trace: Trace, reference: xr.Dataset, variant: xr.Dataset
-) -> Iterator[tuple[str, str, str, np.ndarray, np.ndarray]]:
-    """The model's own results: name, unit, what the rows count, and both arrays; energies per atom."""
-    structures = trace.structures
-    for key, array in reference.data_vars.items():
-        name, units = str(key), array.attrs["units"]
-        if "block" in array.attrs or name == "seconds":
-            continue
-        y, y_hat = array.values, variant[name].values.astype(np.float64)
-        if name in _PER_ATOM:
-            n_atoms, units = structures["n_atoms"].values, f"{units}/atom"
-            y, y_hat = y / n_atoms, y_hat / n_atoms
-        elif name == "stress":
-            periodic = structures["pbc"].values.astype(bool).all(axis=1)
-            y, y_hat = y[periodic], y_hat[periodic]
-        yield name, units, str(array.dims[0]), y, y_hat
-
-
 def _model_errors(trace: Trace, reference: xr.Dataset, variant: xr.Dataset) -> dict[str, float]:
     found: dict[str, float] = {}
     nonfinite = 0
-    for name, _, _, y, y_hat in _model_pairs(trace, reference, variant):
-        delta = np.abs(y_hat - y)
-        found[name] = float(delta.max(initial=0.0))
-        if name == "forces":
+    for pair in pairs(trace, reference, variant, "propagated"):
+        if pair.block != MODEL:
+            continue
+        delta = np.abs(pair.y_hat - pair.y)
+        found[pair.tensor] = float(delta.max(initial=0.0))
+        if pair.tensor == "forces":
             found["forces_mae"] = float(delta.mean()) if delta.size else 0.0
-        nonfinite += int((~np.isfinite(y_hat)).sum())
+        nonfinite += int((~np.isfinite(pair.y_hat)).sum())
     return found | {"nonfinite": nonfinite}
 
 

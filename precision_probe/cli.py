@@ -52,6 +52,13 @@ TraceArgument = Annotated[Path, typer.Argument(help="A trace that audit wrote.")
 TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show the Python traceback of an error.")]
 
 
+class By(StrEnum):
+    """What errors are resolved by."""
+
+    irrep = "irrep"
+    element = "element"
+
+
 class Format(StrEnum):
     """How errors are printed."""
 
@@ -143,6 +150,7 @@ def errors(
     trace: TraceArgument,
     format: Annotated[Format, typer.Option(help="How to print them.")] = Format.table,  # noqa: A002
     eps: Annotated[float, typer.Option(help="The ε of mean_rel, |Δ| / (|y| + ε).", min=0)] = 1e-12,
+    by: Annotated[By | None, typer.Option(help="Resolve every array by irrep or by chemical element.")] = None,
     traceback: TracebackOption = False,
 ) -> None:
     """Print every error in a trace: each block, tensor, precision and mode, with all metrics."""
@@ -150,7 +158,7 @@ def errors(
         import precision_probe as pp
 
         with pp.open_trace(trace) as opened:
-            table = pp.errors(opened, eps=eps)
+            table = pp.errors(opened, eps=eps, by=None if by is None else by.value)
         if format is Format.table:
             from precision_probe.tables import FULL_WIDTH, errors_table
 

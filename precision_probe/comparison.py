@@ -1,6 +1,6 @@
 """Two traces side by side: another backend, version or machine, block by block. Nothing here imports torch or mace."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,10 +8,11 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from precision_probe.analysis import MODEL, compared_arrays, errors
+from precision_probe.analysis import errors
 from precision_probe.exceptions import InputError
 from precision_probe.metrics import compare
-from precision_probe.precisions import PRECISIONS
+from precision_probe.pairs import MODEL, Pair, pairs
+from precision_probe.precisions import PRECISIONS, parse_precision
 from precision_probe.trace import Trace
 
 __all__ = ["ROUNDOFFS", "compare_traces", "first_difference", "provenance_differences"]
@@ -47,18 +48,16 @@ def compare_traces(a: Trace, b: Trace) -> pd.DataFrame:
     rows = []
     precisions = ["float64", *(str(p) for p in a.precisions if p in b.precisions)]
     for mode in (mode for mode in _modes(a) if mode in _modes(b)):
-        reference = dict(_arrays(a, mode, "float64"))
+        reference = _by_tensor(a, mode, "float64")
         for precision in precisions:
-            theirs = dict(_arrays(b, mode, precision))
-            for key, y in _arrays(a, mode, precision):
-                if key in theirs:
-                    identity = dict(zip(("block", "tensor", "direction", "units", "rows"), key, strict=True))
-                    if identity.pop("rows") == "edge" and order is None:
-                        continue
-                    is_resolved = bool(resolved.get((mode, *key[:3]), True))
-                    shown = _ordered(theirs[key], key, order)
-                    found = _compared(reference[key], y, shown, precision, is_resolved)
-                    rows.append({"precision": precision, "mode": mode, **identity, **found})
+            theirs = _by_tensor(b, mode, precision)
+            for key, pair in _by_tensor(a, mode, precision).items():
+                if key not in theirs or (pair.rows == "edge" and order is None):
+                    continue
+                y_hat = theirs[key].y if pair.rows != "edge" else theirs[key].y[order]
+                is_resolved = bool(resolved.get((mode, *key), True))
+                found = _compared(reference[key].y, pair.y, y_hat, precision, is_resolved)
+                rows.append({"precision": precision, "mode": mode, **pair.identity, **found})
     if not rows:
         raise InputError("The traces have no precision, mode and block in common, so there is nothing to compare.")
     table = pd.DataFrame(rows)
@@ -94,7 +93,7 @@ def provenance_differences(a: Trace, b: Trace) -> pd.DataFrame:
 def _compared(
     reference: NDArray[Any], y: NDArray[Any], y_hat: NDArray[Any], precision: str, is_resolved: bool
 ) -> dict[str, Any]:
-    format_of = PRECISIONS[precision]
+    format_of = parse_precision(precision)
     found = compare(y, y_hat, format_of)
     error_a, error_b = (compare(reference, values, format_of)["rel_l2"] for values in (y, y_hat))
     allowed = ROUNDOFFS * PRECISIONS["float64"].unit_roundoff
@@ -102,7 +101,6 @@ def _compared(
         allowed = max(allowed, _TIMES * error_a) if np.isfinite(error_a) else np.inf
     same = bool(found["rel_l2"] <= allowed) or np.array_equal(y, y_hat, equal_nan=True) or not is_resolved
     return {
-        "n": y.size,
         "difference": found["rel_l2"],
         "max_abs": found["max_abs"],
         "error_a": error_a,
@@ -116,11 +114,10 @@ def _modes(trace: Trace) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("propagated", *trace.modes)))
 
 
-def _arrays(trace: Trace, mode: str, precision: str) -> Iterator[tuple[tuple[str, ...], NDArray[Any]]]:
-    """Each array of a group, with block, tensor, direction, unit, and what its rows count."""
+def _by_tensor(trace: Trace, mode: str, precision: str) -> dict[tuple[str, str, str], Pair]:
+    """The arrays of a group, by block, tensor and direction."""
     group = trace.group(mode, precision)
-    for identity, rows, y, _ in compared_arrays(trace, group, group, mode):
-        yield (identity["block"], identity["tensor"], identity["direction"], identity["units"], rows), y
+    return {(pair.block, pair.tensor, pair.direction): pair for pair in pairs(trace, group, group, mode)}
 
 
 def _check_structures(a: Trace, b: Trace) -> None:
@@ -158,10 +155,6 @@ def _sorted_edges(structures: xr.Dataset) -> tuple[NDArray[Any], NDArray[np.intp
     sender, receiver, image = (structures[key].values for key in _EDGE_KEYS)
     keys = np.column_stack([owner, sender, receiver, image]).astype(np.int64)
     return keys, np.lexsort(keys.T[::-1])
-
-
-def _ordered(values: NDArray[Any], key: tuple[str, ...], order: NDArray[np.intp] | None) -> NDArray[Any]:
-    return values[order] if key[-1] == "edge" and order is not None else values
 
 
 def _flat(attributes: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

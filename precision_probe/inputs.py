@@ -28,17 +28,18 @@ class Inputs:
 
     def to(self, device: torch.device | str) -> "Inputs":
         """The same inputs with their tensors on a device."""
-        return self._with(lambda tensor: tensor.to(device))
+        return self.changed(lambda tensor: tensor.to(device))
 
     def copied(self) -> "Inputs":
         """The same inputs off any autograd graph, safe from later changes in place."""
-        return self._with(lambda tensor: tensor.detach().clone())
+        return self.changed(lambda tensor: tensor.detach().clone())
 
     def cast(self, dtype: torch.dtype) -> "Inputs":
         """The same inputs in a dtype, asking for gradients; integers as they are."""
-        return self._with(lambda x: x.detach().to(dtype).requires_grad_() if x.is_floating_point() else x)
+        return self.changed(lambda x: x.detach().to(dtype).requires_grad_() if x.is_floating_point() else x)
 
-    def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Inputs":
+    def changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Inputs":
+        """The same inputs with every tensor changed."""
         args, kwargs = map_tensors(change, self.args), map_tensors(change, dict(self.kwargs))
         return dataclasses.replace(self, args=args, kwargs=kwargs)
 

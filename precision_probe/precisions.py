@@ -6,6 +6,7 @@ its significand has and how many its exponent has. Nothing here imports torch.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,7 +24,12 @@ class Precision:
         significand_bits: Bits of the significand, the leading one included (53 for float64).
         exponent_bits: Bits of the exponent (11 for float64).
         dtype: Name of the dtype that stores the numbers. ``tf32`` stores float32: only the inputs of its
-            matrix products are rounded to 11 bits.
+            matrix products are rounded to 11 bits. Emulated formats are stored in float64.
+        emulated: Whether every operation is computed in float64 and its result rounded.
+        has_range: Whether numbers too large or too small for the format overflow, lose digits or become zero. An
+            emulated format may have float64's exponents instead, so that rounding is all that differs.
+        stochastic: Whether results are rounded up or down at random, in proportion to their distance, rather than to
+            the nearest number (ties to even).
 
     Example:
         >>> PRECISIONS["float16"].unit_roundoff == 2**-11
@@ -36,11 +42,14 @@ class Precision:
     significand_bits: int
     exponent_bits: int
     dtype: str
+    emulated: bool = False
+    has_range: bool = True
+    stochastic: bool = False
 
     @property
     def unit_roundoff(self) -> float:
-        """Largest relative error of one correctly rounded operation, 2⁻ᵖ (Higham 2002, section 2.1)."""
-        return 2.0**-self.significand_bits
+        """Largest relative error of one rounded operation: 2⁻ᵖ to nearest (Higham 2002, section 2.1), else 2¹⁻ᵖ."""
+        return 2.0 ** (1 - self.significand_bits if self.stochastic else -self.significand_bits)
 
     @property
     def min_exponent(self) -> int:
@@ -113,9 +122,15 @@ def parse_precision(name: str | Precision) -> Precision:
     Raises:
         InputError: If no precision has this name.
 
+    Any other format is emulated: ``e5m10`` has 5 bits of exponent and 10 stored bits of significand (one more counts),
+    overflow and subnormal numbers as IEEE 754 has them; ``m10`` has 10 stored bits and float64's exponents; ``sr`` at
+    the end rounds stochastically.
+
     Example:
         >>> parse_precision("bf16").name
         'bfloat16'
+        >>> parse_precision("e4m3").largest, parse_precision("m7sr").unit_roundoff
+        (240.0, 0.0078125)
     """
     if isinstance(name, Precision):
         return name
@@ -123,10 +138,33 @@ def parse_precision(name: str | Precision) -> Precision:
     key = _ALIASES.get(key, key)
     if key in PRECISIONS:
         return PRECISIONS[key]
+    if found := re.fullmatch(r"(?:e(\d+))?m(\d+)(sr)?", key):
+        return _emulated(key, *found.groups())
     close = difflib.get_close_matches(key, PRECISIONS, n=1) or difflib.get_close_matches(key, _ALIASES, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise InputError(
-        f"Unknown precision {name!r}. Known: {', '.join(PRECISIONS)} (and the aliases {', '.join(_ALIASES)}).{hint}"
+        f"Unknown precision {name!r}. Known: {', '.join(PRECISIONS)} (and the aliases {', '.join(_ALIASES)}); "
+        f"emulated formats such as e5m10, m10 or e8m7sr.{hint}"
+    )
+
+
+def _emulated(name: str, exponent: str | None, stored: str, stochastic: str | None) -> Precision:
+    float64 = PRECISIONS["float64"]
+    exponent_bits = float64.exponent_bits if exponent is None else int(exponent)
+    significand_bits = int(stored) + 1
+    if not 2 <= exponent_bits <= float64.exponent_bits or not 2 <= significand_bits <= float64.significand_bits:
+        raise InputError(
+            f"The format {name!r} cannot be emulated in float64: 2 to {float64.exponent_bits} bits of exponent and 1 "
+            f"to {float64.significand_bits - 1} of significand are possible."
+        )
+    return Precision(
+        name,
+        significand_bits,
+        exponent_bits,
+        "float64",
+        emulated=True,
+        has_range=exponent is not None,
+        stochastic=stochastic is not None,
     )
 
 

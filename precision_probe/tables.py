@@ -12,7 +12,7 @@ from rich.text import Text
 from precision_probe.analysis import MODEL, TOLERANCE_UNITS, Tolerance, block_errors, exceeded, worst_blocks
 from precision_probe.comparison import ROUNDOFFS
 from precision_probe.metrics import EPS, METRICS
-from precision_probe.precisions import PRECISIONS
+from precision_probe.precisions import parse_precision
 from precision_probe.trace import LOSS, MODES
 
 __all__ = [
@@ -99,7 +99,7 @@ def block_table(errors: pd.DataFrame) -> RenderableType:
     worst = worst_blocks(errors)
     for precision in rows.index.unique("precision"):
         table.add_section()
-        table.add_row(Text(f"{precision}, u = {PRECISIONS[precision].unit_roundoff:.1e}", style="bold"))
+        table.add_row(Text(f"{precision}, u = {parse_precision(precision).unit_roundoff:.1e}", style="bold"))
         for (block, direction), row in rows.loc[precision].iterrows():
             style = "bold yellow" if direction == "forward" and worst.get(precision) == block else ""
             cells = [_cell(row, mode, metric) for mode in modes for metric in _METRICS]
@@ -190,7 +190,8 @@ def plain_table(title: str | None, *headings: str, show_header: bool = True) -> 
 def errors_table(errors: pd.DataFrame) -> RenderableType:
     """Every row of :func:`precision_probe.analysis.errors`, with all metrics; dim where the reference is noise."""
     metrics = [name for name in errors.columns if name in METRICS]
-    table = plain_table(None, "precision", "mode", "tensor", "direction", "units", "n")
+    resolved = [name for name in ("irrep", "element") if name in errors]
+    table = plain_table(None, "precision", "mode", "tensor", "direction", *resolved, "units", "n")
     for metric in metrics:
         table.add_column(_METRICS.get(metric, metric), justify="right")
     for column in table.columns:
@@ -198,7 +199,8 @@ def errors_table(errors: pd.DataFrame) -> RenderableType:
     for row in errors.to_dict("records"):
         identity = (row["precision"], row["mode"], f"{row['block']}.{row['tensor']}", _DIRECTIONS[row["direction"]])
         numbers = (_number(row[name]) for name in metrics)
-        table.add_row(*identity, row["units"], str(row["n"]), *numbers, style="" if row["resolved"] else "dim")
+        labels = [row[name] for name in resolved]
+        table.add_row(*identity, *labels, row["units"], str(row["n"]), *numbers, style="" if row["resolved"] else "dim")
     return table
 
 

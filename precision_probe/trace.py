@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from precision_probe.exceptions import InputError
-from precision_probe.precisions import PRECISIONS, Precision
+from precision_probe.precisions import Precision, parse_precision
 
 __all__ = ["SCHEMA_VERSION", "Trace", "check_writable", "open_trace"]
 
@@ -60,7 +60,7 @@ class Trace:
     @property
     def precisions(self) -> tuple[Precision, ...]:
         """The precisions compared with float64, in the order asked for."""
-        return tuple(PRECISIONS[name] for name in self.attributes["precisions"] if name != "float64")
+        return tuple(parse_precision(name) for name in self.attributes["precisions"] if name != "float64")
 
     @property
     def blocks(self) -> tuple[str, ...]:

@@ -11,8 +11,10 @@ import torch
 from precision_probe.backends import clone, math_dtype
 from precision_probe.evaluation import Evaluation, Quantity, mace_evaluation
 from precision_probe.exceptions import InputError
+from precision_probe.inputs import map_tensors
 from precision_probe.models import default_dtype
 from precision_probe.precisions import Precision
+from precision_probe.rounding import Rounding, round_to
 
 __all__ = ["Prediction", "Variant", "check_device"]
 
@@ -42,6 +44,7 @@ class Variant:
         precision: The precision; its dtype becomes that of every floating-point parameter and buffer.
         device: Where the clone lives.
         evaluation: How the model is run; by default as the MACE that it is.
+        seed: Of stochastic rounding.
     """
 
     def __init__(
@@ -50,11 +53,14 @@ class Variant:
         precision: Precision,
         device: torch.device,
         evaluation: Evaluation | None = None,
+        seed: int = 0,
     ) -> None:
         self.precision = precision
         self.device = device
         self.dtype: torch.dtype = getattr(torch, precision.dtype)
         self.model = clone(model, self.dtype, device)
+        self._generator = torch.Generator(device).manual_seed(seed) if precision.stochastic else None
+        self._round_weights()
         self.math_dtype = str(math_dtype(model, self.dtype, device)).removeprefix("torch.")
         self._evaluation = evaluation or mace_evaluation(model)
 
@@ -64,11 +70,12 @@ class Variant:
         with torch.no_grad():
             for name, own in self.model.state_dict().items():
                 own.copy_(theirs[name])
+        self._round_weights()
 
     def predict(self, sample: Any) -> Prediction:
         """What the bare model gives: no block is hooked."""
         with self.arithmetic():
-            data = sample.cast(self.dtype)
+            data = self._cast(sample)
             start = self._now()
             values = self._evaluation.predict(self.model, data, sample)
             seconds = self._now() - start
@@ -76,20 +83,38 @@ class Variant:
 
     def differentiable(self, sample: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The outputs that block gradients are of, on their autograd graph, each with its cotangent."""
-        return self._evaluation.differentiable(self.model, sample.cast(self.dtype))
+        return self._evaluation.differentiable(self.model, self._cast(sample))
 
     def with_cotangents(
         self, sample: Any, cotangents: Mapping[str, torch.Tensor], options: Mapping[str, Any]
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The outputs of a training call, on their autograd graph, with the cotangents that a loss gave them."""
-        pairs = self._evaluation.with_cotangents(self.model, sample.cast(self.dtype), sample, cotangents, options)
+        pairs = self._evaluation.with_cotangents(self.model, self._cast(sample), sample, cotangents, options)
         return [(y, cotangent.to(y)) for y, cotangent in pairs]
 
     @contextlib.contextmanager
     def arithmetic(self) -> Iterator[None]:
         """Compute as the precision says: the matmul mode, and the default dtype that multi-head readouts rely on."""
-        with _matmul_mode("tf32" if self.precision.name == "tf32" else "ieee"), default_dtype(self.dtype):
+        emulation = Rounding(self.precision, self._generator) if self.precision.emulated else contextlib.nullcontext()
+        mode = "tf32" if self.precision.name == "tf32" else "ieee"
+        with _matmul_mode(mode), default_dtype(self.dtype), emulation:
             yield
+
+    def _cast(self, sample: Any) -> Any:
+        """A sample's data in this precision."""
+        data = sample.cast(self.dtype)
+        return map_tensors(self._rounded, data) if isinstance(data, dict) else data.changed(self._rounded)
+
+    def _round_weights(self) -> None:
+        with torch.no_grad():
+            for tensor in self.model.state_dict().values():
+                if self.precision.emulated and tensor.is_floating_point():
+                    tensor.copy_(self._rounded(tensor))
+
+    def _rounded(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not self.precision.emulated or not tensor.is_floating_point():
+            return tensor
+        return round_to(tensor.detach(), self.precision, self._generator).requires_grad_(tensor.requires_grad)
 
     def _now(self) -> float:
         if self.device.type == "cuda":

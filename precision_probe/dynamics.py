@@ -1,0 +1,119 @@
+"""Molecular dynamics in a precision: how fast the total energy drifts."""
+
+from typing import Any
+
+import ase
+import ase.units
+import numpy as np
+import pandas as pd
+import scipy.stats
+from ase.calculators.calculator import Calculator, all_changes
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
+from ase.md.verlet import VelocityVerlet
+
+from precision_probe.models import load_model
+from precision_probe.precisions import PRECISIONS, parse_precision
+from precision_probe.structures import build_graph, read_structures
+from precision_probe.variants import Variant, check_device
+
+__all__ = ["VariantCalculator", "energy_drift"]
+
+
+class VariantCalculator(Calculator):  # type: ignore[misc]
+    """An ASE calculator that computes in a precision.
+
+    Args:
+        variant: The model in that precision.
+
+    ``energy`` is the interaction energy, where the model has it: the isolated atoms' energies are a constant, which
+    would hide in a half precision how the rest of the energy changes.
+    """
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__()
+        self._variant = variant
+
+    def calculate(self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = all_changes) -> None:
+        """Compute energy (eV) and forces (eV/Å)."""
+        super().calculate(atoms, properties, system_changes)
+        (structure,) = read_structures(atoms)
+        graph = build_graph(structure, self._variant.model).to(self._variant.device)
+        prediction = self._variant.predict(graph)
+        names = [quantity.name for quantity in prediction.values]
+        energy = prediction["interaction_energy" if "interaction_energy" in names else "energy"]
+        self.results = {"energy": float(energy.sum()), "forces": prediction["forces"].double().cpu().numpy()}
+
+
+def energy_drift(
+    model: Any,
+    atoms: ase.Atoms,
+    precisions: Any,
+    *,
+    steps: int = 1000,
+    timestep: float = 0.5,
+    temperature: float = 300.0,
+    n_runs: int = 4,
+    seed: int = 0,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """Run dynamics at constant energy in float64 and in each precision, from the same velocities.
+
+    Args:
+        model: As :func:`precision_probe.attach` takes it.
+        atoms: Where each run starts.
+        precisions: The precisions.
+        steps: Of each run.
+        timestep: fs.
+        temperature: Of the velocities drawn at the start, K.
+        n_runs: Runs from other velocities; their spread gives the confidence interval.
+        seed: Of the velocities.
+        device: Where to run.
+
+    Returns:
+        Indexed by precision, float64 first: ``drift`` (meV/atom/ps: mean over runs of the slope of a straight line
+        through the total energy), ``confidence`` (half the width of its 95 % interval, Student's t over runs) and
+        ``fluctuation`` (meV/atom: root mean square about that line).
+    """
+    module, _ = load_model(model)
+    names = precisions.split(",") if isinstance(precisions, str) else list(precisions)
+    found = [PRECISIONS["float64"], *(parse_precision(name) for name in names)]
+    where = check_device(device, tuple(found))
+    rows = {}
+    for precision in found:
+        variant = Variant(module, precision, where)
+        runs = [_run(variant, atoms, steps, timestep, temperature, seed + number) for number in range(n_runs)]
+        rows[str(precision)] = _summary(np.asarray(runs), timestep / 1000)
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("precision")
+
+
+def _run(
+    variant: Variant, start: ase.Atoms, steps: int, timestep: float, temperature: float, seed: int
+) -> np.ndarray[Any, Any]:
+    """Total energy after each step, meV/atom."""
+    atoms = start.copy()
+    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=np.random.default_rng(seed))
+    Stationary(atoms)
+    if not atoms.pbc.any():
+        ZeroRotation(atoms)
+    atoms.calc = VariantCalculator(variant)
+    energies: list[float] = []
+    dynamics = VelocityVerlet(atoms, timestep * ase.units.fs)
+    dynamics.attach(lambda: energies.append(1000 * atoms.get_total_energy() / len(atoms)))
+    dynamics.run(steps)
+    return np.asarray(energies)
+
+
+def _summary(energies: np.ndarray[Any, Any], picoseconds: float) -> dict[str, float]:
+    time = np.arange(energies.shape[1]) * picoseconds
+    fits = [np.polyfit(time, run, 1) for run in energies]
+    residuals = [run - np.polyval(fit, time) for run, fit in zip(energies, fits, strict=True)]
+    slopes = np.asarray([fit[0] for fit in fits])
+    n = len(slopes)
+    half = scipy.stats.t.ppf(0.975, n - 1) * slopes.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    return {
+        "drift": float(slopes.mean()),
+        "confidence": float(half),
+        "fluctuation": float(np.sqrt(np.mean(np.square(residuals)))),
+    }

@@ -1,0 +1,94 @@
+"""Rounding to any floating-point format, and arithmetic in it: the float64 result of every operation is rounded.
+
+That reproduces hardware formats on any machine (products and sums are as if accumulated in float64), forward and
+backward, TorchScript included.
+"""
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from precision_probe.precisions import Precision
+
+__all__ = ["Rounding", "round_to"]
+
+_STORED_BITS = 52  # of float64's significand
+
+
+def round_to(x: torch.Tensor, precision: Precision, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Round float64 numbers to a format.
+
+    To nearest, ties to even, by adding to the bits of the significand, whose carry goes into the exponent; NaN and
+    infinities stay. Below the smallest normal number the spacing is that of subnormals, and what rounds beyond the
+    largest number is infinite (IEEE 754-2019, section 4.3.1). Stochastic rounding adds a uniformly random number of
+    the same bits instead, so that the mean of many roundings is exact.
+
+    Args:
+        x: float64.
+        precision: The format.
+        generator: Source of randomness, for stochastic formats.
+
+    Returns:
+        float64 of the same shape; every number is one of the format.
+
+    Example:
+        >>> from precision_probe.precisions import parse_precision
+        >>> round_to(torch.tensor([1.0009765625, 70000.0], dtype=torch.float64), parse_precision("e5m9")).tolist()
+        [1.0, inf]
+    """
+    dropped = _STORED_BITS - (precision.significand_bits - 1)
+    y = _round_significand(x, dropped, precision.stochastic, generator) if dropped else x
+    if precision.has_range:
+        step = precision.smallest_subnormal
+        scaled = x / step
+        whole = torch.floor(scaled + _uniform(x, generator)) if precision.stochastic else torch.round(scaled)
+        y = torch.where(x.abs() < precision.smallest_normal, torch.copysign(whole * step, x), y)
+        y = torch.where(y.abs() > precision.largest, torch.copysign(torch.full_like(y, torch.inf), y), y)
+    return torch.where(torch.isfinite(x), y, x)
+
+
+class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While this mode is on, the float64 result of every operation is rounded to a format.
+
+    Args:
+        precision: The format.
+        generator: Source of randomness, for stochastic formats.
+    """
+
+    def __init__(self, precision: Precision, generator: torch.Generator | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._precision, self._generator = precision, generator
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation; views are left alone, what is written in place is rounded in place."""
+        returned = func(*args, **(kwargs or {}))
+        aliases = [found.alias_info for found in func._schema.returns if found.alias_info is not None]
+        writes = any(alias.is_write for alias in aliases)
+        if aliases and not writes:
+            return returned
+
+        def rounded(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.dtype != torch.float64 or not tensor.numel():
+                return tensor
+            found = round_to(tensor, self._precision, self._generator)
+            return tensor.copy_(found) if writes else found
+
+        return tree_map_only(torch.Tensor, rounded, returned)
+
+
+def _round_significand(
+    x: torch.Tensor, dropped: int, stochastic: bool, generator: torch.Generator | None
+) -> torch.Tensor:
+    bits = x.contiguous().view(torch.int64)
+    if stochastic:
+        noise = torch.randint(1 << dropped, bits.shape, generator=generator, device=bits.device)
+        bits = bits + noise
+    else:
+        bits = bits + ((1 << (dropped - 1)) - 1) + ((bits >> dropped) & 1)
+    return (bits & -(1 << dropped)).view(torch.float64)
+
+
+def _uniform(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    return torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)

@@ -1,0 +1,93 @@
+"""How many bits each block needs: emulated formats with fewer and fewer bits, in the whole model and block by block."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import track
+
+from precision_probe.blocks import select_blocks
+from precision_probe.exceptions import InputError
+from precision_probe.precisions import Precision, parse_precision
+from precision_probe.rounded_blocks import rounded_blocks
+from precision_probe.trials import Trials
+from precision_probe.variants import Variant
+
+__all__ = ["WHOLE", "bits_needed", "sweep"]
+
+WHOLE = "whole model"
+_BITS = (4, 6, 7, 8, 10, 12, 14, 16, 18, 20, 23)
+
+
+def sweep(
+    model: Any = "demo",
+    structures: Any = "demo",
+    *,
+    bits: Iterable[int] = _BITS,
+    blocks: str | Sequence[str] | None = None,
+    head: str | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Round to fewer and fewer bits, in the whole model and in one block at a time, and see what forces make of it.
+
+    Formats have float64's exponents (``m10``, …), so that nothing overflows and rounding is all there is.
+
+    Args:
+        model: As :func:`precision_probe.attach` takes it.
+        structures: As ``probe.run()`` takes them.
+        bits: Stored bits of the significand: 23 are float32's, 10 float16's, 7 bfloat16's.
+        blocks: Globs; by default the embeddings, interactions, products and readouts.
+        head: Which head of a multi-head model.
+        device: Where to run; by default a GPU if there is one.
+        progress: Show a progress bar, where there is a terminal.
+
+    Returns:
+        One row for each block (``whole model`` first) and number of bits: ``energy``, ``interaction_energy`` (eV/atom),
+        ``forces`` (eV/Å: the largest error), ``forces_mae``, ``forces_rel_l2``.
+
+    Raises:
+        InputError: If the model, a structure, a pattern or a number of bits cannot be used.
+    """
+    formats = {number: parse_precision(f"m{number}") for number in sorted(set(bits), reverse=True)}
+    if not formats:
+        raise InputError("No number of bits was given. Give one or more, such as 7, 10 and 23.")
+    trials = Trials(model, structures, head=head, device=device)
+    names = [WHOLE, *(block.name for block in select_blocks(trials.model, blocks))]
+    console = Console(stderr=True)
+    steps = track(
+        [(name, number) for name in names for number in formats],
+        description="rounding",
+        console=console,
+        disable=not (progress and console.is_terminal),
+        transient=True,
+    )
+    rows = [{"block": name, "bits": number, **_errors(trials, name, formats[number])} for name, number in steps]
+    return pd.DataFrame(rows)
+
+
+def bits_needed(table: pd.DataFrame, tolerance: float, quantity: str = "forces") -> pd.Series:
+    """The fewest bits with which an error stays within a tolerance, and with every larger number tried too.
+
+    Args:
+        table: From :func:`sweep`.
+        tolerance: In the unit of the quantity: eV/Å for forces, eV/atom for energies.
+        quantity: A column of the table.
+
+    Returns:
+        Indexed by block; missing where no number of bits tried is enough.
+    """
+    needed = {}
+    for block, rows in table.groupby("block", sort=False):
+        descending = rows.sort_values("bits", ascending=False)
+        within = descending[quantity].le(tolerance).cummin()
+        needed[str(block)] = descending.loc[within, "bits"].min()
+    return pd.Series(needed, name="bits", dtype="Int64").rename_axis("block")
+
+
+def _errors(trials: Trials, block: str, precision: Precision) -> dict[str, float]:
+    if block == WHOLE:
+        return trials.errors(Variant(trials.model, precision, trials.device).predict)
+    with rounded_blocks(trials.reference.model, {block: precision}):
+        return trials.errors(trials.reference.predict)

@@ -1,0 +1,68 @@
+"""A float64 model run with something rounded, and how far that moves its energies and forces."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from precision_probe.exceptions import InputError
+from precision_probe.models import load_model
+from precision_probe.precisions import PRECISIONS
+from precision_probe.structures import Graph, build_graph, read_structures
+from precision_probe.variants import Prediction, Variant, check_device
+
+__all__ = ["Trials"]
+
+
+class Trials:
+    """A MACE model's float64 variant, structures, and what it predicts for them exactly.
+
+    Args:
+        model: As :func:`precision_probe.attach` takes it; it must predict energies and forces.
+        structures: As ``probe.run()`` takes them.
+        head: Which head of a multi-head model.
+        device: Where to run; by default a GPU if there is one.
+
+    Raises:
+        InputError: If the model, a structure or the device cannot be used.
+    """
+
+    def __init__(self, model: Any, structures: Any, *, head: str | None = None, device: str | None = None) -> None:
+        self.model, self.name = load_model(model)
+        if not hasattr(self.model, "atomic_energies_fn"):
+            raise InputError(f"The model {self.name} predicts no energies and forces, which this needs.")
+        self.device = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"), ())
+        graphs = [build_graph(atoms, self.model, head) for atoms in read_structures(structures)]
+        self.graphs = [graph.to(self.device) for graph in graphs]
+        self.reference = Variant(self.model, PRECISIONS["float64"], self.device)
+        self.reference.predict(self.graphs[0])
+        self.reference.predict(self.graphs[0])  # TorchScript compiles in the second call
+        self.exact = [self.reference.predict(graph) for graph in self.graphs]
+
+    def errors(self, predict: Callable[[Graph], Prediction]) -> dict[str, float]:
+        """How far predictions are from the exact ones.
+
+        Returns:
+            ``energy`` and, if the model has it, ``interaction_energy`` (eV/atom: largest |Δ|/n_atoms), ``forces``
+            (eV/Å: largest |Δ|), ``forces_mae``, ``forces_rel_l2``; over all structures.
+        """
+        found = [predict(graph) for graph in self.graphs]
+        n_atoms = np.asarray([graph.n_atoms for graph in self.graphs])
+        names = [quantity.name for quantity in self.exact[0].values]
+        energies = {
+            name: float(np.max(np.abs(_numbers(found, name) - _numbers(self.exact, name)) / n_atoms))
+            for name in ("energy", "interaction_energy")
+            if name in names
+        }
+        y, y_hat = _numbers(self.exact, "forces"), _numbers(found, "forces")
+        delta = y_hat - y
+        return energies | {
+            "forces": float(np.abs(delta).max()),
+            "forces_mae": float(np.abs(delta).mean()),
+            "forces_rel_l2": float(np.linalg.norm(delta) / np.linalg.norm(y)),
+        }
+
+
+def _numbers(predictions: list[Prediction], name: str) -> np.ndarray[Any, Any]:
+    return np.concatenate([prediction[name].double().cpu().numpy() for prediction in predictions])
