@@ -106,6 +106,7 @@ def captured_arrays(
                     rows=port.rows,
                     components=components,
                     irreps=str(port.irreps) if components else "",
+                    layout="mul_ir" if port.irreps is not None else port.layout,
                     unit=(unit if port.unit == "1" else f"{unit}/{port.unit}") if is_gradient else port.unit,
                 )
             )
@@ -122,7 +123,7 @@ def _components(port: Port, tensor: torch.Tensor) -> tuple[str, ...]:
 
 
 def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
-    """On the CPU, half precisions widened exactly to float32 (neither NumPy nor netCDF has bfloat16), one row at least."""
+    """On the CPU, half precisions widened exactly to float32 (netCDF has no bfloat16), with one row at least."""
     tensor = tensor.detach()
     if tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.float()

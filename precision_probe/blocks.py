@@ -74,7 +74,7 @@ class Block:
         given = {key for key, value in arguments.items() if torch.is_tensor(value) and value.is_floating_point()}
         if self.inputs:
             return {key: port for key, port in self.inputs.items() if key in given}
-        return {key: Port(key) for key in arguments if key in given}
+        return {key: replace(self.other, name=key, irreps=None) for key in arguments if key in given}
 
     def output_tensors(self, returned: Any) -> dict[Port, torch.Tensor]:
         """The tensors in what one call returned: a tensor, or a tuple or dictionary with tensors in it."""

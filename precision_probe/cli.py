@@ -190,6 +190,8 @@ def compare(
             console.print(comparison_table(table))
         else:
             _write(table, format)
+        if table.attrs["left_out"]:
+            _complain(f"Note: not comparable, and left out: {', '.join(table.attrs['left_out'])}.")
         first = first_difference(table)
         if first is None:
             _complain("Equivalent: every difference is within rounding.")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 from ase.calculators.calculator import Calculator, all_changes
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
+from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 
 from precision_probe.models import load_model
@@ -93,7 +93,8 @@ def _run(
 ) -> np.ndarray[Any, Any]:
     """Total energy after each step, meV/atom."""
     atoms = start.copy()
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=np.random.default_rng(seed))
+    width = np.sqrt(atoms.get_masses() * ase.units.kB * temperature)  # Maxwell and Boltzmann's distribution
+    atoms.set_momenta(np.random.default_rng(seed).normal(size=(len(atoms), 3)) * width[:, None])
     Stationary(atoms)
     if not atoms.pbc.any():
         ZeroRotation(atoms)

@@ -23,17 +23,16 @@ def noise_floor(variants: list[Variant], graph: Graph, blocks: list[Block], *, n
 
     Returns:
         One row for each precision, block (``model`` for energy and forces), tensor and direction, with ``spread``: the
-        root mean square over runs of the distance from their mean, relative to the mean's norm. An error below it is
+        root mean square over runs of the distance from their mean, relative to the first's norm. An error below it is
         not resolved. Zero on a CPU and wherever sums are deterministic.
     """
     rows = []
     for variant in variants:
         runs = [_run(variant, graph, blocks) for _ in range(n_runs)]
         for key in runs[0]:
-            stacked = torch.stack([run[key] for run in runs])
-            mean = stacked.mean(dim=0)
-            distance = float((stacked - mean).square().sum().div(n_runs - 1).sqrt())
-            norm = float(mean.norm())
+            moved = torch.stack([run[key] - runs[0][key] for run in runs])  # of the same runs exactly zero
+            distance = float((moved - moved.mean(dim=0)).square().sum().div(n_runs - 1).sqrt())
+            norm = float(runs[0][key].norm())
             block, tensor, direction = key
             spread = distance / norm if norm else np.nan
             rows.append(

@@ -125,7 +125,7 @@ class Observer:
             with variant.arithmetic(), capture(variant.model, self.blocks, shared=shared) as calls:
                 pairs = variant.with_cotangents(sample, cotangents, options)
                 for y, cotangent in pairs:  # one output may be made of another, whose share its cotangent has already
-                    y.register_hook(partial(_replaced, cotangent))
+                    y.register_hook(partial(_replaced, cotangent))  # type: ignore[no-untyped-call]
                 grads = gradients(calls, pairs)
             found[f"loss/{variant.precision}"] = [
                 array

@@ -33,6 +33,7 @@ class Pair:
         y: The reference.
         y_hat: The variant's.
         irreps: The irrep of each entry of the last dimension, such as ``"1o"``, where the trace knows it.
+        layout: How irreps lie in memory: ``mul_ir``, or the library's own ``ir_mul`` where the trace could not know.
         elements: The atomic number that each row belongs to, an edge's being the receiver's, where rows are atoms or
             edges.
     """
@@ -46,6 +47,7 @@ class Pair:
     y_hat: NDArray[Any]
     irreps: NDArray[Any] | None = None
     elements: NDArray[Any] | None = None
+    layout: str = "mul_ir"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -106,7 +108,8 @@ def _of_block(array: xr.DataArray, y_hat: NDArray[Any], elements: dict[str, NDAr
         y, y_hat, found = y[seen], y_hat[seen], None if found is None else found[seen]
     irreps = array.coords[last].values if last in array.coords else None
     block, tensor, direction, units = (array.attrs[key] for key in ("block", "tensor", "direction", "units"))
-    return Pair(block, tensor, direction, units, rows, y, y_hat, irreps, found)
+    layout = array.attrs.get("layout", "mul_ir")
+    return Pair(block, tensor, direction, units, rows, y, y_hat, irreps, found, layout)
 
 
 def _elements(trace: Trace) -> dict[str, NDArray[Any]]:

@@ -9,6 +9,7 @@ Example:
     (3, 3)
 """
 
+import atexit
 import contextlib
 import warnings
 import weakref
@@ -144,6 +145,7 @@ class Probe:
         self._is_detached = False
         self._unhook = observe_calls(model, self)
         self._save = weakref.finalize(self, recorder.save)
+        atexit.register(self._save)  # weakref's own turn comes after h5py's, and then nothing can be written
         self._describe()
 
     def __enter__(self) -> "Probe":
@@ -158,7 +160,9 @@ class Probe:
         self._finish_call()
         self._is_detached = True
         self._describe()
-        self._save()
+        self._recorder.save()
+        self._save.detach()
+        atexit.unregister(self._save)
 
     def run(self, structures: Any, *, progress: bool = True) -> None:
         """Run structures through every variant and record what they compute.
@@ -276,7 +280,7 @@ class Probe:
             sample_arrays(observation.sample), observation.sizes, observation.predictions, observation.captured
         )
         self._describe()
-        self._recorder.write_if_due()
+        self._recorder.write_if_due()  # if that fails, it is done later
 
     def _describe(self) -> None:
         """Tell the recorder what the trace is of, as of now."""
@@ -297,7 +301,9 @@ class Probe:
         }
 
     def _follow_weights(self) -> None:
-        """Give the variants the attached model's weights of this moment: training changes them."""
+        """Give the variants the attached model's mode and weights of this moment: training changes them."""
+        for variant in self._observer.variants:
+            variant.follow_mode(self.model)
         state = _state_of(self.model)
         if state != self._weights:
             self._weights = state

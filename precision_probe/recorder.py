@@ -1,5 +1,7 @@
 """Collects the arrays of a run, structure by structure, and lays them out as a trace."""
 
+import contextlib
+import importlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from precision_probe.appending import append, set_attributes
+from precision_probe.exceptions import InputError
 from precision_probe.trace import SCHEMA_VERSION, Trace, encoded, open_trace, unfinished
 
 __all__ = ["Captured", "Predicted", "Recorder", "Sizes"]
@@ -31,6 +34,7 @@ class Captured:
         components: The irrep of each entry of the last dimension, such as ``"1o"``, where known.
         irreps: All of them, as e3nn writes them.
         unit: Unit of the values.
+        layout: How irreps lie in memory: e3nn's ``mul_ir``, or ``ir_mul``.
     """
 
     block: str
@@ -42,6 +46,7 @@ class Captured:
     components: tuple[str, ...] = ()
     irreps: str = ""
     unit: str = "1"
+    layout: str = "mul_ir"
 
     @property
     def gradient(self) -> bool:
@@ -116,6 +121,10 @@ class Recorder:
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._unfinished = unfinished(path) if path is not None else None
+        if self._unfinished is not None:
+            self._unfinished.unlink(missing_ok=True)  # of a run that was killed, which force gives up
+            with contextlib.suppress(ImportError):
+                importlib.import_module("dask.array")  # xarray asks for it when it writes: too late as Python exits
         self._saved: Trace | None = None
         self.attributes: Mapping[str, Any] = {}
         self.n_structures = 0
@@ -142,6 +151,8 @@ class Recorder:
             blocks: For each group (``propagated/float32``), what its blocks gave.
         """
         staged = [(group, item, sizes.fitting(item)) for group, captured in blocks.items() for item in captured]
+        for group, captured, _ in staged:
+            self._check_shape(group, captured)
         for name, array in structures.items():
             self._structures.setdefault(name, []).append(array)
         for precision, values in predictions.items():
@@ -156,6 +167,15 @@ class Recorder:
         self.n_structures += sizes.structure
         self._n_waiting += sizes.structure
         self._n_bytes += sum(captured.values.nbytes for _, captured, _ in staged)
+
+    def _check_shape(self, group: str, captured: Captured) -> None:
+        earlier = self._columns.get(group, {}).get(captured.name)
+        shape = captured.values.shape[1:]
+        if earlier is not None and earlier.first.values.shape[1:] != shape:
+            raise InputError(
+                f"{captured.name} has rows of shape {shape} here and had {earlier.first.values.shape[1:]} before; one "
+                "trace holds rows of one shape. Put these inputs into a trace of their own."
+            )
 
     def write_if_due(self) -> None:
         """Move what was added to the unfinished file, if there is to be one and enough has come together."""
@@ -312,4 +332,5 @@ def _attributes(captured: Captured) -> dict[str, str]:
         "pass": captured.computed_in,
         "native_dtype": captured.native_dtype,
     }
-    return attributes | ({"irreps": captured.irreps} if captured.irreps else {})
+    attributes |= {"irreps": captured.irreps} if captured.irreps else {}
+    return attributes | ({"layout": captured.layout} if captured.layout != "mul_ir" else {})

@@ -72,6 +72,12 @@ class Variant:
                 own.copy_(theirs[name])
         self._round_weights()
 
+    def follow_mode(self, model: torch.nn.Module) -> None:
+        """Take over which modules are in training, as dropout and batch normalisation depend on it."""
+        for own, theirs in zip(self.model.modules(), model.modules(), strict=False):
+            if own.training != theirs.training:
+                own.training = theirs.training
+
     def predict(self, sample: Any) -> Prediction:
         """What the bare model gives: no block is hooked."""
         with self.arithmetic():
@@ -94,10 +100,14 @@ class Variant:
 
     @contextlib.contextmanager
     def arithmetic(self) -> Iterator[None]:
-        """Compute as the precision says: the matmul mode, and the default dtype that multi-head readouts rely on."""
+        """Compute as the precision says: the matmul mode, and the default dtype that multi-head readouts rely on.
+
+        What is random, as dropout is, starts from the present random state in every variant and leaves that alone.
+        """
         emulation = Rounding(self.precision, self._generator) if self.precision.emulated else contextlib.nullcontext()
         mode = "tf32" if self.precision.name == "tf32" else "ieee"
-        with _matmul_mode(mode), default_dtype(self.dtype), emulation:
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda), _matmul_mode(mode), default_dtype(self.dtype), emulation:
             yield
 
     def _cast(self, sample: Any) -> Any:

@@ -260,7 +260,6 @@ def test_a_wrong_backward_is_found_in_its_block(wrong_backward):
     }
 
 
-@pytest.mark.xfail(strict=True, reason="gradients flow from the last block to the first; the first block is named")
 def test_the_first_wrong_gradient_is_the_last_blocks(wrong_backward):
     assert first_difference(wrong_backward)["block"] == "products.0"
 
@@ -289,7 +288,6 @@ def test_gradients_that_are_zero_are_not_judged(few):
     assert set(different(pp.compare_traces(few, wrong))["mode"]) == {"propagated"}
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="errors() fails where there is no reduced precision")
 def test_gradients_that_are_zero_are_not_judged_in_float64_alone(model):
     options = {"precisions": "float64", "modes": "isolated", "blocks": "spherical_harmonics"}
     only, noise = trace_of(model, **options), trace_of(model, **options)

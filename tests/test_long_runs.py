@@ -202,15 +202,12 @@ def periodic_batch(model):
     return both | {"ptr": torch.tensor([0, 3, 6]), "batch": torch.tensor([0, 0, 0, 1, 1, 1])}
 
 
-ONE_FOR_ALL = pytest.mark.xfail(strict=True, reason="pbc that does not have one row for each structure is misread")
-
-
 @pytest.mark.parametrize(
     "pbc",
     [
         torch.ones(2, 3, dtype=torch.bool),
-        pytest.param(torch.ones(3, dtype=torch.bool), marks=ONE_FOR_ALL),
-        pytest.param(True, marks=ONE_FOR_ALL),
+        torch.ones(3, dtype=torch.bool),
+        True,
     ],
     ids=["rows", "one row for all", "one value for all"],
 )

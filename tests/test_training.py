@@ -196,12 +196,7 @@ def traced(model, data, kind, **options):
 TENSORS = ["readouts.1.node_feats", "readouts.0.node_feats", "interactions.0.edge_feats", "interactions.0.node_feats"]
 
 
-TWICE = pytest.mark.xfail(strict=True, reason="a loss of the energy is counted for interaction_energy too")
-
-
-@pytest.mark.parametrize(
-    "kind", [pytest.param("energy", marks=TWICE), "forces", pytest.param("both", marks=TWICE), "interaction"]
-)
+@pytest.mark.parametrize("kind", ["energy", "forces", "both", "interaction"])
 def test_loss_gradients_are_those_by_hand(mine, kind):
     data = data_of(mine, molecule(0))
     trace = traced(mine, data, kind)
@@ -214,7 +209,7 @@ def test_loss_gradients_are_those_by_hand(mine, kind):
         assert scale > 0 or (kind, tensor) == ("forces", "readouts.0.node_feats")  # linear, and the first layer's last
 
 
-@pytest.mark.parametrize("kind", ["stress", pytest.param("all", marks=TWICE)])
+@pytest.mark.parametrize("kind", ["stress", "all"])
 def test_loss_of_stress(mine, crystal, kind):
     data = data_of(mine, crystal)
     trace = traced(mine, data, kind, compute_stress=True)
@@ -224,7 +219,6 @@ def test_loss_of_stress(mine, crystal, kind):
         assert np.linalg.norm(found - expected.reshape(found.shape)) <= 1e-9 * np.linalg.norm(expected), tensor
 
 
-@TWICE
 def test_gradients_of_a_loss_of_energies_are_scaled_gradients_of_the_energy(mine):
     """∂L/∂x = 2 (E − E₀) ∂E/∂x, the one as double_backward, the other as backward."""
     trace = traced(mine, data_of(mine, molecule(1)), "energy")

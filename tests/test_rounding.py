@@ -1,0 +1,142 @@
+"""rounding.py: bit for bit what ml_dtypes and torch do, and arithmetic that is like the hardware's."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from precision_probe.exceptions import InputError
+from precision_probe.precisions import parse_precision
+from precision_probe.rounding import Rounding, round_to
+
+# IEEE 754 formats of two other libraries, by name
+FORMATS = {
+    "e8m23": np.float32,
+    "e5m10": np.float16,
+    "e8m7": ml_dtypes.bfloat16,
+    "e5m2": ml_dtypes.float8_e5m2,
+    "e4m3": ml_dtypes.float8_e4m3,
+    "e3m4": ml_dtypes.float8_e3m4,
+}
+any_bits = arrays(np.uint64, 64, elements=st.integers(0, 2**64 - 1))
+
+
+def around(dtype):
+    """Every neighbourhood where rounding is delicate: ties, subnormals, the largest number and beyond."""
+    info = ml_dtypes.finfo(dtype)
+    tiny, largest = float(info.smallest_subnormal), float(info.max)
+    exact = np.concatenate([tiny * np.arange(0, 40), float(info.tiny) * np.linspace(0.9, 2.1, 50), [largest, 1.0, 3.0]])
+    between = np.concatenate(
+        [exact, exact + tiny / 2, exact * (1 + float(info.eps) / 2), exact * (1 + float(info.eps))]
+    )
+    near = np.concatenate([between, np.nextafter(between, 0), np.nextafter(between, np.inf)])
+    return np.concatenate([near, -near, [0.0, -0.0, np.inf, -np.inf, np.nan]])
+
+
+def same(found, expected):
+    """Equal, NaN to NaN, and zeros of the same sign."""
+    np.testing.assert_array_equal(found, expected)
+    finite = ~np.isnan(expected)
+    np.testing.assert_array_equal(np.signbit(found[finite]), np.signbit(expected[finite]))
+
+
+def once_rounded(values, dtype):
+    """NumPy's own rounding from float64; ml_dtypes goes through float32, so values are made float32 first."""
+    with np.errstate(all="ignore"):
+        return values.astype(dtype).astype(np.float64)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_delicate_numbers_are_rounded_as_other_libraries_do(name):
+    with np.errstate(all="ignore"):
+        values = around(FORMATS[name])
+        if FORMATS[name] not in (np.float32, np.float16):
+            values = values.astype(np.float32).astype(np.float64)
+    same(round_to(torch.as_tensor(values), parse_precision(name)).numpy(), once_rounded(values, FORMATS[name]))
+
+
+@given(bits=any_bits)
+@settings(max_examples=50, deadline=None)
+@pytest.mark.parametrize("name", ["e8m23", "e5m10"])
+def test_random_bit_patterns_are_rounded_as_numpy_does(name, bits):
+    values = bits.view(np.float64)
+    same(round_to(torch.as_tensor(values), parse_precision(name)).numpy(), once_rounded(values, FORMATS[name]))
+
+
+@given(bits=arrays(np.uint32, 64, elements=st.integers(0, 2**32 - 1)))
+@settings(max_examples=50, deadline=None)
+@pytest.mark.parametrize(("name", "dtype"), [("e8m7", torch.bfloat16), ("e5m10", torch.float16)])
+def test_random_float32_patterns_are_rounded_as_torch_casts_do(name, dtype, bits):
+    values = torch.as_tensor(bits.view(np.float32).astype(np.float64))
+    expected = values.float().to(dtype).double()
+    same(round_to(values, parse_precision(name)).numpy(), expected.numpy())
+
+
+@given(bits=any_bits)
+@settings(max_examples=50, deadline=None)
+def test_a_format_without_range_has_bounded_relative_error_and_rounds_once(bits):
+    values = torch.as_tensor(bits.view(np.float64))
+    normal = values[torch.isfinite(values) & (values.abs() > 1e-300) & (values.abs() < 1e300)]
+    for name in ("m1", "m10", "m51"):
+        rounded = round_to(normal, parse_precision(name))
+        assert ((rounded - normal).abs() <= parse_precision(name).unit_roundoff * normal.abs()).all()
+        assert torch.equal(round_to(rounded, parse_precision(name)), rounded)
+    assert torch.equal(round_to(normal, parse_precision("m52")), normal)
+
+
+def test_stochastic_rounding_is_right_on_average_and_lands_on_neighbours():
+    precision = parse_precision("e5m3sr")
+    x = torch.tensor([1.03, -5.71, 300.9, 3e-5], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    found = torch.stack([round_to(x, precision, generator) for _ in range(20000)])
+    assert all(len(column.unique()) == 2 for column in found.T)
+    nearest = round_to(found[0], parse_precision("e5m3"))
+    assert torch.equal(nearest, found[0])
+    spacing = found.max(dim=0).values - found.min(dim=0).values
+    assert ((found.mean(dim=0) - x).abs() < 5 * spacing / 2 / np.sqrt(20000)).all()  # five standard errors at most
+    assert (found.max(dim=0).values >= x).all()
+    assert (found.min(dim=0).values <= x).all()
+
+
+def test_every_result_forward_and_backward_is_of_the_format():
+    precision = parse_precision("e8m7")
+    generator = torch.Generator().manual_seed(1)
+    a, b = (torch.randn(6, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    a, b = (round_to(x, precision).requires_grad_() for x in (a, b))
+    with Rounding(precision):
+        y = torch.nn.functional.silu(a @ b) / (1 + b.square())
+        (grad,) = torch.autograd.grad(y.sum(), a)
+        written = torch.zeros(6, 6, dtype=torch.float64).add_(y.detach()).div_(3.0)
+        view = y.T[:2]
+    for tensor in (y, grad, written):
+        assert torch.equal(round_to(tensor.detach(), precision), tensor.detach())
+    assert view._base is not None or view.data_ptr() == y.data_ptr()  # views stay views
+    exact = torch.nn.functional.silu(a @ b) / (1 + b.square())
+    assert 0 < float((y - exact).detach().abs().max()) < 0.05
+    assert torch.equal(torch.ones(1, dtype=torch.float64) / 3, torch.tensor([1 / 3], dtype=torch.float64))  # it is off
+
+
+def test_integers_and_other_dtypes_are_left_alone():
+    with Rounding(parse_precision("m2")):
+        assert (torch.arange(9) * 1001).tolist() == [n * 1001 for n in range(9)]
+        assert torch.tensor([1.1]).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("name", "bits", "range_", "stochastic"), [
+    ("e5m10", (11, 5), True, False),
+    ("M10", (11, 11), False, False),
+    ("e8m7sr", (8, 8), True, True),
+])  # fmt: skip
+def test_names(name, bits, range_, stochastic):
+    found = parse_precision(name)
+    assert (found.significand_bits, found.exponent_bits) == bits
+    assert (found.has_range, found.stochastic, found.emulated, found.dtype) == (range_, stochastic, True, "float64")
+
+
+@pytest.mark.parametrize("name", ["e12m10", "e1m3", "m0", "m53", "e5", "e5m"])
+def test_formats_that_cannot_be_emulated_are_refused(name):
+    with pytest.raises(InputError, match=name):
+        parse_precision(name)
