@@ -16,6 +16,7 @@ __all__ = [
     "MODEL",
     "TOLERANCE_UNITS",
     "Tolerance",
+    "bits_needed",
     "block_errors",
     "errors",
     "exceeded",
@@ -176,6 +177,25 @@ def exceeded(table: pd.DataFrame, tolerance: Tolerance) -> pd.DataFrame:
         if not error <= limit
     ]
     return pd.DataFrame(rows, columns=["precision", "quantity", "error", "tolerance", "unit"])
+
+
+def bits_needed(table: pd.DataFrame, tolerance: float, quantity: str = "forces") -> pd.Series:
+    """The fewest bits with which an error stays within a tolerance, and with every larger number tried too.
+
+    Args:
+        table: From :func:`precision_probe.sweep.sweep`.
+        tolerance: In the unit of the quantity: eV/Å for forces, eV/atom for energies.
+        quantity: A column of the table.
+
+    Returns:
+        Indexed by block; missing where no number of bits tried is enough.
+    """
+    needed = {}
+    for block, rows in table.groupby("block", sort=False):
+        descending = rows.sort_values("bits", ascending=False)
+        within = descending[quantity].le(tolerance).cummin()
+        needed[str(block)] = descending.loc[within, "bits"].min()
+    return pd.Series(needed, name="bits", dtype="Int64").rename_axis("block")
 
 
 def _model_errors(trace: Trace, reference: xr.Dataset, variant: xr.Dataset) -> dict[str, float]:

@@ -52,6 +52,14 @@ TraceArgument = Annotated[Path, typer.Argument(help="A trace that audit wrote.")
 TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show the Python traceback of an error.")]
 
 
+BlocksOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Glob over module names: 'interactions.*', or '!readouts.*' to leave out; may be repeated."),
+]
+HeadOption = Annotated[str | None, typer.Option(help="Which head of a multi-head model.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if there is one.")]
+
+
 class By(StrEnum):
     """What errors are resolved by."""
 
@@ -83,7 +91,7 @@ def audit(
             help="Comma-separated: float32, tf32, bfloat16, float16. Default: all; tf32 on CUDA only.",
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if there is one.")] = None,
+    device: DeviceOption = None,
     tolerance: Annotated[
         str | None,
         typer.Option(
@@ -91,14 +99,9 @@ def audit(
             "dipole and polarizability, in the model's own unit."
         ),
     ] = None,
-    blocks: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Glob over module names, such as 'interactions.*', or '!readouts.*' to leave out; may be repeated."
-        ),
-    ] = None,
+    blocks: BlocksOption = None,
     modes: Annotated[str, typer.Option(help="propagated, isolated, or both.")] = "propagated,isolated",
-    head: Annotated[str | None, typer.Option(help="Which head of a multi-head model.")] = None,
+    head: HeadOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")] = False,
     traceback: TracebackOption = False,
@@ -204,6 +207,43 @@ def compare(
         raise typer.Exit(EXCEEDED)
 
 
+@app.command()
+def sweep(
+    model: ModelArgument = "demo",
+    structures: StructuresArgument = "demo",
+    tolerance: Annotated[
+        str, typer.Option(help="The error that bits are to keep, such as forces=1e-3 (eV/Å) or energy=1e-4 (eV/atom).")
+    ] = "forces=1e-3",
+    bits: Annotated[
+        str, typer.Option(help="Stored bits of the significand to try: 23 are float32's, 10 float16's, 7 bfloat16's.")
+    ] = "4,6,7,8,10,12,14,16,18,20,23",
+    blocks: BlocksOption = None,
+    head: HeadOption = None,
+    device: DeviceOption = None,
+    format: Annotated[Format, typer.Option(help="How to print the errors.")] = Format.table,  # noqa: A002
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    traceback: TracebackOption = False,
+) -> None:
+    """How many bits each block needs: round to fewer and fewer, in the whole model and in one block at a time."""
+    with _exit_codes(traceback):
+        from precision_probe.analysis import parse_tolerances
+
+        limits = parse_tolerances(tolerance)
+        if len(limits) != 1 or not set(limits) <= {"energy", "forces"}:
+            raise InputError(f"A sweep has one tolerance, of energy or of forces; got {tolerance!r}.")
+        numbers = _whole_numbers(bits)
+        from precision_probe.sweep import sweep as run_sweep
+
+        table = run_sweep(model, structures, bits=numbers, blocks=blocks, head=head, device=device, progress=not quiet)
+        if format is not Format.table:
+            _write(table, format)
+            return
+        from precision_probe.tables import WIDTH, sweep_table
+
+        ((quantity, limit),) = limits.items()
+        _wide_console(WIDTH).print(sweep_table(table, quantity, limit))
+
+
 def main() -> None:
     """Run the command line; the exit code says how it went."""
     app()
@@ -258,6 +298,14 @@ def _finish(probe: "Probe", output: Path, limits: dict[str, float] | None, *, qu
             f"{row['tolerance']:.2e} {row['unit']} ({row['error'] / row['tolerance']:.1f} times)."
         )
     return len(over) > 0
+
+
+def _whole_numbers(text: str) -> list[int]:
+    """Read ``"7,10,23"``."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise InputError(f"Bits are whole numbers separated by commas, such as 7,10,23; got {text!r}.") from error
 
 
 def _write(table: "pd.DataFrame", format: Format) -> None:  # noqa: A002

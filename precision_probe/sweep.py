@@ -14,7 +14,7 @@ from precision_probe.rounded_blocks import rounded_blocks
 from precision_probe.trials import Trials
 from precision_probe.variants import Variant
 
-__all__ = ["WHOLE", "bits_needed", "sweep"]
+__all__ = ["WHOLE", "sweep"]
 
 WHOLE = "whole model"
 _BITS = (4, 6, 7, 8, 10, 12, 14, 16, 18, 20, 23)
@@ -65,25 +65,6 @@ def sweep(
     )
     rows = [{"block": name, "bits": number, **_errors(trials, name, formats[number])} for name, number in steps]
     return pd.DataFrame(rows)
-
-
-def bits_needed(table: pd.DataFrame, tolerance: float, quantity: str = "forces") -> pd.Series:
-    """The fewest bits with which an error stays within a tolerance, and with every larger number tried too.
-
-    Args:
-        table: From :func:`sweep`.
-        tolerance: In the unit of the quantity: eV/Å for forces, eV/atom for energies.
-        quantity: A column of the table.
-
-    Returns:
-        Indexed by block; missing where no number of bits tried is enough.
-    """
-    needed = {}
-    for block, rows in table.groupby("block", sort=False):
-        descending = rows.sort_values("bits", ascending=False)
-        within = descending[quantity].le(tolerance).cummin()
-        needed[str(block)] = descending.loc[within, "bits"].min()
-    return pd.Series(needed, name="bits", dtype="Int64").rename_axis("block")
 
 
 def _errors(trials: Trials, block: str, precision: Precision) -> dict[str, float]:

@@ -9,7 +9,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from precision_probe.analysis import MODEL, TOLERANCE_UNITS, Tolerance, block_errors, exceeded, worst_blocks
+from precision_probe.analysis import (
+    MODEL,
+    TOLERANCE_UNITS,
+    Tolerance,
+    bits_needed,
+    block_errors,
+    exceeded,
+    worst_blocks,
+)
 from precision_probe.comparison import ROUNDOFFS
 from precision_probe.metrics import EPS, METRICS
 from precision_probe.precisions import parse_precision
@@ -25,6 +33,7 @@ __all__ = [
     "model_table",
     "plain_table",
     "provenance_table",
+    "sweep_table",
 ]
 
 # What "ok" means where no tolerance is given: well under the errors of a good MACE model itself.
@@ -148,6 +157,34 @@ def comparison_table(comparison: pd.DataFrame) -> RenderableType:
     notes = (
         f"same: in float64 within {ROUNDOFFS:g} unit roundoffs; in a reduced precision within ten times A's own "
         "rounding error. error A, error B: against A's float64. ~0: the exact value is zero, nothing is judged."
+    )
+    return Group(table, Text(notes, style="dim"))
+
+
+def sweep_table(sweep: pd.DataFrame, quantity: str, tolerance: float) -> RenderableType:
+    """The largest error for each block and number of bits, and how many bits keep it within a tolerance.
+
+    Args:
+        sweep: From :func:`precision_probe.sweep.sweep`.
+        quantity: ``energy`` or ``forces``.
+        tolerance: In eV/atom or eV/Å.
+    """
+    wide = sweep.pivot_table(index="block", columns="bits", values=quantity, sort=False)
+    wide = wide[sorted(wide.columns)]
+    needed = bits_needed(sweep, tolerance, quantity)
+    table = plain_table(f"Largest error of {quantity} ({TOLERANCE_UNITS[quantity]}) with so many bits of significand")
+    table.add_column("\nrounded", no_wrap=True)
+    table.add_column("bits\nneeded", justify="right")
+    for number in wide.columns:
+        table.add_column(f"\n{number}", justify="right", no_wrap=True)
+    for block, row in wide.iterrows():
+        enough = needed[str(block)]
+        cells = [Text(_number(value), style="" if value <= tolerance else "red") for value in row]
+        table.add_row(str(block), "more" if pd.isna(enough) else str(enough), *cells)
+    notes = (
+        f"needed: to stay within {tolerance:g} {TOLERANCE_UNITS[quantity]} with that number and every larger one "
+        "tried. One block is rounded at a time (its inputs, weights and every operation, forward and backward), the "
+        "rest is float64; exponents are float64's. Stored bits: float32 has 23, float16 10, bfloat16 7."
     )
     return Group(table, Text(notes, style="dim"))
 

@@ -1,26 +1,31 @@
 """Rounding in chosen blocks, sweeps over bits, and error budgets."""
 
+import io
+
+import ase
+import ase.io
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from precision_probe.analysis import bits_needed
 from precision_probe.blocks import default_blocks
 from precision_probe.budget import PARTS_TOGETHER, TOTAL, UNEXPLAINED, budget, emulation_of
+from precision_probe.cli import app
 from precision_probe.exceptions import InputError
 from precision_probe.models import weights_sha256
 from precision_probe.precisions import PRECISIONS, parse_precision
 from precision_probe.rounded_blocks import rounded_blocks, rounded_weights
 from precision_probe.rounding import round_to
-from precision_probe.sweep import WHOLE, bits_needed, sweep
+from precision_probe.sweep import WHOLE, sweep
 from precision_probe.trials import Trials
 from precision_probe.variants import Variant
 
 
 @pytest.fixture(scope="module")
 def trials(model):
-    import ase
-
     water = ase.Atoms("OHH", [(0.02, 0.0, 0.11), (0.0, 0.78, -0.48), (0.05, -0.75, -0.45)])
     return Trials(model, water, device="cpu")
 
@@ -127,3 +132,35 @@ def test_emulated_formats_are_as_far_off_as_the_real_ones(trials, emulated, real
         for name in (emulated, real)
     ]
     assert 1 / 1.5 < found[0] / found[1] < 1.5
+
+
+@pytest.fixture
+def file(water, tmp_path):
+    ase.io.write(tmp_path / "water.xyz", water)
+    return str(tmp_path / "water.xyz")
+
+
+def test_the_command_prints_errors_and_bits_needed(file):
+    command = ["sweep", "demo", file, "--bits", "8,23", "--blocks", "readouts.*", "-q", "--device", "cpu"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    rows = {line.split()[0]: line.split() for line in done.output.splitlines() if line.strip()}
+    assert rows["readouts.1"][1] in ("8", "23")
+    assert len(rows["readouts.0"]) == 4
+    found = CliRunner().invoke(app, [*command, "--format", "csv"])
+    assert pd.read_csv(io.StringIO(found.stdout))["bits"].tolist() == [23, 8] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--bits", "seven"], "whole numbers"),
+        (["--bits", "99"], "cannot be emulated"),
+        (["--tolerance", "forces=1e-3,energy=1e-3"], "one tolerance"),
+        (["--tolerance", "stress=1e-3"], "one tolerance"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(file, options, words):
+    done = CliRunner().invoke(app, ["sweep", "demo", file, *options])
+    assert done.exit_code == 2
+    assert words in " ".join(done.stderr.split())
