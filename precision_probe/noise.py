@@ -24,7 +24,7 @@ def noise_floor(variants: list[Variant], graph: Graph, blocks: list[Block], *, n
     Returns:
         One row for each precision, block (``model`` for energy and forces), tensor and direction, with ``spread``: the
         root mean square over runs of the distance from their mean, relative to the first's norm. An error below it is
-        not resolved. Zero on a CPU and wherever sums are deterministic.
+        not resolved. Zero wherever sums are deterministic, as on one thread of a CPU.
     """
     rows = []
     for variant in variants:

@@ -78,6 +78,16 @@ def test_a_model_that_is_not_equivariant_is_found_out(config, molecule):
 # noise
 
 
+@pytest.fixture
+def one_thread():
+    """Several threads may add numbers in any order, on a CPU too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_cpu_has_no_noise_and_a_noisy_model_has_its_own(config, molecule):
     noisy = build(config, seed=3)
     plain = noisy.readouts[1].forward
