@@ -135,7 +135,10 @@ def test_columns_are_what_they_say(base, permuted):
     np.testing.assert_allclose(row["error_a"], norm_of(exact, ours), rtol=1e-10)
     np.testing.assert_allclose(row["error_b"], norm_of(exact, theirs), rtol=1e-10)
     np.testing.assert_allclose(row["max_abs"], np.abs(theirs.astype(float) - ours).max(), rtol=1e-10)
-    np.testing.assert_allclose(row["allowed"], 10 * norm_of(exact, ours), rtol=1e-10)
+    judged = table[table["allowed"].notna()]
+    usual = judged.loc[("float32", "propagated"), "error_a"].median()
+    np.testing.assert_allclose(row["allowed"], 10 * max(norm_of(exact, ours), usual), rtol=1e-10)
+    assert (judged["allowed"] >= 10 * judged["error_a"]).all()
     assert row["n"] == exact.size
     assert table.loc["float64", "propagated", "products.1", "output", "forward"]["allowed"] == WITHIN
 
