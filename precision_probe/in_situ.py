@@ -90,9 +90,10 @@ def training_options(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapp
 
     MACE is told so by ``training=True``, without which its forces cannot be differentiated; others by their mode.
     """
-    arguments = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+    signature = inspect.signature(model.forward)
+    arguments = dict(signature.bind(*args, **kwargs).arguments)
     data = next(iter(arguments), "")
-    is_training = arguments.get("training", False) if "training" in _parameters(model) else model.training
+    is_training = arguments.get("training", False) if "training" in signature.parameters else model.training
     return {key: value for key, value in arguments.items() if key != data} if is_training else None
 
 
@@ -117,7 +118,3 @@ def on_loss_gradients(returned: Any, tell: Callable[[dict[str, torch.Tensor]], N
             tell({name: grad.detach().clone() for name, grad in found.items()})
 
     return torch.autograd.graph.register_multi_grad_hook(list(outputs.values()), hook)
-
-
-def _parameters(model: torch.nn.Module) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(model.forward).parameters

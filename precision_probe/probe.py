@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from precision_probe.arrays import sample_arrays
 from precision_probe.backends import check_backend, supports
@@ -30,6 +28,7 @@ from precision_probe.in_situ import Calls, observe_calls, on_loss_gradients, tra
 from precision_probe.models import check_module, load_model
 from precision_probe.observation import Observer
 from precision_probe.precisions import DEFAULT_PRECISIONS, PRECISIONS, Precision, parse_precisions
+from precision_probe.progress import shown
 from precision_probe.provenance import provenance
 from precision_probe.recorder import Captured, Predicted, Recorder, Sizes
 from precision_probe.structures import Graph
@@ -182,16 +181,8 @@ class Probe:
         samples = self._subject.samples(structures)
         self._finish_call()
         self._follow_weights()
-        console = Console(stderr=True)
-        shown = track(
-            samples,
-            description=f"{len(self._observer.variants)} precisions",
-            console=console,
-            disable=not (progress and console.is_terminal),
-            transient=True,
-        )
         self._n_unfinished += len(samples)
-        for sample in shown:
+        for sample in shown(samples, f"{len(self._observer.variants)} precisions", progress=progress):
             present = sample.to(self.device)
             predictions = self._observer.predict(present, len(samples))
             captured = self._observer.capture(present)

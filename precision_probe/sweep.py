@@ -4,12 +4,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 
 from precision_probe.blocks import select_blocks
 from precision_probe.exceptions import InputError
 from precision_probe.precisions import Precision, parse_precision
+from precision_probe.progress import shown
 from precision_probe.rounded_blocks import rounded_blocks
 from precision_probe.trials import Trials
 from precision_probe.variants import Variant
@@ -55,14 +54,7 @@ def sweep(
         raise InputError("No number of bits was given. Give one or more, such as 7, 10 and 23.")
     trials = Trials(model, structures, head=head, device=device)
     names = [WHOLE, *(block.name for block in select_blocks(trials.model, blocks))]
-    console = Console(stderr=True)
-    steps = track(
-        [(name, number) for name in names for number in formats],
-        description="rounding",
-        console=console,
-        disable=not (progress and console.is_terminal),
-        transient=True,
-    )
+    steps = shown([(name, number) for name in names for number in formats], "rounding", progress=progress)
     rows = [{"block": name, "bits": number, **_errors(trials, name, formats[number])} for name, number in steps]
     return pd.DataFrame(rows)
 
