@@ -1,7 +1,7 @@
-"""Rounding to any floating-point format, and arithmetic in it: the float64 result of every operation is rounded.
+"""Rounding to any floating-point format, and arithmetic in it: the result of every operation is rounded.
 
-That reproduces hardware formats on any machine (products and sums are as if accumulated in float64), forward and
-backward, TorchScript included.
+That reproduces hardware formats on any machine, forward and backward, TorchScript included: what float32 can hold is
+computed in float32, as kernels for half precisions do, and anything else in float64.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from precision_probe.precisions import Precision
+from precision_probe.precisions import PRECISIONS, Precision
 
 __all__ = ["Rounding", "round_to"]
 
@@ -50,7 +50,11 @@ def round_to(x: torch.Tensor, precision: Precision, generator: torch.Generator |
 
 
 class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While this mode is on, the float64 result of every operation is rounded to a format.
+    """While this mode is on, the result of every operation on float64 tensors is rounded to a format.
+
+    An operation on a format that float32 can hold, range included, is computed in float32, sums and matrix products
+    too, and rounded once: as on a CPU or in tensor cores, so that ``e8m23``, ``e8m7`` and ``e5m10`` are like float32,
+    bfloat16 and float16. Operations on other formats are computed in float64.
 
     Args:
         precision: The format.
@@ -60,14 +64,17 @@ class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, precision: Precision, generator: torch.Generator | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._precision, self._generator = precision, generator
+        self._is_narrow = _within_float32(precision)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation; views are left alone, what is written in place is rounded in place."""
-        returned = func(*args, **(kwargs or {}))
         aliases = [found.alias_info for found in func._schema.returns if found.alias_info is not None]
         writes = any(alias.is_write for alias in aliases)
         if aliases and not writes:
-            return returned
+            return func(*args, **(kwargs or {}))
+        in_place = func._schema.name.endswith("_")
+        run = _in_float32 if self._is_narrow and (in_place or not writes) else _as_it_is
+        returned = run(func, args, kwargs or {})
 
         def rounded(tensor: torch.Tensor) -> torch.Tensor:
             if tensor.dtype != torch.float64 or not tensor.numel():
@@ -76,6 +83,24 @@ class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return tensor.copy_(found) if writes else found
 
         return tree_map_only(torch.Tensor, rounded, returned)
+
+
+def _within_float32(precision: Precision) -> bool:
+    float32 = PRECISIONS["float32"]
+    return precision.significand_bits <= float32.significand_bits and precision.exponent_bits <= float32.exponent_bits
+
+
+def _as_it_is(func: Any, args: Any, kwargs: Any) -> Any:
+    return func(*args, **kwargs)
+
+
+def _in_float32(func: Any, args: Any, kwargs: Any) -> Any:
+    """Run an operation on float32 copies; its float64 result goes where the operation would have put it."""
+    narrow = tree_map_only(torch.Tensor, lambda x: x.float() if x.dtype == torch.float64 else x, (args, kwargs))
+    found = func(*narrow[0], **narrow[1])
+    if func._schema.is_mutable:
+        return args[0].copy_(found)
+    return tree_map_only(torch.Tensor, lambda x: x.double() if x.dtype == torch.float32 else x, found)
 
 
 def _round_significand(

@@ -8,9 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import precision_probe as pp
 from precision_probe.exceptions import InputError
+from precision_probe.models import build
 from precision_probe.precisions import parse_precision
 from precision_probe.rounding import Rounding, round_to
+from precision_probe.structures import read_structures
 
 # IEEE 754 formats of two other libraries, by name
 FORMATS = {
@@ -140,3 +143,52 @@ def test_names(name, bits, range_, stochastic):
 def test_formats_that_cannot_be_emulated_are_refused(name):
     with pytest.raises(InputError, match=name):
         parse_precision(name)
+
+
+# against hardware
+
+
+HARDWARE = {"float32": "e8m23", "bfloat16": "e8m7", "float16": "e5m10"}
+
+
+@pytest.fixture(scope="module")
+def beside_hardware():
+    names = [name for pair in HARDWARE.items() for name in pair]
+    with pp.attach("demo", precisions=names, device="cpu") as probe:
+        probe.run(read_structures("demo")[:4], progress=False)
+    return probe.trace()
+
+
+@pytest.mark.parametrize("real", HARDWARE)
+def test_on_every_block_errors_are_like_the_hardwares(beside_hardware, real):
+    table = pp.errors(beside_hardware).query("block != 'model'")  # a few energies are no statistics
+    keys = ["mode", "block", "tensor", "direction"]
+    expected, found = (table[table["precision"] == name].set_index(keys) for name in (real, HARDWARE[real]))
+    compared = expected["resolved"] & (expected["rel_l2"] > 0)
+    assert compared.sum() > 40
+    ratio = (found["rel_l2"] / expected["rel_l2"])[compared]
+    assert ratio.between(1 / 1.5, 1.5).all(), ratio[~ratio.between(1 / 1.5, 1.5)]
+
+
+def test_emulated_float32_is_float32(beside_hardware):
+    real, found = (beside_hardware.group("propagated", name) for name in ("float32", "e8m23"))
+    for name in ("energy", "forces", "interactions.1.message", "interactions.0.edge_attrs.grad"):
+        np.testing.assert_array_equal(found[name], real[name])
+
+
+@pytest.mark.parametrize(
+    ("real", "scale", "count"),
+    [("float16", 3e4, "nonfinite"), ("bfloat16", 3e39, "nonfinite"), ("float16", 1e-6, "flushed")],
+)
+def test_numbers_overflow_and_vanish_where_the_hardwares_do(config, water, real, scale, count):
+    model = build(config, seed=3)
+    with torch.no_grad():
+        model.interactions[0].linear.weight.mul_(scale)
+    with pp.attach(model, precisions=[real, HARDWARE[real]], device="cpu") as probe:
+        probe.run(water, progress=False)
+    table = pp.errors(probe.trace()).set_index(["mode", "block", "tensor", "direction"])
+    expected, found = (table[table["precision"] == name] for name in (real, HARDWARE[real]))
+    message = ("propagated", "interactions.0", "message", "forward")
+    assert found.loc[message, count] == expected.loc[message, count] > 0
+    assert expected[count].sum() > 20
+    assert found[count].sum() == pytest.approx(expected[count].sum(), rel=0.1)
