@@ -10,6 +10,7 @@ from precision_probe.exceptions import InputError
 from precision_probe.metrics import EPS, METRICS, compare
 from precision_probe.pairs import MODEL, By, pairs
 from precision_probe.precisions import PRECISIONS, Precision
+from precision_probe.representation import representation_floor
 from precision_probe.trace import Trace
 
 __all__ = [
@@ -49,13 +50,16 @@ def errors(trace: Trace, *, eps: float = EPS, by: By | None = None) -> pd.DataFr
         One row for each array compared, with the columns ``precision``, ``mode`` (propagated, isolated or loss),
         ``block`` (``model`` for the model's own results), ``tensor``, ``direction`` (forward: outputs; backward:
         gradients with respect to inputs, forces, stress), ``units`` and ``n`` (how many numbers), then one column for
-        each metric of :data:`precision_probe.metrics.METRICS`, and ``resolved``. Energies of the model are compared
-        per atom.
+        each metric of :data:`precision_probe.metrics.METRICS`, ``floor``, ``noise`` and ``resolved``. Energies of the
+        model are compared per atom.
 
-    ``resolved`` is false where the reference is itself rounding noise, so that its relative errors say nothing. An
-    error is much the same number of unit roundoffs in every precision, float64 included; where that number times
-    float64's own roundoff exceeds 1 %, the reference is zero up to rounding. The gradient of the summed squares of
-    normalised spherical harmonics, a constant, is the known case.
+    ``floor`` is the rel_l2 of the reference stored in the precision: no arithmetic can do better. ``noise`` is how far
+    runs of the same are apart (rel_l2), where the trace has that table; NaN elsewhere, and for resolved arrays.
+
+    ``resolved`` is false where the error is below that noise, and where the reference is itself rounding noise, so that
+    its relative errors say nothing. An error is much the same number of unit roundoffs in every precision, float64
+    included; where that number times float64's own roundoff exceeds 1 %, the reference is zero up to rounding. The
+    gradient of the summed squares of normalised spherical harmonics, a constant, is the known case.
     """
     rows = []
     for mode in trace.modes if "propagated" in trace.modes else ("propagated", *trace.modes):
@@ -66,13 +70,26 @@ def errors(trace: Trace, *, eps: float = EPS, by: By | None = None) -> pd.DataFr
                 for label, part in [("", pair)] if by is None else pair.resolved_by(by):
                     label_column: dict[str, str] = {} if by is None else {by: label}
                     found = compare(part.y, part.y_hat, precision, eps=eps)
+                    found["floor"] = representation_floor(part.y, precision)
                     rows.append({"precision": precision.name, "mode": mode, **part.identity, **label_column, **found})
     resolved = [] if by is None else [by]
-    columns = ["precision", "mode", "block", "tensor", "direction", *resolved, "units", "n", *METRICS]
+    columns = ["precision", "mode", "block", "tensor", "direction", *resolved, "units", "n", *METRICS, "floor"]
     table = pd.DataFrame(rows, columns=columns)
+    table["noise"] = _noise(trace, table) if by is None else np.nan
     roundoff = table["precision"].map({p.name: _storage_roundoff(p) for p in trace.precisions})
     own_error = table["rel_l2"].astype(float) / roundoff * PRECISIONS["float64"].unit_roundoff
-    return table.assign(resolved=~(np.isfinite(own_error) & (own_error > _NOISE)))
+    is_zero = np.isfinite(own_error) & (own_error > _NOISE)
+    return table.assign(resolved=~is_zero & ~(table["rel_l2"] < table["noise"]))
+
+
+def _noise(trace: Trace, table: pd.DataFrame) -> "pd.Series[float]":
+    """The spread of runs of the same, of the arrays that it was measured for."""
+    if "noise" not in trace.tables:
+        return pd.Series(np.nan, table.index)
+    keys = ["precision", "block", "tensor", "direction"]
+    spread = trace.table("noise").frame.set_index(keys)["spread"]
+    found = table[keys].join(spread, on=keys)["spread"]
+    return found.where(table["mode"] == "propagated")
 
 
 def _storage_roundoff(precision: Precision) -> float:

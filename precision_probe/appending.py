@@ -12,9 +12,10 @@ import h5netcdf
 import numpy as np
 import xarray as xr
 
-from precision_probe.trace import encoding
+from precision_probe.stored_tables import StoredTable, to_dataset
+from precision_probe.trace import TABLES, encoding
 
-__all__ = ["append", "set_attributes"]
+__all__ = ["add_tables", "append", "set_attributes"]
 
 _CHUNK_BYTES = 2**18
 _ROWS = ("structure", "atom", "edge")
@@ -72,6 +73,12 @@ def _group(file: Any, path: str) -> Any:
     for name in path.strip("/").split("/"):
         file = file.groups[name] if name in file.groups else file.create_group(name)
     return file
+
+
+def add_tables(tables: Mapping[str, StoredTable], path: Path) -> None:
+    """Put tables into a file, beside what it holds."""
+    for name, table in tables.items():
+        to_dataset(name, table).to_netcdf(path, mode="a", group=f"{TABLES}/{name}", engine="h5netcdf")
 
 
 def set_attributes(path: Path, attributes: Mapping[Any, Any]) -> None:

@@ -32,7 +32,7 @@ def budget(trials: Trials, precision: str | Precision) -> pd.DataFrame:
 
     Returns:
         One row for each source, with the columns ``source``, ``block`` (empty for geometry and weights), ``energy``,
-        ``interaction_energy`` (eV/atom), ``forces`` (eV/Å: largest error), ``forces_mae``, ``forces_rms``. Then three
+        ``interaction_energy`` (eV/atom), ``forces`` (eV/Å: largest error), ``forces_mae``, … as of a trial. Then three
         rows: the parts together (errors that know nothing of one another add as squares), the precision itself with
         everything rounded, and what of that the parts do not explain: rounding outside the blocks, as of the sum over
         atoms, and errors that do know of one another. It is √(total² − parts²), negative where the parts are larger.

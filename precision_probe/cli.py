@@ -102,6 +102,9 @@ def audit(
     blocks: BlocksOption = None,
     modes: Annotated[str, typer.Option(help="propagated, isolated, or both.")] = "propagated,isolated",
     head: HeadOption = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also find out why: budgets, symmetry, noise, … (minutes more).")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")] = False,
     traceback: TracebackOption = False,
@@ -128,7 +131,7 @@ def audit(
             force=force,
         ) as probe:
             _say(quiet, f"Auditing {probe.name} on {structures}, {probe.device}, in {probe.precision_names}")
-            outcome = _run(probe, structures, quiet)
+            outcome = _run(probe, structures, quiet=quiet, explain=explain)
         over = _finish(probe, output, limits, quiet=quiet)
         if outcome is not None:
             raise outcome
@@ -249,11 +252,13 @@ def main() -> None:
     app()
 
 
-def _run(probe: "Probe", structures: str, quiet: bool) -> ProbeError | None:
+def _run(probe: "Probe", structures: str, *, quiet: bool, explain: bool) -> ProbeError | None:
     """Run the structures; an interruption or a failure is returned, so that what is done can be kept first."""
     try:
         with _termination_interrupts():
             probe.run(structures, progress=not quiet)
+            if explain:
+                probe.explain(structures, progress=not quiet)
     except InputError:
         raise
     except KeyboardInterrupt:

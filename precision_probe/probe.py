@@ -189,6 +189,29 @@ class Probe:
             self._n_unfinished -= 1
             self._record(_Observation(present, predictions, captured))
 
+    def explain(self, structures: Any, *, n_structures: int = 3, progress: bool = True) -> None:
+        """Find out where the errors of energies and forces come from, and keep the tables in the trace.
+
+        Args:
+            structures: As :meth:`run` takes them.
+            n_structures: How many of them are used, evenly spread: each is run some hundred times.
+            progress: Show a progress bar, where there is a terminal.
+
+        Raises:
+            InputError: If a structure cannot be used, or the model predicts no energies and forces.
+        """
+        from precision_probe.explain import explain
+
+        self._recorder.tables |= explain(
+            self.model,
+            structures,
+            [variant.precision for variant in self._observer.variants[1:]],
+            n_structures=n_structures,
+            head=self._subject.about.get("head"),
+            device=str(self.device),
+            progress=progress,
+        )
+
     def trace(self) -> Trace:
         """Everything recorded so far.
 

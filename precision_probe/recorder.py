@@ -12,8 +12,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from precision_probe.appending import append, set_attributes
+from precision_probe.appending import add_tables, append, set_attributes
 from precision_probe.exceptions import InputError
+from precision_probe.stored_tables import StoredTable
 from precision_probe.trace import SCHEMA_VERSION, Trace, encoded, open_trace, unfinished
 
 __all__ = ["Captured", "Predicted", "Recorder", "Sizes"]
@@ -115,6 +116,7 @@ class Recorder:
 
     Attributes:
         attributes: Of the root of the trace.
+        tables: What explains the errors.
         n_structures: How many were added.
     """
 
@@ -127,6 +129,7 @@ class Recorder:
                 importlib.import_module("dask.array")  # xarray asks for it when it writes: too late as Python exits
         self._saved: Trace | None = None
         self.attributes: Mapping[str, Any] = {}
+        self.tables: dict[str, StoredTable] = {}
         self.n_structures = 0
         self._clear()
 
@@ -188,10 +191,10 @@ class Recorder:
         if self._saved is not None:
             return self._saved
         if self._unfinished is None or not self._unfinished.exists():
-            return Trace(self._tree())
+            return Trace(self._tree()).with_tables(self.tables)
         self._write(self._unfinished)
         with open_trace(self._unfinished) as found:  # read whole: while it is open, nothing more can be added
-            return Trace(found.tree.load())
+            return Trace(found.tree.load()).with_tables(self.tables)
 
     def save(self) -> None:
         """Put the finished file in its place, if there is to be one and anything was added."""
@@ -199,10 +202,11 @@ class Recorder:
             return  # no file is asked for, or it is written, or there is nothing to write
         if self._unfinished.exists():
             self._write(self._unfinished)
+            add_tables(self.tables, self._unfinished)
             self._unfinished.replace(self._path)
             self._saved = open_trace(self._path)
         else:
-            self._saved = Trace(self._tree())
+            self._saved = Trace(self._tree()).with_tables(self.tables)
             self._saved.save(self._path, force=True)
 
     def _write(self, path: Path) -> None:

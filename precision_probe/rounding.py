@@ -54,7 +54,7 @@ class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     An operation on a format that float32 can hold, range included, is computed in float32, sums and matrix products
     too, and rounded once: as on a CPU or in tensor cores, so that ``e8m23``, ``e8m7`` and ``e5m10`` are like float32,
-    bfloat16 and float16. Operations on other formats are computed in float64.
+    bfloat16 and float16. Operations on other formats, and those to be rounded stochastically, are computed in float64.
 
     Args:
         precision: The format.

@@ -7,7 +7,7 @@ describes every group and variable.
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ import xarray as xr
 
 from precision_probe.exceptions import InputError
 from precision_probe.precisions import Precision, parse_precision
+from precision_probe.stored_tables import StoredTable, from_dataset, to_dataset
 
 __all__ = ["SCHEMA_VERSION", "Trace", "check_writable", "open_trace"]
 
 SCHEMA_VERSION = 1
 MODES = ("propagated", "isolated")
+TABLES = "tables"
 LOSS = "loss"  # gradients of a training loss, where the attached model was trained
 
 
@@ -30,7 +32,8 @@ class Trace:
     """Everything one run captured, with provenance.
 
     Args:
-        tree: The groups ``/structures``, ``/propagated/<precision>`` and ``/isolated/<precision>``.
+        tree: The groups ``/structures``, ``/propagated/<precision>``, ``/isolated/<precision>`` and
+            ``/tables/<name>``.
 
     Attributes:
         tree: The same, for xarray's own methods.
@@ -86,6 +89,28 @@ class Trace:
         The group is a view: nothing is read from disk before it is used.
         """
         return self.tree[f"{mode}/{precision}"].to_dataset()
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that explain the errors, where the run was asked for them."""
+        return tuple(self.tree[TABLES].children) if TABLES in self.tree else ()
+
+    def table(self, name: str) -> StoredTable:
+        """One of them.
+
+        Raises:
+            InputError: If the trace has no such table.
+        """
+        if name not in self.tables:
+            has = f"It has {', '.join(self.tables)}." if self.tables else "It has none: audit with --explain."
+            raise InputError(f"The trace has no table {name!r}. {has}")
+        return from_dataset(self.tree[f"{TABLES}/{name}"].to_dataset())
+
+    def with_tables(self, tables: Mapping[str, StoredTable]) -> "Trace":
+        """The same trace with more tables, or others of the same names; what was saved is not changed."""
+        groups = {f"/{TABLES}/{name}": to_dataset(name, table) for name, table in tables.items()}
+        kept = {node.path: node.to_dataset(inherit=False) for node in self.tree.subtree if node.path not in groups}
+        return Trace(xr.DataTree.from_dict(kept | groups))
 
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write the trace; the file appears only when it is complete.

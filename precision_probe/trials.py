@@ -45,7 +45,7 @@ class Trials:
 
         Returns:
             ``energy`` and, if the model has it, ``interaction_energy`` (eV/atom: largest |Δ|/n_atoms), ``forces``
-            (eV/Å: largest |Δ|), ``forces_mae``, ``forces_rel_l2``; over all structures.
+            (eV/Å: largest |Δ|), ``forces_mae``, ``forces_rms``, ``forces_rel_l2``; over all structures.
         """
         found = [predict(graph) for graph in self.graphs]
         n_atoms = np.asarray([graph.n_atoms for graph in self.graphs])
@@ -60,6 +60,7 @@ class Trials:
         return energies | {
             "forces": float(np.abs(delta).max()),
             "forces_mae": float(np.abs(delta).mean()),
+            "forces_rms": float(np.sqrt(np.mean(delta**2))),
             "forces_rel_l2": float(np.linalg.norm(delta) / np.linalg.norm(y)),
         }
 

@@ -1,0 +1,130 @@
+"""What explains a model's errors, found out by running it: tables that a trace keeps."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from precision_probe.blocks import default_blocks
+from precision_probe.budget import budget
+from precision_probe.digits import significant_digits
+from precision_probe.noise import noise_floor
+from precision_probe.precisions import PRECISIONS, Precision, parse_precisions
+from precision_probe.prediction import predicted_errors, sensitivities
+from precision_probe.progress import shown
+from precision_probe.stored_tables import StoredTable
+from precision_probe.structures import read_structures
+from precision_probe.symmetry import equivariance
+from precision_probe.trials import Trials
+from precision_probe.variants import Variant
+
+__all__ = ["explain"]
+
+_ENERGIES_AND_FORCES = {
+    "energy": "eV/atom",
+    "interaction_energy": "eV/atom",
+    "forces": "eV/Å",
+    "forces_mae": "eV/Å",
+    "forces_rms": "eV/Å",
+}
+
+
+def explain(
+    model: Any,
+    structures: Any,
+    precisions: str | Precision | Iterable[str | Precision],
+    *,
+    n_structures: int = 3,
+    head: str | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> dict[str, StoredTable]:
+    """Find out where the errors of energies and forces come from.
+
+    Args:
+        model: As :func:`precision_probe.attach` takes it; it must predict energies and forces.
+        structures: As ``probe.run()`` takes them.
+        precisions: Which.
+        n_structures: How many of the structures are used, evenly spread over them: each is run some hundred times.
+        head: Which head of a multi-head model.
+        device: Where to run; by default a GPU if there is one.
+        progress: Show a progress bar, where there is a terminal.
+
+    Returns:
+        By name, for :meth:`precision_probe.Trace.with_tables`: ``noise``, ``budget``, ``prediction``,
+        ``equivariance`` and ``digits``. What their columns mean is said by the functions that make them, in the
+        modules ``noise``, ``budget``, ``prediction``, ``symmetry`` and ``digits``.
+
+    Raises:
+        InputError: If the model, a structure, a precision or the device cannot be used.
+    """
+    atoms = read_structures(structures)
+    chosen = np.unique(np.linspace(0, len(atoms) - 1, min(n_structures, len(atoms))).astype(int))
+    trials = Trials(model, [atoms[index] for index in chosen], head=head, device=device)
+    asked = parse_precisions(precisions)
+    variants = [trials.reference, *(Variant(trials.model, precision, trials.device) for precision in asked)]
+    steps = shown(list(_steps(trials, variants)), "explaining", progress=progress)
+    return {name: make() for name, make in steps}
+
+
+def _steps(trials: Trials, variants: list[Variant]) -> Iterator[tuple[str, Callable[[], StoredTable]]]:
+    largest = max(trials.graphs, key=lambda graph: graph.n_atoms)
+    blocks = default_blocks(trials.model)
+    emulated = [variant.precision for variant in variants[1:] if variant.precision.name != "tf32"]
+    yield (
+        "noise",
+        lambda: StoredTable(
+            noise_floor(variants, largest, blocks), "How far runs of the same are apart: errors below are not resolved"
+        ),
+    )
+    yield (
+        "budget",
+        lambda: StoredTable(
+            _for_each(emulated, lambda precision: budget(trials, precision)),
+            "What the errors come from: one source of rounding at a time",
+            _ENERGIES_AND_FORCES,
+        ),
+    )
+    yield (
+        "prediction",
+        lambda: StoredTable(
+            _predictions(trials, variants[1:]),
+            "Errors predicted to first order from adjoints of one float64 run, beside those measured",
+            {"energy_bound": "eV/atom", "energy_expected": "eV/atom", "energy": "eV/atom"}
+            | {"forces_expected": "eV/Å", "forces": "eV/Å"},
+        ),
+    )
+    yield (
+        "equivariance",
+        lambda: StoredTable(
+            equivariance(variants, largest, blocks),
+            "How far the results for a moved structure are from the moved results",
+        ),
+    )
+    yield (
+        "digits",
+        lambda: StoredTable(
+            significant_digits(trials, [PRECISIONS["float64"], *emulated]),
+            "Decimal digits that agree between runs rounded stochastically",
+            {"spread": "eV/atom; forces eV/Å"},
+        ),
+    )
+
+
+def _for_each(precisions: Iterable[Precision], table: Callable[[Precision], pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat([table(p).assign(precision=p.name) for p in precisions], ignore_index=True)
+
+
+def _predictions(trials: Trials, variants: Iterable[Variant]) -> pd.DataFrame:
+    """Predicted and measured, precision by precision; tf32 is predicted as if it rounded everything."""
+    table = sensitivities(trials)
+    rows = []
+    for variant in variants:
+        measured = trials.errors(variant.predict)
+        energy = measured.get("interaction_energy", measured["energy"])
+        predicted = predicted_errors(table, variant.precision).to_dict()
+        rows.append(
+            {"precision": variant.precision.name, **predicted, "energy": energy, "forces": measured["forces_rms"]}
+        )
+    return pd.DataFrame(rows)
