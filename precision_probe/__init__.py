@@ -14,10 +14,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from precision_probe.analysis import errors, summary
+    from precision_probe.analysis import bits_needed, errors, summary
+    from precision_probe.bit_sweep import sweep
+    from precision_probe.causes import explain
     from precision_probe.comparison import compare_traces
+    from precision_probe.dynamics import energy_drift
     from precision_probe.exceptions import InputError, ProbeError
+    from precision_probe.hessian import vibrations
     from precision_probe.metrics import compare
+    from precision_probe.physics import by_structure
     from precision_probe.precisions import PRECISIONS, Precision
     from precision_probe.probe import Probe, attach
     from precision_probe.trace import Trace, open_trace
@@ -32,18 +37,29 @@ __all__ = [
     "ProbeError",
     "Trace",
     "attach",
+    "bits_needed",
+    "by_structure",
     "compare",
     "compare_traces",
+    "energy_drift",
     "errors",
+    "explain",
     "open_trace",
     "summary",
+    "sweep",
+    "vibrations",
 ]
 
 _HOMES = {
-    "analysis": ("errors", "summary"),
+    "analysis": ("bits_needed", "errors", "summary"),
+    "bit_sweep": ("sweep",),
+    "causes": ("explain",),
     "comparison": ("compare_traces",),
+    "dynamics": ("energy_drift",),
     "exceptions": ("InputError", "ProbeError"),
+    "hessian": ("vibrations",),
     "metrics": ("compare",),
+    "physics": ("by_structure",),
     "precisions": ("PRECISIONS", "Precision"),
     "probe": ("Probe", "attach"),
     "trace": ("Trace", "open_trace"),

@@ -200,7 +200,7 @@ def bits_needed(table: pd.DataFrame, tolerance: float, quantity: str = "forces")
     """The fewest bits with which an error stays within a tolerance, and with every larger number tried too.
 
     Args:
-        table: From :func:`precision_probe.sweep.sweep`.
+        table: From :func:`precision_probe.bit_sweep.sweep`.
         tolerance: In the unit of the quantity: eV/Å for forces, eV/atom for energies.
         quantity: A column of the table.
 

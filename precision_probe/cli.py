@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from precision_probe.probe import Probe
+    from precision_probe.trace import Trace
 
 __all__ = ["app", "main"]
 
@@ -174,6 +175,26 @@ def errors(
 
 
 @app.command()
+def explain(
+    trace: TraceArgument,
+    table: Annotated[str | None, typer.Option(help="One table alone, such as budget. Default: all.")] = None,
+    format: Annotated[Format, typer.Option(help="How to print one table.")] = Format.table,  # noqa: A002
+    traceback: TracebackOption = False,
+) -> None:
+    """Print why the digits go, from a trace that audit --explain wrote: in your units, budgets, symmetry, bits."""
+    with _exit_codes(traceback):
+        import precision_probe as pp
+
+        with pp.open_trace(trace) as opened:
+            if format is Format.table:
+                _print_views(opened, table)
+            elif table is None:
+                raise InputError(f"Name one table with --table to print it as {format.value}.")
+            else:
+                _write(opened.table(table).frame, format)
+
+
+@app.command()
 def compare(
     a: Annotated[Path, typer.Argument(metavar="TRACE_A", help="A trace that audit wrote.")],
     b: Annotated[Path, typer.Argument(metavar="TRACE_B", help="Another, of the same structures.")],
@@ -223,6 +244,11 @@ def sweep(
     blocks: BlocksOption = None,
     head: HeadOption = None,
     device: DeviceOption = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A trace to keep the errors in, with the reference run.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="A figure to draw, .png, .svg or .pdf. Needs matplotlib.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")] = False,
     format: Annotated[Format, typer.Option(help="How to print the errors.")] = Format.table,  # noqa: A002
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     traceback: TracebackOption = False,
@@ -235,16 +261,32 @@ def sweep(
         if len(limits) != 1 or not set(limits) <= {"energy", "forces"}:
             raise InputError(f"A sweep has one tolerance, of energy or of forces; got {tolerance!r}.")
         numbers = _whole_numbers(bits)
-        from precision_probe.sweep import sweep as run_sweep
+        from precision_probe.trace import check_writable
+
+        for path in filter(None, (output, plot)):
+            check_writable(path, force=force)
+        from precision_probe.bit_sweep import stored
+        from precision_probe.bit_sweep import sweep as run_sweep
 
         table = run_sweep(model, structures, bits=numbers, blocks=blocks, head=head, device=device, progress=not quiet)
+        ((quantity, limit),) = limits.items()
+        if output is not None:
+            from precision_probe.probe import attach
+
+            with attach(model, precisions="float64", blocks=blocks, head=head, device=device) as probe:
+                probe.run(structures, progress=not quiet)
+            probe.add_tables({"sweep": stored(table)})
+            probe.trace().save(output, force=force)
+        if plot is not None:
+            from precision_probe.plots import plot_sweep
+
+            plot_sweep(table, quantity, limit, plot)
         if format is not Format.table:
             _write(table, format)
             return
-        from precision_probe.tables import WIDTH, sweep_table
+        from precision_probe.tables import FULL_WIDTH, sweep_table
 
-        ((quantity, limit),) = limits.items()
-        _wide_console(WIDTH).print(sweep_table(table, quantity, limit))
+        _wide_console(FULL_WIDTH).print(sweep_table(table, quantity, limit))
 
 
 def main() -> None:
@@ -290,6 +332,8 @@ def _finish(probe: "Probe", output: Path, limits: dict[str, float] | None, *, qu
         console = _wide_console(WIDTH)
         console.print(model_table(summary, table, limits))
         console.print(block_table(table))
+        if trace.tables:
+            _print_views(trace, None)
         for note in probe.notes:
             console.print(f"Note: {note}", markup=False)
     _say(quiet, f"Trace written to {output}")
@@ -303,6 +347,15 @@ def _finish(probe: "Probe", output: Path, limits: dict[str, float] | None, *, qu
             f"{row['tolerance']:.2e} {row['unit']} ({row['error'] / row['tolerance']:.1f} times)."
         )
     return len(over) > 0
+
+
+def _print_views(trace: "Trace", name: str | None) -> None:
+    from precision_probe.explanations import view, views
+    from precision_probe.tables import WIDTH, view_table
+
+    console = _wide_console(WIDTH)
+    for each in views(trace) if name is None else (name,):
+        console.print(view_table(view(trace, each)))
 
 
 def _whole_numbers(text: str) -> list[int]:

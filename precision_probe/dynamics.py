@@ -12,7 +12,7 @@ from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 
 from precision_probe.models import load_model
-from precision_probe.precisions import PRECISIONS, parse_precision
+from precision_probe.precisions import PRECISIONS, parse_precisions
 from precision_probe.structures import build_graph, read_structures
 from precision_probe.variants import Variant, check_device
 
@@ -41,9 +41,10 @@ class VariantCalculator(Calculator):  # type: ignore[misc]
         (structure,) = read_structures(atoms)
         graph = build_graph(structure, self._variant.model).to(self._variant.device)
         prediction = self._variant.predict(graph)
-        names = [quantity.name for quantity in prediction.values]
-        energy = prediction["interaction_energy" if "interaction_energy" in names else "energy"]
-        self.results = {"energy": float(energy.sum()), "forces": prediction["forces"].double().cpu().numpy()}
+        self.results = {
+            "energy": float(prediction.changing_energy.sum()),
+            "forces": prediction["forces"].double().cpu().numpy(),
+        }
 
 
 def energy_drift(
@@ -77,8 +78,7 @@ def energy_drift(
         ``fluctuation`` (meV/atom: root mean square about that line).
     """
     module, _ = load_model(model)
-    names = precisions.split(",") if isinstance(precisions, str) else list(precisions)
-    found = [PRECISIONS["float64"], *(parse_precision(name) for name in names)]
+    found = [PRECISIONS["float64"], *parse_precisions(precisions)]
     where = check_device(device, tuple(found))
     rows = {}
     for precision in found:

@@ -13,7 +13,7 @@ import atexit
 import contextlib
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from precision_probe.precisions import DEFAULT_PRECISIONS, PRECISIONS, Precision
 from precision_probe.progress import shown
 from precision_probe.provenance import provenance
 from precision_probe.recorder import Captured, Predicted, Recorder, Sizes
+from precision_probe.stored_tables import StoredTable
 from precision_probe.structures import Graph
 from precision_probe.subjects import Mace, Module, Sample, Subject
 from precision_probe.trace import MODES, Trace, check_writable
@@ -200,9 +201,9 @@ class Probe:
         Raises:
             InputError: If a structure cannot be used, or the model predicts no energies and forces.
         """
-        from precision_probe.explain import explain
+        from precision_probe.causes import explain
 
-        self._recorder.tables |= explain(
+        tables = explain(
             self.model,
             structures,
             [variant.precision for variant in self._observer.variants[1:]],
@@ -211,6 +212,11 @@ class Probe:
             device=str(self.device),
             progress=progress,
         )
+        self.add_tables(tables)
+
+    def add_tables(self, tables: Mapping[str, StoredTable]) -> None:
+        """Keep tables in the trace, in place of any of the same names."""
+        self._recorder.tables |= tables
 
     def trace(self) -> Trace:
         """Everything recorded so far.

@@ -83,9 +83,8 @@ def _results(variant: Variant, graph: Graph, blocks: list[Any]) -> dict[tuple[st
     prediction = variant.predict(graph)
     with variant.arithmetic(), torch.enable_grad(), capture(variant.model, blocks) as calls:
         variant.differentiable(graph)
-    energy = "interaction_energy" if any(q.name == "interaction_energy" for q in prediction.values) else "energy"
     found = {
-        ("model", Port("energy", "structure", o3.Irreps("0e"))): prediction[energy].double().reshape(-1, 1),
+        ("model", Port("energy", "structure", o3.Irreps("0e"))): prediction.changing_energy.double().reshape(-1, 1),
         ("model", Port("forces", "atom", o3.Irreps("1o"))): prediction["forces"].double(),
     }
     return found | {(call.block.name, port): value for call in calls for port, value in _outputs(call)}

@@ -19,6 +19,7 @@ from precision_probe.analysis import (
     worst_blocks,
 )
 from precision_probe.comparison import ROUNDOFFS
+from precision_probe.explanations import View
 from precision_probe.metrics import EPS, METRICS
 from precision_probe.precisions import parse_precision
 from precision_probe.trace import LOSS, MODES
@@ -165,7 +166,7 @@ def sweep_table(sweep: pd.DataFrame, quantity: str, tolerance: float) -> Rendera
     """The largest error for each block and number of bits, and how many bits keep it within a tolerance.
 
     Args:
-        sweep: From :func:`precision_probe.sweep.sweep`.
+        sweep: From :func:`precision_probe.bit_sweep.sweep`.
         quantity: ``energy`` or ``forces``.
         tolerance: In eV/atom or eV/Å.
     """
@@ -187,6 +188,24 @@ def sweep_table(sweep: pd.DataFrame, quantity: str, tolerance: float) -> Rendera
         "rest is float64; exponents are float64's. Stored bits: float32 has 23, float16 10, bfloat16 7."
     )
     return Group(table, Text(notes, style="dim"))
+
+
+def view_table(view: View) -> RenderableType:
+    """A table that explains errors."""
+    table = plain_table(view.title, str(view.frame.index.name or ""))
+    for column in view.frame.columns:
+        table.add_column(str(column), justify="right", no_wrap=True)
+    for label, row in view.frame.iterrows():
+        table.add_row(str(label), *(_entry(value) for value in row))
+    return Group(table, Text(view.note, style="dim"))
+
+
+def _entry(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return ""
+    return f"{value:.3g}" if 0.1 <= abs(value) < 1e4 else _number(float(value))
 
 
 def provenance_table(differences: pd.DataFrame) -> RenderableType:

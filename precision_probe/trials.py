@@ -12,7 +12,15 @@ from precision_probe.precisions import PRECISIONS
 from precision_probe.structures import Graph, build_graph, read_structures
 from precision_probe.variants import Prediction, Variant, check_device
 
-__all__ = ["Trials"]
+__all__ = ["ERROR_UNITS", "Trials"]
+
+ERROR_UNITS = {
+    "energy": "eV/atom",
+    "interaction_energy": "eV/atom",
+    "forces": "eV/Å",
+    "forces_mae": "eV/Å",
+    "forces_rms": "eV/Å",
+}
 
 
 class Trials:

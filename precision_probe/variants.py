@@ -35,6 +35,12 @@ class Prediction:
         """The tensor of the quantity with this name, such as ``"forces"``."""
         return next(tensor for quantity, tensor in self.values.items() if quantity.name == name)
 
+    @property
+    def changing_energy(self) -> torch.Tensor:
+        """The energy less what never changes, the isolated atoms', where the model says what they are."""
+        names = [quantity.name for quantity in self.values]
+        return self["interaction_energy" if "interaction_energy" in names else "energy"]
+
 
 class Variant:
     """A clone of a model in one precision.

@@ -10,12 +10,14 @@ from precision_probe.exceptions import InputError
 from precision_probe.precisions import Precision, parse_precision
 from precision_probe.progress import shown
 from precision_probe.rounded_blocks import rounded_blocks
-from precision_probe.trials import Trials
+from precision_probe.stored_tables import StoredTable
+from precision_probe.trials import ERROR_UNITS, Trials
 from precision_probe.variants import Variant
 
-__all__ = ["WHOLE", "sweep"]
+__all__ = ["SWEEP_TITLE", "WHOLE", "stored", "sweep", "sweep_of"]
 
 WHOLE = "whole model"
+SWEEP_TITLE = "Errors with fewer and fewer bits, in the whole model and in one block at a time"
 _BITS = (4, 6, 7, 8, 10, 12, 14, 16, 18, 20, 23)
 
 
@@ -49,14 +51,38 @@ def sweep(
     Raises:
         InputError: If the model, a structure, a pattern or a number of bits cannot be used.
     """
-    formats = {number: parse_precision(f"m{number}") for number in sorted(set(bits), reverse=True)}
-    if not formats:
-        raise InputError("No number of bits was given. Give one or more, such as 7, 10 and 23.")
-    trials = Trials(model, structures, head=head, device=device)
+    numbers = _checked(bits)
+    return sweep_of(Trials(model, structures, head=head, device=device), numbers, blocks, progress=progress)
+
+
+def sweep_of(
+    trials: Trials,
+    bits: Iterable[int] = _BITS,
+    blocks: str | Sequence[str] | None = None,
+    *,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """The same for trials that are there already."""
+    formats = {number: parse_precision(f"m{number}") for number in _checked(bits)}
     names = [WHOLE, *(block.name for block in select_blocks(trials.model, blocks))]
     steps = shown([(name, number) for name in names for number in formats], "rounding", progress=progress)
     rows = [{"block": name, "bits": number, **_errors(trials, name, formats[number])} for name, number in steps]
     return pd.DataFrame(rows)
+
+
+def stored(table: pd.DataFrame) -> StoredTable:
+    """A sweep as a trace keeps it."""
+    return StoredTable(table, SWEEP_TITLE, ERROR_UNITS)
+
+
+def _checked(bits: Iterable[int]) -> list[int]:
+    """The numbers of bits, the most first, before hours of work."""
+    numbers = sorted(set(bits), reverse=True)
+    if not numbers:
+        raise InputError("No number of bits was given. Give one or more, such as 7, 10 and 23.")
+    for number in numbers:
+        parse_precision(f"m{number}")
+    return numbers
 
 
 def _errors(trials: Trials, block: str, precision: Precision) -> dict[str, float]:

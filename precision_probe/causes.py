@@ -1,33 +1,29 @@
 """What explains a model's errors, found out by running it: tables that a trace keeps."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from precision_probe.bit_sweep import SWEEP_TITLE, sweep_of
 from precision_probe.blocks import default_blocks
 from precision_probe.budget import budget
 from precision_probe.digits import significant_digits
 from precision_probe.noise import noise_floor
+from precision_probe.nonfinite import failures_of
 from precision_probe.precisions import PRECISIONS, Precision, parse_precisions
 from precision_probe.prediction import predicted_errors, sensitivities
 from precision_probe.progress import shown
+from precision_probe.smoothness import along_displacement, finite_differences
 from precision_probe.stored_tables import StoredTable
 from precision_probe.structures import read_structures
 from precision_probe.symmetry import equivariance
-from precision_probe.trials import Trials
+from precision_probe.trials import ERROR_UNITS, Trials
 from precision_probe.variants import Variant
 
 __all__ = ["explain"]
-
-_ENERGIES_AND_FORCES = {
-    "energy": "eV/atom",
-    "interaction_energy": "eV/atom",
-    "forces": "eV/Å",
-    "forces_mae": "eV/Å",
-    "forces_rms": "eV/Å",
-}
 
 
 def explain(
@@ -52,9 +48,10 @@ def explain(
         progress: Show a progress bar, where there is a terminal.
 
     Returns:
-        By name, for :meth:`precision_probe.Trace.with_tables`: ``noise``, ``budget``, ``prediction``,
-        ``equivariance`` and ``digits``. What their columns mean is said by the functions that make them, in the
-        modules ``noise``, ``budget``, ``prediction``, ``symmetry`` and ``digits``.
+        By name, for :meth:`precision_probe.trace.Trace.with_tables`. What the columns mean is said by the functions
+        that make them: ``range`` (:mod:`precision_probe.nonfinite`), ``noise``, ``budget``, ``sweep``, ``prediction``,
+        ``equivariance`` (:mod:`precision_probe.symmetry`), ``finite_differences`` and ``displacement``
+        (:mod:`precision_probe.smoothness`), ``digits``.
 
     Raises:
         InputError: If the model, a structure, a precision or the device cannot be used.
@@ -64,52 +61,79 @@ def explain(
     trials = Trials(model, [atoms[index] for index in chosen], head=head, device=device)
     asked = parse_precisions(precisions)
     variants = [trials.reference, *(Variant(trials.model, precision, trials.device) for precision in asked)]
-    steps = shown(list(_steps(trials, variants)), "explaining", progress=progress)
-    return {name: make() for name, make in steps}
+    questions = shown(_questions(trials, variants), "explaining", progress=progress)
+    return {each.name: StoredTable(each.make(), each.title, each.units) for each in questions}
 
 
-def _steps(trials: Trials, variants: list[Variant]) -> Iterator[tuple[str, Callable[[], StoredTable]]]:
+@dataclass(frozen=True)
+class _Question:
+    """One table to be made."""
+
+    name: str
+    title: str
+    make: Callable[[], pd.DataFrame]
+    units: dict[str, str] = field(default_factory=dict)
+
+
+def _questions(trials: Trials, variants: list[Variant]) -> list[_Question]:
     largest = max(trials.graphs, key=lambda graph: graph.n_atoms)
     blocks = default_blocks(trials.model)
-    emulated = [variant.precision for variant in variants[1:] if variant.precision.name != "tf32"]
-    yield (
-        "noise",
-        lambda: StoredTable(
-            noise_floor(variants, largest, blocks), "How far runs of the same are apart: errors below are not resolved"
+    reduced = [variant.precision for variant in variants[1:]]
+    emulated = [precision for precision in reduced if precision.name != "tf32"]
+    return [
+        _Question(
+            "range",
+            "Where numbers first leave the range of a precision",
+            lambda: failures_of(trials, variants[1:]),
         ),
-    )
-    yield (
-        "budget",
-        lambda: StoredTable(
-            _for_each(emulated, lambda precision: budget(trials, precision)),
+        _Question(
+            "noise",
+            "How far runs of the same are apart: errors below are not resolved",
+            lambda: noise_floor(variants, largest, blocks),
+        ),
+        _Question(
+            "budget",
             "What the errors come from: one source of rounding at a time",
-            _ENERGIES_AND_FORCES,
+            lambda: _for_each(emulated, lambda precision: budget(trials, precision)),
+            ERROR_UNITS,
         ),
-    )
-    yield (
-        "prediction",
-        lambda: StoredTable(
-            _predictions(trials, variants[1:]),
+        _Question(
+            "sweep",
+            SWEEP_TITLE,
+            lambda: sweep_of(trials),
+            ERROR_UNITS,
+        ),
+        _Question(
+            "prediction",
             "Errors predicted to first order from adjoints of one float64 run, beside those measured",
+            lambda: _predictions(trials, variants[1:]),
             {"energy_bound": "eV/atom", "energy_expected": "eV/atom", "energy": "eV/atom"}
             | {"forces_expected": "eV/Å", "forces": "eV/Å"},
         ),
-    )
-    yield (
-        "equivariance",
-        lambda: StoredTable(
-            equivariance(variants, largest, blocks),
+        _Question(
+            "equivariance",
             "How far the results for a moved structure are from the moved results",
+            lambda: equivariance(variants, largest, blocks),
         ),
-    )
-    yield (
-        "digits",
-        lambda: StoredTable(
-            significant_digits(trials, [PRECISIONS["float64"], *emulated]),
+        _Question(
+            "finite_differences",
+            "Whether forces are the gradient of the energy",
+            lambda: finite_differences(variants, largest).reset_index(),
+            {"difference": "eV/Å", "expected": "eV/Å", "step": "Å", "energy_noise": "eV"},
+        ),
+        _Question(
+            "displacement",
+            "Energy and force along a straight line",
+            lambda: along_displacement(variants, largest),
+            {"position": "Å", "energy": "meV/atom", "force": "meV/Å"},
+        ),
+        _Question(
+            "digits",
             "Decimal digits that agree between runs rounded stochastically",
+            lambda: significant_digits(trials, [PRECISIONS["float64"], *emulated]),
             {"spread": "eV/atom; forces eV/Å"},
         ),
-    )
+    ]
 
 
 def _for_each(precisions: Iterable[Precision], table: Callable[[Precision], pd.DataFrame]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from precision_probe.analysis import bits_needed
+from precision_probe.bit_sweep import WHOLE, sweep
 from precision_probe.blocks import default_blocks
 from precision_probe.budget import PARTS_TOGETHER, TOTAL, UNEXPLAINED, budget, emulation_of
 from precision_probe.cli import app
@@ -19,7 +20,6 @@ from precision_probe.models import weights_sha256
 from precision_probe.precisions import PRECISIONS, parse_precision
 from precision_probe.rounded_blocks import rounded_blocks, rounded_weights
 from precision_probe.rounding import round_to
-from precision_probe.sweep import WHOLE, sweep
 from precision_probe.trials import Trials
 from precision_probe.variants import Variant
 
