@@ -57,9 +57,9 @@ def measure(name: str, model: str, structures: str, device: str, *, smoke: bool)
     }
 
 
-def drift(name: str, model: str, starts: Sequence[str], *, smoke: bool) -> Record:
+def drift(name: str, model: str, starts: Sequence[str], steps: int, *, smoke: bool) -> Record:
     """Run dynamics at constant energy from each start, ``label=structure``, side by side in processes of their own."""
-    options = {"steps": 10, "n_runs": 2} if smoke else {"steps": 2000, "n_runs": 4}
+    options: dict[str, Any] = {"steps": 10, "n_runs": 2} if smoke else {"steps": steps, "n_runs": 4}
     jobs = [(start, precision) for start in starts for precision in PRECISIONS.split(",")]
     with ProcessPoolExecutor(min(len(jobs), os.cpu_count() or 1), get_context("spawn")) as pool:
         found = [
@@ -74,7 +74,7 @@ def drift(name: str, model: str, starts: Sequence[str], *, smoke: bool) -> Recor
     return {"name": name, "options": options, "drift": rows}
 
 
-def one_drift(model: str, structure: str, precision: str, options: dict[str, int]) -> pd.DataFrame:
+def one_drift(model: str, structure: str, precision: str, options: dict[str, Any]) -> pd.DataFrame:
     """Dynamics from one structure, ``path@index``, in float64 and a precision; on the CPU, whose sums are in order."""
     import torch
 
@@ -111,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for argument in ("name", "model"):
         moving.add_argument(argument)
     moving.add_argument("starts", nargs="+", help="label=path@index")
+    moving.add_argument("--steps", type=int, default=2000, help="of half a femtosecond")
     writing = verbs.add_parser("write")
     writing.add_argument("--docs", type=Path, default=HERE.parent / "docs")
     given = parser.parse_args(arguments)
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = measure(given.name, given.model, given.structures, given.device, smoke=given.smoke)
             path = given.out / f"findings-{given.name}.json"
         else:
-            found = drift(given.name, given.model, given.starts, smoke=given.smoke)
+            found = drift(given.name, given.model, given.starts, given.steps, smoke=given.smoke)
             path = given.out / f"findings-{given.name}-drift.json"
     except InputError as error:
         parser.error(str(error))
