@@ -20,7 +20,7 @@ from precision_probe.exceptions import InputError
 from precision_probe.precisions import Precision, parse_precision
 from precision_probe.stored_tables import StoredTable, from_dataset, to_dataset
 
-__all__ = ["SCHEMA_VERSION", "Trace", "check_writable", "open_trace"]
+__all__ = ["SCHEMA_VERSION", "Trace", "check_writable", "open_trace", "replacing"]
 
 SCHEMA_VERSION = 1
 MODES = ("propagated", "isolated")
@@ -123,7 +123,7 @@ class Trace:
             InputError: If the path cannot be written, or is there and ``force`` is not given.
         """
         path = check_writable(path, force=force)
-        with _replacing(path) as unfinished:
+        with replacing(path) as unfinished:
             self.tree.to_netcdf(unfinished, engine="h5netcdf", encoding=encoding(self.tree))
         return path
 
@@ -174,7 +174,7 @@ def check_writable(path: str | Path, *, force: bool = False) -> Path:
                 f"{unfinished(path)} exists: what a run finished before it was killed, or one that is running. "
                 "Choose another name, or replace it with --force (force=True)."
             )
-        with _replacing(path, commit=False):
+        with replacing(path, commit=False):
             pass
     except OSError as error:
         raise InputError(
@@ -190,7 +190,7 @@ def unfinished(path: Path) -> Path:
 
 
 @contextmanager
-def _replacing(path: Path, *, commit: bool = True) -> Iterator[Path]:
+def replacing(path: Path, *, commit: bool = True) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place at the end, and leaves no trace if anything fails."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     os.close(handle)

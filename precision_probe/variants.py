@@ -16,7 +16,7 @@ from precision_probe.models import default_dtype
 from precision_probe.precisions import Precision
 from precision_probe.rounding import Rounding, round_to
 
-__all__ = ["Prediction", "Variant", "check_device"]
+__all__ = ["Prediction", "Variant", "check_device", "matmul_mode"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Variant:
         emulation = Rounding(self.precision, self._generator) if self.precision.emulated else contextlib.nullcontext()
         mode = "tf32" if self.precision.name == "tf32" else "ieee"
         cuda = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), _matmul_mode(mode), default_dtype(self.dtype), emulation:
+        with torch.random.fork_rng(devices=cuda), matmul_mode(mode), default_dtype(self.dtype), emulation:
             yield
 
     def _cast(self, sample: Any) -> Any:
@@ -169,7 +169,7 @@ def check_device(device: str | torch.device, precisions: tuple[Precision, ...]) 
 
 
 @contextlib.contextmanager
-def _matmul_mode(mode: str) -> Iterator[None]:
+def matmul_mode(mode: str) -> Iterator[None]:
     """Set how float32 matrix products are computed, on the CPU always exactly, and restore what was set."""
     backends: tuple[Any, ...] = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul"))  # noqa: B009
     before = [backend.fp32_precision for backend in backends]

@@ -1,0 +1,217 @@
+"""A MACE whose blocks each compute in the precision that a policy gives them.
+
+The blocks are taken from clones of the model, one clone for each dtype, and put together in the float64 one. What
+enters a block is cast to its dtype; energies are summed in float64.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from precision_probe.backends import check_backend, clone
+from precision_probe.blocks import select_blocks
+from precision_probe.exceptions import InputError
+from precision_probe.inputs import map_tensors
+from precision_probe.models import default_dtype, load_model, weights_sha256
+from precision_probe.policy import Policy
+from precision_probe.variants import check_device, matmul_mode
+
+__all__ = ["MixedModel", "apply", "calculator"]
+
+# Their outputs are inputs of other blocks, which cast them; those of any other block are summed.
+_HANDED_ON = ("node_embedding", "radial_embedding", "spherical_harmonics", "interactions", "products")
+
+_GENERATED = (torch.jit.ScriptModule, torch.fx.GraphModule)  # code of the module that they are a part of
+
+
+class MixedModel(torch.nn.Module):
+    """A model whose blocks compute in precisions of their own; made by :func:`apply`.
+
+    It is called as the model that it was made from, and has its attributes. Its weights are frozen.
+
+    Args:
+        model: The blocks, put together.
+        policy: What they compute in.
+        dtype: Of the outputs, of the model's first parameter, and of the inputs that callers prepare: that of the model
+            that it was made from.
+    """
+
+    def __init__(self, model: torch.nn.Module, policy: Policy, dtype: torch.dtype) -> None:
+        super().__init__()
+        device = next(model.parameters()).device
+        # callers take the dtype of the first parameter for that of the model
+        self.interface = torch.nn.Parameter(torch.empty(0, dtype=dtype, device=device), requires_grad=False)
+        self.model = model
+        self.policy = policy
+        super().train(False)
+
+    def forward(self, data: Mapping[str, Any], *args: Any, **options: Any) -> dict[str, torch.Tensor | None]:
+        """Compute what the model computes.
+
+        Args:
+            data: As MACE takes it, in any floating-point dtype; its positions are made to require gradients, as MACE
+                makes them.
+            args: As the model's own ``forward`` takes them.
+            options: Likewise: ``compute_force``, ``compute_stress``, ``training``, …
+
+        Returns:
+            What the model returns, floating-point tensors in the dtype of the interface.
+        """
+        if "positions" in data:
+            data["positions"].requires_grad_(True)
+        mode = "tf32" if any(precision.name == "tf32" for precision in self.policy.precisions) else "ieee"
+        with matmul_mode(mode), default_dtype(torch.float64):
+            found = self.model(_cast(dict(data), torch.float64), *args, **options)
+        cast: dict[str, torch.Tensor | None] = _cast(found, self.interface.dtype)
+        return cast
+
+    def train(self, mode: bool = True) -> "MixedModel":
+        """Only evaluation mode is possible.
+
+        Raises:
+            InputError: If training mode is asked for.
+        """
+        if mode:
+            raise InputError(
+                "A model in mixed precision cannot be trained: its weights are frozen. Train the model it was made "
+                "from, and apply the policy again. For differentiable forces, pass training=True when calling it."
+            )
+        return super().train(mode)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "MixedModel":
+        """Move the model; ``to()``, ``float()``, ``cuda()`` and their like all end here."""
+        if (dtype := fn(self.interface).dtype) != self.interface.dtype:
+            raise InputError(
+                f"A model in mixed precision keeps those of its policy, takes and gives {self.interface.dtype}, and "
+                f"cannot be cast to {dtype}. Cast the model that it was made from, and apply the policy to that."
+            )
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            changed = fn(tensor)
+            return changed if changed.dtype == tensor.dtype else tensor.to(changed.device)
+
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+def apply(policy: Policy, model: Any, device: str | None = None) -> MixedModel:
+    """Return a copy of a model whose blocks compute as a policy says.
+
+    Args:
+        policy: The policy.
+        model: A MACE, or whatever :func:`precision_probe.models.load_model` takes; it is not changed.
+        device: Where the copy lives; by default where the model is.
+
+    Raises:
+        InputError: If a rule matches no block, the device or the library of a converted model cannot compute in a
+            precision, or the model is no MACE, or in mixed precision already.
+
+    Warns:
+        UserWarning: If the policy was made for a model with other weights.
+    """
+    model, _ = load_model(model)
+    if isinstance(model, MixedModel):
+        raise InputError(
+            "The model is in mixed precision already. Apply the policy to the model that it was made from."
+        )
+    for rule in policy.rules:
+        _check_blocks(rule.blocks, model)
+    first = next(model.parameters())
+    place = check_device(device or first.device, policy.precisions)
+    check_backend(model, policy.precisions, place)
+    made_for = policy.model.get("sha256")
+    if made_for is not None and made_for != weights_sha256(model):
+        warnings.warn(
+            f"The policy was made for a model with other weights (SHA-256 {str(made_for)[:12]}…), so the errors that "
+            "were measured then need not be those of this one.",
+            UserWarning,
+            stacklevel=2,
+        )
+    dtypes = {torch.float64, *(getattr(torch, precision.dtype) for precision in policy.precisions)}
+    clones = {dtype: clone(model, dtype, place) for dtype in dtypes}
+    return MixedModel(_assembled(policy, clones), policy, first.dtype)
+
+
+def calculator(policy: Policy, model: Any, device: str = "cpu", **options: Any) -> Any:
+    """Return an ASE calculator that computes as a policy says.
+
+    Args:
+        policy: The policy.
+        model: As :func:`apply` takes it.
+        device: Where to compute.
+        options: Of mace-torch's ``MACECalculator``, such as ``head``.
+
+    Raises:
+        InputError: As :func:`apply`.
+    """
+    from mace.calculators import MACECalculator  # slow to import, and few need it
+
+    mixed = apply(policy, model, device)
+    dtype = str(mixed.interface.dtype).removeprefix("torch.")
+    return MACECalculator(models=[mixed], device=device, **{"default_dtype": dtype, **options})
+
+
+def _check_blocks(glob: str, model: torch.nn.Module) -> None:
+    """Refuse a glob that names nothing which can have a precision of its own."""
+    names = [block.name for block in select_blocks(model, glob)]
+    if all(isinstance(model.get_submodule(name), _GENERATED) for name in names):
+        raise InputError(
+            f"{names[0]} is code generated for the block that it is a part of, and computes as that one does. "
+            f"Name {names[0].rpartition('.')[0]} instead."
+        )
+
+
+def _assembled(
+    policy: Policy,
+    clones: Mapping[torch.dtype, torch.nn.Module],
+    name: str = "",
+    caller: torch.dtype | None = None,
+) -> torch.nn.Module:
+    """The module of this name, taken like every module in it from the clone that is in its precision.
+
+    Args:
+        policy: The policy.
+        clones: The whole model in each dtype.
+        name: Of the module.
+        caller: What the block that this is a part of computes in; nothing if it is a block itself.
+    """
+    dtype: torch.dtype = getattr(torch, policy.precision_of(name).dtype)
+    module = clones[dtype].get_submodule(name)
+    is_called = bool(name) and not isinstance(module, torch.nn.ModuleList | torch.nn.ModuleDict)
+    for key, part in list(module._modules.items()):  # named_children() keeps one name of a module that has two
+        if part is not None and not isinstance(part, _GENERATED):
+            inner = _assembled(policy, clones, f"{name}.{key}".lstrip("."), dtype if is_called else caller)
+            if inner is not part:
+                setattr(module, key, inner)
+    if is_called and dtype != caller:
+        returned = caller or (dtype if name.split(".")[0] in _HANDED_ON else torch.float64)
+        setattr(module, "forward", _Computing(module, dtype, returned))  # noqa: B010
+    return module
+
+
+class _Computing:
+    """A module's ``forward`` in its own dtype, whatever it is given; an object, so that it can be pickled."""
+
+    def __init__(self, module: torch.nn.Module, dtype: torch.dtype, returned: torch.dtype) -> None:
+        self.module = module
+        self.dtype = dtype
+        self.returned = returned
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = _cast((args, kwargs), self.dtype)
+        with default_dtype(self.dtype):  # which the masks of multi-head readouts are made in
+            found = type(self.module).forward(self.module, *args, **kwargs)
+        return _cast(found, self.returned)
+
+
+def _cast(nested: Any, dtype: torch.dtype) -> Any:
+    """The same nest with its floating-point tensors in a dtype; those that are in it already as they are."""
+    return map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, nested)
