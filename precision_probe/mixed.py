@@ -18,7 +18,7 @@ from precision_probe.models import default_dtype, load_model, weights_sha256
 from precision_probe.policy import Policy
 from precision_probe.variants import check_device, matmul_mode
 
-__all__ = ["MixedModel", "apply", "calculator"]
+__all__ = ["Assembly", "MixedModel", "apply", "calculator"]
 
 # Their outputs are inputs of other blocks, which cast them; those of any other block are summed.
 _HANDED_ON = ("node_embedding", "radial_embedding", "spherical_harmonics", "interactions", "products")
@@ -135,9 +135,30 @@ def apply(policy: Policy, model: Any, device: str | None = None) -> MixedModel:
             UserWarning,
             stacklevel=2,
         )
-    dtypes = {torch.float64, *(getattr(torch, precision.dtype) for precision in policy.precisions)}
-    clones = {dtype: clone(model, dtype, place) for dtype in dtypes}
-    return MixedModel(_assembled(policy, clones), policy, first.dtype)
+    return Assembly(model, place).model(policy)
+
+
+class Assembly:
+    """Clones of a model, one in each dtype, from which models for any number of policies are put together.
+
+    They share their weights and compiled code, so that another policy costs next to nothing. Nothing is checked here.
+
+    Args:
+        model: The model, which is not changed.
+        device: Where the clones live.
+    """
+
+    def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
+        self._original, self._device = model, device
+        self._interface = next(model.parameters()).dtype
+        self._clones: dict[torch.dtype, torch.nn.Module] = {}
+
+    def model(self, policy: Policy) -> MixedModel:
+        """The model under a policy; moving it moves all."""
+        for dtype in (torch.float64, *(getattr(torch, precision.dtype) for precision in policy.precisions)):
+            if dtype not in self._clones:
+                self._clones[dtype] = clone(self._original, dtype, self._device)
+        return MixedModel(_assembled(policy, self._clones), policy, self._interface)
 
 
 def calculator(policy: Policy, model: Any, device: str = "cpu", **options: Any) -> Any:
@@ -184,17 +205,24 @@ def _assembled(
         caller: What the block that this is a part of computes in; nothing if it is a block itself.
     """
     dtype: torch.dtype = getattr(torch, policy.precision_of(name).dtype)
-    module = clones[dtype].get_submodule(name)
+    module = _shallow_copy(clones[dtype].get_submodule(name))
     is_called = bool(name) and not isinstance(module, torch.nn.ModuleList | torch.nn.ModuleDict)
     for key, part in list(module._modules.items()):  # named_children() keeps one name of a module that has two
         if part is not None and not isinstance(part, _GENERATED):
             inner = _assembled(policy, clones, f"{name}.{key}".lstrip("."), dtype if is_called else caller)
-            if inner is not part:
-                setattr(module, key, inner)
+            module._modules[key] = inner
     if is_called and dtype != caller:
         returned = caller or (dtype if name.split(".")[0] in _HANDED_ON else torch.float64)
         setattr(module, "forward", _Computing(module, dtype, returned))  # noqa: B010
     return module
+
+
+def _shallow_copy(module: torch.nn.Module) -> torch.nn.Module:
+    """Another module with the same parameters, buffers and parts; copy.copy would copy e3nn's compiled code."""
+    made = type(module).__new__(type(module))
+    made.__dict__.update(module.__dict__)
+    made.__dict__["_modules"] = dict(module._modules)
+    return made
 
 
 class _Computing:

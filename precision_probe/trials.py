@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from precision_probe.exceptions import InputError
@@ -71,6 +72,32 @@ class Trials:
             "forces_rms": float(np.sqrt(np.mean(delta**2))),
             "forces_rel_l2": float(np.linalg.norm(delta) / np.linalg.norm(y)),
         }
+
+    def errors_by_structure(self, predict: Callable[[Graph], Prediction]) -> pd.DataFrame:
+        """The same, structure by structure.
+
+        Returns:
+            One row for each structure: ``energy`` (eV/atom), ``forces`` (eV/Å: largest |Δ|), ``stress`` (eV/Å³:
+            largest |Δ|; NaN where not periodic), and ``forces_l2`` and ``forces_norm`` (eV/Å), the lengths of the error
+            and of the forces. What is NaN or infinite stays so.
+        """
+        rows = []
+        for graph, exact in zip(self.graphs, self.exact, strict=True):
+            found = predict(graph)
+            delta = {
+                name: (found[name].double() - exact[name].double()).abs().cpu().numpy()
+                for name in ("energy", "forces", "stress")
+            }
+            rows.append(
+                {
+                    "energy": float(delta["energy"].max()) / graph.n_atoms,
+                    "forces": float(delta["forces"].max(initial=0.0)),
+                    "stress": float(delta["stress"].max()) if graph.periodic.all() else np.nan,
+                    "forces_l2": float(np.linalg.norm(delta["forces"])),
+                    "forces_norm": float(exact["forces"].double().norm()),
+                }
+            )
+        return pd.DataFrame(rows)
 
 
 def _numbers(predictions: list[Prediction], name: str) -> np.ndarray[Any, Any]:

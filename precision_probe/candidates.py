@@ -1,0 +1,149 @@
+"""Policies measured: what each does to energies, forces and stress, how long it takes, and how much memory."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from precision_probe.backends import backend
+from precision_probe.evaluation import mace_evaluation
+from precision_probe.mixed import Assembly, MixedModel
+from precision_probe.models import weights_sha256
+from precision_probe.policy import Policy
+from precision_probe.precisions import PRECISIONS
+from precision_probe.structures import Graph
+from precision_probe.timing import Timed, side_by_side
+from precision_probe.trials import Trials
+from precision_probe.variants import Prediction, Variant
+
+__all__ = ["CAST", "Candidates", "MixedVariant"]
+
+CAST = "model.to({})"  # name of a model that is cast as a whole, as people do today
+
+
+class MixedVariant:
+    """A model in mixed precision that predicts as a :class:`precision_probe.variants.Variant` does.
+
+    Args:
+        model: The model.
+        device: Where it is.
+    """
+
+    def __init__(self, model: MixedModel, device: torch.device) -> None:
+        self.model, self.device = model, device
+        self._evaluation = mace_evaluation(model)
+
+    def predict(self, sample: Graph) -> Prediction:
+        """Energy, forces and stress; not timed."""
+        return Prediction(self._evaluation.predict(self.model, sample.cast(torch.float64), sample), np.nan)
+
+
+class Candidates:
+    """Measures policies on structures, each once.
+
+    Args:
+        trials: A model and structures.
+        log: A file of errors measured before, which is added to; so an interrupted search goes on where it was. It is
+            begun anew if it is of other structures, another model or another device.
+
+    Attributes:
+        n_runs: How often the model was run to measure errors.
+    """
+
+    def __init__(self, trials: Trials, log: Path | None = None) -> None:
+        self.trials = trials
+        self.n_runs = 0
+        self._assembly = Assembly(trials.model, trials.device)
+        self._log = log
+        self._known = self._read_log()
+
+    def variant(self, policy: Policy) -> MixedVariant:
+        """The model under a policy."""
+        return MixedVariant(self._assembly.model(policy), self.trials.device)
+
+    def errors(self, policy: Policy) -> pd.DataFrame:
+        """Errors for each structure, as :meth:`precision_probe.trials.Trials.errors_by_structure` has them."""
+        key = _key(policy)
+        if key not in self._known:
+            table = self.trials.errors_by_structure(self.variant(policy).predict)
+            self.n_runs += len(table)
+            self._known[key] = table.to_dict("list")
+            self._append({"rules": key, "errors": self._known[key]})
+        return pd.DataFrame(self._known[key], dtype=float)
+
+    def cast_errors(self, precision: str) -> pd.DataFrame:
+        """The same of the model cast as a whole."""
+        self.n_runs += len(self.trials.graphs)
+        return self.trials.errors_by_structure(
+            Variant(self.trials.model, PRECISIONS[precision], self.trials.device).predict
+        )
+
+    def timed(
+        self, policies: Mapping[str, Policy], casts: tuple[str, ...] = (), *, rounds: int = 7
+    ) -> dict[str, Timed]:
+        """Times of energy and forces (and stress, where periodic) of the largest structure, side by side.
+
+        Args:
+            policies: By name.
+            casts: Precisions of models cast as a whole; :data:`CAST` says what their names are.
+            rounds: How often each is timed.
+        """
+        graph = max(self.trials.graphs, key=lambda graph: graph.n_atoms)
+        options = {"compute_virials": True} if graph.periodic.any() else {}
+        calls: dict[str, Callable[[], Any]] = {}
+        for name, policy in policies.items():
+            calls[name] = _call(self._assembly.model(policy), graph, torch.float64, options)
+        for name in casts:
+            variant = Variant(self.trials.model, PRECISIONS[name], self.trials.device)
+            calls[CAST.format(name)] = _in_arithmetic(variant, _call(variant.model, graph, variant.dtype, options))
+        return side_by_side(calls, self.trials.device, rounds=rounds)
+
+    def _read_log(self) -> dict[str, Any]:
+        if self._log is None:
+            return {}
+        lines = self._log.read_text(encoding="utf-8").splitlines() if self._log.exists() else []
+        entries = [json.loads(line) for line in lines if line.endswith("}")]  # the last may be cut off
+        if not entries or entries[0] != self._header():
+            self._log.write_text(json.dumps(self._header()) + "\n", encoding="utf-8")
+            return {}
+        return {entry["rules"]: entry["errors"] for entry in entries[1:]}
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        if self._log is not None:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+
+    def _header(self) -> dict[str, Any]:
+        """What errors depend on."""
+        trials = self.trials
+        digest = hashlib.sha256()
+        for graph in trials.graphs:
+            for key in ("positions", "cell", "node_attrs", "edge_index"):
+                digest.update(graph.data[key].detach().cpu().numpy().tobytes())
+        return {
+            "model": weights_sha256(trials.model),
+            "backend": backend(trials.model),
+            "device": str(trials.device),
+            "structures": digest.hexdigest(),
+        }
+
+
+def _key(policy: Policy) -> str:
+    return json.dumps([[rule.blocks, rule.compute] for rule in policy.rules])
+
+
+def _call(model: torch.nn.Module, graph: Graph, dtype: torch.dtype, options: Mapping[str, Any]) -> Callable[[], Any]:
+    return lambda: model(graph.cast(dtype), **options)
+
+
+def _in_arithmetic(variant: Variant, call: Callable[[], Any]) -> Callable[[], Any]:
+    def run() -> Any:
+        with variant.arithmetic():
+            return call()
+
+    return run

@@ -1,0 +1,358 @@
+"""Find the fastest assignment of precisions to blocks within a tolerance, and prove it on structures held out.
+
+1. Each block alone is computed in each precision: what that does to the results, and how much time it saves.
+2. :mod:`precision_probe.assignment_search` proposes assignments from these numbers; uniform ones, and ones that keep
+   what comes before the first interaction in float64, are added.
+3. Proposals are measured as they are: errors first, then times side by side. The fastest within the tolerance is
+   verified on the structures held out; if it fails there, the next is.
+
+Nothing is taken from a prediction: it only chooses what is measured.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from precision_probe.analysis import TOLERANCE_UNITS
+from precision_probe.assignment_search import Option, assignments, rules_of
+from precision_probe.blocks import default_blocks
+from precision_probe.candidates import CAST, Candidates
+from precision_probe.exceptions import InputError
+from precision_probe.models import load_model, weights_sha256
+from precision_probe.policy import Policy, Rule
+from precision_probe.precisions import PRECISIONS, parse_precisions
+from precision_probe.prediction import sensitivities
+from precision_probe.progress import shown
+from precision_probe.provenance import provenance
+from precision_probe.structures import read_structures
+from precision_probe.timing import Timed
+from precision_probe.trials import Trials
+
+__all__ = ["DO_NOTHING", "Recommendation", "recommend"]
+
+DO_NOTHING = "float64"
+_JUDGED = ("energy", "forces", "stress")
+_MARGIN = 0.8  # of the tolerance that errors of the structures searched may use: others may be somewhat worse
+_HOLDS = 0.95  # of the structures held out must be within the tolerance
+_N_SEARCHED, _N_HELD_OUT = 8, 64  # structures at most
+_N_PROPOSED = 8
+_BEFORE = ("node_embedding", "radial_embedding", "spherical_harmonics")  # before the first interaction
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What a search found.
+
+    Attributes:
+        policy: The fastest that was proven, with its evidence; without rules if that is to do nothing.
+        candidates: All that was measured as a whole, a row for each by name, the fastest first: ``rules``, the largest
+            errors (``energy`` eV/atom, ``forces`` eV/Å, ``stress`` eV/Å³) and ``forces_rel_l2``, ``share`` (the
+            largest error in tolerances), ``seconds`` and ``iqr`` (median and interquartile range of the largest
+            structure), ``vs_float64`` and ``vs_float32`` (how many times faster than the model cast as a whole),
+            ``peak_gib`` and ``memory_vs_float32``, ``pareto`` (nothing measured is both faster and more accurate),
+            ``held_out`` (of the structures held out, the share within the tolerance; NaN where not verified).
+        blocks: One row for each block and precision, alone: ``energy``, ``forces``, ``stress``, ``share``, ``saves``
+            (seconds), and ``predicted``, the force error that adjoints predict.
+        notes: What a reader should know.
+    """
+
+    policy: Policy
+    candidates: pd.DataFrame
+    blocks: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def recommend(
+    model: Any,
+    structures: Any,
+    tolerance: Mapping[str, float],
+    *,
+    allow: Any = None,
+    objective: str = "time",
+    head: str | None = None,
+    device: str | None = None,
+    seed: int = 0,
+    log: str | Path | None = None,
+    progress: bool = True,
+) -> Recommendation:
+    """Search the fastest assignment of precisions to blocks, within a tolerance.
+
+    Args:
+        model: As :func:`precision_probe.attach` takes it; it must predict energies and forces.
+        structures: As ``probe.run()`` takes them. Up to 8, chosen at random, are searched on, up to 64 others held
+            out; times are of the largest of those searched on, so let it be of the size that you will run.
+        tolerance: The largest errors allowed, of ``energy`` (eV/atom), ``forces`` (eV/Å: of any component), ``stress``
+            (eV/Å³).
+        allow: Precisions to choose from beside float64; by default float32, bfloat16 and float16, and tf32 on CUDA.
+        objective: ``time`` or ``memory`` (CUDA only).
+        head: Which head of a multi-head model.
+        device: Where to run; by default a GPU if there is one.
+        seed: Of the choice of structures.
+        log: A file of errors as they are measured, from which an interrupted search goes on.
+        progress: Show a progress bar, where there is a terminal.
+
+    Raises:
+        InputError: If the model, a structure, a precision, the tolerance or the device cannot be used.
+    """
+    _check(tolerance, objective)
+    searched, held_out = _split(read_structures(structures), seed)
+    module, _ = load_model(model)
+    trials = Trials(module, searched, head=head, device=device)
+    search = _Search(trials, tolerance, objective, Path(log) if log is not None else None)
+    names = _allowed(allow, search)
+    blocks = search.alone(names, progress=progress)
+    proposals = search.proposals(blocks, names)
+    table = search.measured(proposals, names, progress=progress)
+    held = Trials(module, held_out, head=head, device=device) if held_out else None
+    return search.verified(table, proposals, blocks, held)
+
+
+class _Search:
+    """The steps of a search, on the structures searched on."""
+
+    def __init__(self, trials: Trials, tolerance: Mapping[str, float], objective: str, log: Path | None) -> None:
+        self.trials, self.tolerance, self.objective = trials, dict(tolerance), objective
+        self.candidates = Candidates(trials, log)
+        self.names = [block.name for block in default_blocks(trials.model)]
+        if objective == "memory" and trials.device.type != "cuda":
+            raise InputError("Memory is measured on CUDA only. Use --device cuda, or --objective time.")
+        stresses = any(graph.periodic.all() for graph in trials.graphs)
+        self.judged = [name for name in tolerance if name != "stress" or stresses]
+
+    def alone(self, precisions: Sequence[str], *, progress: bool) -> pd.DataFrame:
+        """Each block alone in each precision."""
+        policies = {(block, name): Policy((Rule(block, name),)) for block in self.names for name in precisions}
+        cells = shown(list(policies), "blocks one at a time", progress=progress)
+        errors = {key: self.candidates.errors(policies[key]) for key in cells}
+        timed = self.candidates.timed({"|".join(key): each for key, each in policies.items()} | {"|": Policy(())})
+        base, spread = self._cost(timed["|"]), _iqr(timed["|"])
+        expected = sensitivities(self.trials, n_probes=1).groupby("block")["forces_expected"].apply(_root_of_squares)
+        rows = []
+        for (block, name), table in errors.items():
+            saves = base - self._cost(timed[f"{block}|{name}"])
+            rows.append(
+                {
+                    "block": block,
+                    "precision": name,
+                    **{quantity: _largest(table[quantity]) for quantity in _JUDGED},
+                    "share": float(np.max(self._shares(table))),
+                    "saves": saves if self.objective == "memory" or abs(saves) > spread else 0.0,
+                    "predicted": expected.get(block, np.nan) * PRECISIONS[name].unit_roundoff,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def proposals(self, blocks: pd.DataFrame, precisions: Sequence[str]) -> dict[str, Policy]:
+        """What is worth measuring as a whole, by name."""
+        found = {DO_NOTHING: Policy(())}
+        for name in precisions:
+            found[name] = Policy.uniform(name)
+            after = {block: name for block in self.names if block not in _BEFORE}
+            found[f"{name} after the embeddings"] = _policy(after)
+        number = 0
+        for excluded in {"tf32", "float32"} & set(precisions) or {""}:  # a policy has but one of them
+            options = self._options(blocks[blocks["precision"] != excluded])
+            within = [each for each in assignments(options) if each.error <= 1.5 and each.cost < 0]
+            for each in within[:_N_PROPOSED]:
+                policy = _policy(each.precisions)
+                if self._is_new(policy, found.values()):
+                    number += 1
+                    found[f"mixed {number}"] = policy
+        return found
+
+    def measured(self, proposals: Mapping[str, Policy], precisions: Sequence[str], *, progress: bool) -> pd.DataFrame:
+        """Proposals as they are, beside the model cast as a whole: errors, then times side by side."""
+        steps = shown(list(proposals), "proposals", progress=progress)
+        errors = {name: self.candidates.errors(proposals[name]) for name in steps}
+        casts = tuple(dict.fromkeys(("float64", "float32", *precisions)))
+        casts = tuple(name for name in casts if name != "tf32")
+        for name in casts:
+            errors[CAST.format(name)] = self.candidates.cast_errors(name)
+        timed = self.candidates.timed(proposals, casts, rounds=15)
+        rows = {name: self._row(errors[name], timed[name]) for name in errors}
+        table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("candidate")
+        table.insert(0, "rules", [_text(proposals[name]) if name in proposals else "" for name in table.index])
+        for other in ("float64", "float32"):
+            table[f"vs_{other}"] = timed[CAST.format(other)].median / table["seconds"]
+        table["memory_vs_float32"] = table["peak_gib"] / rows[CAST.format("float32")]["peak_gib"]
+        table["held_out"] = np.nan
+        table = table.sort_values("peak_gib" if self.objective == "memory" else "seconds", kind="stable")
+        return table.assign(pareto=_pareto(table))
+
+    def verified(
+        self, table: pd.DataFrame, proposals: Mapping[str, Policy], blocks: pd.DataFrame, held: Trials | None
+    ) -> Recommendation:
+        """The first in the table, within the tolerance and no cast, that holds on the structures held out too."""
+        notes = []
+        checked = Candidates(held) if held is not None else None
+        for name in table.index:
+            if name not in proposals or not table.loc[name, "share"] <= (_MARGIN if name != DO_NOTHING else np.inf):
+                continue
+            if checked is not None:
+                holds = float((self._shares(checked.errors(proposals[name])).max(axis=1) <= 1).mean())
+                table.loc[name, "held_out"] = holds
+                if holds < _HOLDS:
+                    notes.append(
+                        f"{name} was within the tolerance, but only on {holds:.0%} of the structures held out."
+                    )
+                    continue
+            return self._recommendation(name, table, proposals[name], blocks, held, notes)
+        raise AssertionError("float64 has no error")
+
+    def _recommendation(
+        self,
+        name: str,
+        table: pd.DataFrame,
+        policy: Policy,
+        blocks: pd.DataFrame,
+        held: Trials | None,
+        notes: list[str],
+    ) -> Recommendation:
+        row = table.loc[name]
+        if name == DO_NOTHING:
+            notes.append("No other policy keeps the tolerance and is faster: run the model in float64.")
+        elif row["vs_float32"] < 1 and self.objective == "time":
+            notes.append("It is not faster than the model cast to float32 as a whole, but more accurate.")
+        if held is None:
+            notes.append("There were too few structures to hold any out: the tolerance was verified on none but these.")
+        if set(self.judged) != set(self.tolerance):
+            notes.append("The tolerance of stress was not judged: no structure is periodic in all directions.")
+        rank = _rank_correlation(blocks)
+        notes.append(
+            f"{self.candidates.n_runs} runs of the model for errors; adjoints rank the blocks' force errors with a "
+            f"Spearman correlation of {rank:.2f}."
+        )
+        kept = table[table["pareto"] | (table.index == name) | table.index.str.startswith(CAST.format(""))]
+        evidence = {
+            "objective": self.objective,
+            "device": str(provenance(self.trials.model, self.trials.device).get("device_name", self.trials.device)),
+            "searched": [graph.names[0] for graph in self.trials.graphs],
+            "held_out": 0 if held is None else len(held.graphs),
+            "runs": self.candidates.n_runs,
+            "adjoint_rank_correlation": _plain(rank),
+            "chosen": name,
+            "candidates": {
+                str(index): {key: _plain(value) for key, value in line.items() if not pd.isna(value)}
+                for index, line in kept.iterrows()
+            },
+        }
+        about = {"class": type(self.trials.model).__name__, "sha256": weights_sha256(self.trials.model)}
+        return Recommendation(Policy(policy.rules, self.tolerance, evidence, about), table, blocks, tuple(notes))
+
+    def _options(self, blocks: pd.DataFrame) -> dict[str, dict[str, Option]]:
+        n = len(self.trials.graphs) * len(self.judged)
+        found: dict[str, dict[str, Option]] = {}
+        for row in blocks.to_dict("records"):
+            choices = found.setdefault(row["block"], {DO_NOTHING: Option(0.0, np.zeros(n))})
+            table = self.candidates.errors(Policy((Rule(row["block"], row["precision"]),)))
+            choices[row["precision"]] = Option(-row["saves"], self._shares(table).flatten())
+        return found
+
+    def _shares(self, errors: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Errors in tolerances, (structures, quantities); infinite where not finite, none where nothing is to judge."""
+        found = [np.zeros(len(errors))]
+        for name in self.judged:
+            is_missing = errors[name].isna() & (name == "stress") & np.isfinite(errors["forces"])
+            found.append(errors[name].where(~is_missing, 0.0).fillna(np.inf).to_numpy() / self.tolerance[name])
+        return np.stack(found[1:] or found, axis=1)
+
+    def _row(self, errors: pd.DataFrame, timed: Timed) -> dict[str, float]:
+        rel_l2 = _root_of_squares(errors["forces_l2"]) / _root_of_squares(errors["forces_norm"])
+        return {
+            **{quantity: _largest(errors[quantity]) for quantity in _JUDGED},
+            "forces_rel_l2": rel_l2,
+            "share": float(np.max(self._shares(errors))),
+            "seconds": timed.median,
+            "iqr": _iqr(timed),
+            "peak_gib": np.nan if timed.peak_bytes is None else timed.peak_bytes / 2**30,
+        }
+
+    def _cost(self, timed: Timed) -> float:
+        return float(timed.peak_bytes or np.inf) if self.objective == "memory" else timed.median
+
+    def _is_new(self, policy: Policy, others: Iterable[Policy]) -> bool:
+        return all(policy.assignments(self.names) != other.assignments(self.names) for other in others)
+
+
+def _check(tolerance: Mapping[str, float], objective: str) -> None:
+    if not tolerance or not set(tolerance) <= set(_JUDGED):
+        known = ", ".join(f"{name} ({TOLERANCE_UNITS[name]})" for name in _JUDGED)
+        raise InputError(f"A search needs tolerances of one or more of {known}; got {dict(tolerance)}.")
+    if objective not in ("time", "memory"):
+        raise InputError(f"The objective is time or memory; got {objective!r}.")
+
+
+def _split(structures: list[Any], seed: int) -> tuple[list[Any], list[Any]]:
+    """Those to search on, and those to hold out: none of a single one."""
+    order = np.random.default_rng(seed).permutation(len(structures))
+    n = min(_N_SEARCHED, (len(structures) + 1) // 2)
+    searched, held_out = order[:n], order[n : n + _N_HELD_OUT]
+    return [structures[index] for index in searched], [structures[index] for index in held_out]
+
+
+def _allowed(allow: Any, search: _Search) -> list[str]:
+    from precision_probe.backends import check_backend
+    from precision_probe.probe import default_precisions
+    from precision_probe.variants import check_device
+
+    device, model = search.trials.device, search.trials.model
+    precisions = default_precisions(device, model) if allow is None else parse_precisions(allow)
+    check_device(device, precisions)
+    check_backend(model, precisions, device)
+    return [precision.name for precision in precisions]
+
+
+def _pareto(table: pd.DataFrame) -> list[bool]:
+    """Whether nothing is at least as fast and more accurate, or as accurate and faster."""
+    time, error = table["seconds"].to_numpy(), table["share"].fillna(np.inf).to_numpy()
+    return [
+        not bool(np.any((time <= t) & (error <= e) & ((time < t) | (error < e))))
+        for t, e in zip(time, error, strict=True)
+    ]
+
+
+def _rank_correlation(blocks: pd.DataFrame) -> float:
+    """Of the errors that adjoints predict with those measured, over blocks, averaged over precisions."""
+    finite = blocks[np.isfinite(blocks["forces"])]
+    found = [
+        scipy.stats.spearmanr(rows["predicted"], rows["forces"]).statistic
+        for _, rows in finite.groupby("precision")
+        if len(rows) > 2
+    ]
+    return float(np.mean(found)) if found else np.nan
+
+
+def _policy(precisions: Mapping[str, str]) -> Policy:
+    return Policy(tuple(Rule(glob, name) for glob, name in rules_of(precisions)))
+
+
+def _text(policy: Policy) -> str:
+    return ", ".join(f"{rule.blocks} {rule.compute}" for rule in policy.rules) or "no rules"
+
+
+def _largest(values: "pd.Series[float]") -> float:
+    """The largest; NaN only if all are."""
+    return float(values.max())
+
+
+def _root_of_squares(values: "pd.Series[float]") -> float:
+    return float(np.sqrt((values**2).sum()))
+
+
+def _iqr(timed: Timed) -> float:
+    if not timed.seconds:
+        return np.nan
+    low, high = np.percentile(timed.seconds, [25, 75])
+    return float(high - low)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it, numbers with four digits."""
+    if isinstance(value, str | bool | np.bool_):
+        return value if isinstance(value, str) else bool(value)
+    return float(f"{value:.4g}") if np.isfinite(value) else None
