@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from precision_probe.backends import check_backend
 from precision_probe.bit_sweep import SWEEP_TITLE, sweep_of
 from precision_probe.blocks import default_blocks
 from precision_probe.budget import budget
 from precision_probe.digits import significant_digits
+from precision_probe.exceptions import InputError
 from precision_probe.noise import noise_floor
 from precision_probe.nonfinite import failures_of
 from precision_probe.precisions import PRECISIONS, Precision, parse_precisions
@@ -21,7 +23,7 @@ from precision_probe.stored_tables import StoredTable
 from precision_probe.structures import read_structures
 from precision_probe.symmetry import equivariance
 from precision_probe.trials import ERROR_UNITS, Trials
-from precision_probe.variants import Variant
+from precision_probe.variants import Variant, check_device
 
 __all__ = ["explain"]
 
@@ -51,15 +53,20 @@ def explain(
         By name, for :meth:`precision_probe.trace.Trace.with_tables`. What the columns mean is said by the functions
         that make them: ``range`` (:mod:`precision_probe.nonfinite`), ``noise``, ``budget``, ``sweep``, ``prediction``,
         ``equivariance`` (:mod:`precision_probe.symmetry`), ``finite_differences`` and ``displacement``
-        (:mod:`precision_probe.smoothness`), ``digits``.
+        (:mod:`precision_probe.smoothness`), ``digits``. Without a reduced precision there are no ``range``, ``budget``
+        and ``prediction``; there is no ``budget`` of tf32 either.
 
     Raises:
         InputError: If the model, a structure, a precision or the device cannot be used.
     """
+    if n_structures < 1:
+        raise InputError(f"At least one structure must be used; got n_structures={n_structures}.")
+    asked = parse_precisions(precisions)
     atoms = read_structures(structures)
     chosen = np.unique(np.linspace(0, len(atoms) - 1, min(n_structures, len(atoms))).astype(int))
     trials = Trials(model, [atoms[index] for index in chosen], head=head, device=device)
-    asked = parse_precisions(precisions)
+    check_device(trials.device, asked)
+    check_backend(trials.model, asked, trials.device)
     variants = [trials.reference, *(Variant(trials.model, precision, trials.device) for precision in asked)]
     questions = shown(_questions(trials, variants), "explaining", progress=progress)
     return {each.name: StoredTable(each.make(), each.title, each.units) for each in questions}
@@ -80,7 +87,7 @@ def _questions(trials: Trials, variants: list[Variant]) -> list[_Question]:
     blocks = default_blocks(trials.model)
     reduced = [variant.precision for variant in variants[1:]]
     emulated = [precision for precision in reduced if precision.name != "tf32"]
-    return [
+    questions = [
         _Question(
             "range",
             "Where numbers first leave the range of a precision",
@@ -134,6 +141,8 @@ def _questions(trials: Trials, variants: list[Variant]) -> list[_Question]:
             {"spread": "eV/atom; forces eV/Å"},
         ),
     ]
+    empty = {"range", "budget", "prediction"} if not reduced else {"budget"} if not emulated else set()
+    return [question for question in questions if question.name not in empty]
 
 
 def _for_each(precisions: Iterable[Precision], table: Callable[[Precision], pd.DataFrame]) -> pd.DataFrame:

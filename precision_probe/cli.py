@@ -177,7 +177,7 @@ def errors(
 @app.command()
 def explain(
     trace: TraceArgument,
-    table: Annotated[str | None, typer.Option(help="One table alone, such as budget. Default: all.")] = None,
+    table: Annotated[str | None, typer.Option(help="One table alone, such as physics or budget. Default: all.")] = None,
     format: Annotated[Format, typer.Option(help="How to print one table.")] = Format.table,  # noqa: A002
     traceback: TracebackOption = False,
 ) -> None:
@@ -188,10 +188,14 @@ def explain(
         with pp.open_trace(trace) as opened:
             if format is Format.table:
                 _print_views(opened, table)
+                if table is None and not opened.tables:
+                    _complain("Note: the trace keeps no tables that say why. Make one that does: audit --explain.")
             elif table is None:
                 raise InputError(f"Name one table with --table to print it as {format.value}.")
             else:
-                _write(opened.table(table).frame, format)
+                from precision_probe.explanations import numbers
+
+                _write(numbers(opened, table), format)
 
 
 @app.command()
@@ -261,10 +265,14 @@ def sweep(
         if len(limits) != 1 or not set(limits) <= {"energy", "forces"}:
             raise InputError(f"A sweep has one tolerance, of energy or of forces; got {tolerance!r}.")
         numbers = _whole_numbers(bits)
-        from precision_probe.trace import check_writable
+        if output is not None:
+            from precision_probe.trace import check_writable
 
-        for path in filter(None, (output, plot)):
-            check_writable(path, force=force)
+            check_writable(output, force=force)
+        if plot is not None:
+            from precision_probe.plots import check_figure
+
+            check_figure(plot, force=force)
         from precision_probe.bit_sweep import stored
         from precision_probe.bit_sweep import sweep as run_sweep
 
@@ -296,13 +304,17 @@ def main() -> None:
 
 def _run(probe: "Probe", structures: str, *, quiet: bool, explain: bool) -> ProbeError | None:
     """Run the structures; an interruption or a failure is returned, so that what is done can be kept first."""
+    is_audited = False
     try:
         with _termination_interrupts():
             probe.run(structures, progress=not quiet)
+            is_audited = True
             if explain:
                 probe.explain(structures, progress=not quiet)
-    except InputError:
-        raise
+    except InputError as error:
+        if not is_audited:
+            raise
+        return InputError(f"{error} The audit itself is complete, and in the trace.")
     except KeyboardInterrupt:
         if not probe.n_structures:
             raise

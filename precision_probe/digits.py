@@ -44,9 +44,9 @@ def significant_digits(
     """
     if n_samples < 2:
         raise InputError(f"A spread needs two samples or more; got {n_samples}.")
+    formats = [(precision, *_stochastic(precision)) for precision in map(parse_precision, precisions)]
     rows = []
-    for precision in map(parse_precision, precisions):
-        name, missing = _stochastic(precision)
+    for precision, name, missing in formats:
         format_ = parse_precision(name)
         samples = [_results(trials, format_, seed + number) for number in range(n_samples)]
         for quantity in samples[0]:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from precision_probe.exceptions import InputError
-from precision_probe.physics import ALL, by_structure
+from precision_probe.physics import ALL, by_structure, has_energies_and_forces
 from precision_probe.roughness import steps
 from precision_probe.trace import Trace
 
-__all__ = ["View", "view", "views"]
+__all__ = ["View", "numbers", "view", "views"]
 
 _MILLI = 1e3
 
@@ -32,7 +32,7 @@ class View:
 
 def views(trace: Trace) -> tuple[str, ...]:
     """What can be shown of a trace: its stored tables; errors in physical terms where it is of energies and forces."""
-    has_forces = bool(trace.precisions) and "forces" in trace.group("propagated", "float64")
+    has_forces = bool(trace.precisions) and has_energies_and_forces(trace)
     stored = [name for name in trace.tables if name in _ARRANGED]
     return (*(["physics"] if has_forces else []), *stored)
 
@@ -48,6 +48,15 @@ def view(trace: Trace, name: str) -> View:
     if name not in _ARRANGED:
         raise InputError(f"Unknown table {name!r}. The trace has: {', '.join(views(trace)) or 'none'}.")
     return _ARRANGED[name](trace.table(name).frame)
+
+
+def numbers(trace: Trace, name: str) -> pd.DataFrame:
+    """What a view is made of, in full: rows as they are stored, or errors in physical terms structure by structure.
+
+    Raises:
+        InputError: If the trace has no such table.
+    """
+    return by_structure(trace) if name == "physics" else trace.table(name).frame
 
 
 def _physics(table: pd.DataFrame) -> View:
@@ -127,15 +136,14 @@ def _sweep(table: pd.DataFrame) -> View:
 
 def _wide(table: pd.DataFrame, label: str) -> pd.DataFrame:
     """The largest value for each label and precision, both in the order in which they come."""
-    order = table["precision"].unique()
-    return table.pivot_table(index=label, columns="precision", values="value", aggfunc="max", sort=False)[order]
+    wide = table.pivot_table(index=label, columns="precision", values="value", aggfunc="max", sort=False)
+    return wide.reindex(index=table[label].unique(), columns=table["precision"].unique())  # what is all NaN, too
 
 
 def _range(table: pd.DataFrame) -> View:
     first = table.drop_duplicates("message")
-    frame = pd.DataFrame({"what happens first": first["message"].to_numpy()}, index=first["precision"])
-    if frame.empty:
-        frame.loc["all precisions"] = ["every number stays within range"]
+    messages = first["message"].tolist() or ["every number stays within range"]
+    frame = pd.DataFrame({"what happens first": messages}, index=first["precision"].tolist() or ["all precisions"])
     return View("Overflow, underflow, NaN", frame.rename_axis("precision"))
 
 

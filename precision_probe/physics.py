@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from precision_probe.exceptions import InputError
 from precision_probe.trace import Trace
 
-__all__ = ["ALL", "by_structure"]
+__all__ = ["ALL", "by_structure", "has_energies_and_forces"]
 
 ALL = "all"
 _MILLI = 1e3
@@ -60,10 +60,9 @@ def by_structure(trace: Trace) -> pd.DataFrame:
     Raises:
         InputError: If the trace is of a model without energies and forces.
     """
-    reference = trace.group("propagated", "float64")
-    if "forces" not in reference or "energy" not in reference:
+    if not has_energies_and_forces(trace):
         raise InputError("The trace is of a model that predicts no energies and forces.")
-    structures = trace.structures
+    reference, structures = trace.group("propagated", "float64"), trace.structures
     names = [*map(str, structures["name"].values), ALL]
     rows = []
     for precision in ("float64", *map(str, trace.precisions)):
@@ -71,6 +70,12 @@ def by_structure(trace: Trace) -> pd.DataFrame:
         for name, part in zip(names, _parts(structures, reference, variant), strict=True):
             rows.append({"precision": precision, "structure": name, **_row(part)})
     return pd.DataFrame(rows)
+
+
+def has_energies_and_forces(trace: Trace) -> bool:
+    """Whether a trace is of energies and forces of atoms; another module's outputs may have these names too."""
+    found = trace.group("propagated", "float64")
+    return "energy" in found and "forces" in found and "n_atoms" in trace.structures
 
 
 def _parts(structures: xr.Dataset, reference: xr.Dataset, variant: xr.Dataset) -> Iterator[_Structure]:

@@ -6,11 +6,29 @@ import pandas as pd
 
 from precision_probe.analysis import TOLERANCE_UNITS
 from precision_probe.exceptions import InputError
+from precision_probe.trace import check_writable
 
-__all__ = ["plot_sweep"]
+__all__ = ["check_figure", "plot_sweep"]
 
 _HARDWARE = {7: "bfloat16", 10: "float16, tf32", 23: "float32"}
 _DASHES = ("-", "--", ":", "-.")
+
+
+def check_figure(path: str | Path, *, force: bool = False) -> Path:
+    """Return the path, once it is known that a figure can be drawn there: asked before hours of work, not after.
+
+    Raises:
+        InputError: If matplotlib is not installed or does not know the suffix, or the file cannot be written, or is
+            there without ``force``.
+    """
+    path = Path(path)
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise InputError("Figures need matplotlib. Install it with: pip install 'precision-probe[plots]'") from error
+    if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
+        raise InputError(f"The figure {path} has the suffix {path.suffix!r}. Name it .png, .svg or .pdf.")
+    return check_writable(path, force=force)
 
 
 def plot_sweep(sweep: pd.DataFrame, quantity: str, tolerance: float, path: str | Path) -> None:
@@ -20,18 +38,18 @@ def plot_sweep(sweep: pd.DataFrame, quantity: str, tolerance: float, path: str |
         sweep: From :func:`precision_probe.bit_sweep.sweep`.
         quantity: ``energy`` or ``forces``.
         tolerance: Drawn as a line, in eV/atom or eV/Å.
-        path: The file; its suffix says which format.
+        path: The file, replaced if it is there; its suffix says which format.
 
     Raises:
-        InputError: If matplotlib is not installed, or the file cannot be written.
+        InputError: If matplotlib is not installed or does not know the suffix, or the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("Figures need matplotlib. Install it with: pip install 'precision-probe[plots]'") from error
+    path = check_figure(path, force=True)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for number, (block, rows) in enumerate(sweep[sweep[quantity] > 0].groupby("block", sort=False)):
+    shown = sweep.assign(**{quantity: sweep[quantity].where(sweep[quantity] > 0)})  # zero has no logarithm
+    for number, (block, rows) in enumerate(shown.groupby("block", sort=False)):
         rows = rows.sort_values("bits")
         is_whole = number == 0
         axes.semilogy(
@@ -56,5 +74,5 @@ def plot_sweep(sweep: pd.DataFrame, quantity: str, tolerance: float, path: str |
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, title="rounded")
     try:
         figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise InputError(f"The figure {path} cannot be written ({error}). Name it .png, .svg or .pdf.") from error
+    except OSError as error:
+        raise InputError(f"The figure {path} cannot be written ({error.strerror or error}).") from error

@@ -177,8 +177,7 @@ class Probe:
 
         If this is interrupted, the structures that were finished are in the trace.
         """
-        if self._is_detached and self._recorder.has_file:
-            raise InputError("The trace was finished when the probe was detached. Attach again, with another output.")
+        self._check_unfinished()
         samples = self._subject.samples(structures)
         self._finish_call()
         self._follow_weights()
@@ -199,8 +198,10 @@ class Probe:
             progress: Show a progress bar, where there is a terminal.
 
         Raises:
-            InputError: If a structure cannot be used, or the model predicts no energies and forces.
+            InputError: If a structure cannot be used, the model predicts no energies and forces, or the output file is
+                finished.
         """
+        self._check_unfinished()
         from precision_probe.causes import explain
 
         tables = explain(
@@ -215,8 +216,17 @@ class Probe:
         self.add_tables(tables)
 
     def add_tables(self, tables: Mapping[str, StoredTable]) -> None:
-        """Keep tables in the trace, in place of any of the same names."""
+        """Keep tables in the trace, in place of any of the same names.
+
+        Raises:
+            InputError: If the output file is finished.
+        """
+        self._check_unfinished()
         self._recorder.tables |= tables
+
+    def _check_unfinished(self) -> None:
+        if self._is_detached and self._recorder.has_file:
+            raise InputError("The trace was finished when the probe was detached. Attach again, with another output.")
 
     def trace(self) -> Trace:
         """Everything recorded so far.

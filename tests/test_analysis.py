@@ -19,6 +19,7 @@ from precision_probe.analysis import TOLERANCE_UNITS, block_errors, exceeded, pa
 from precision_probe.metrics import METRICS
 from precision_probe.models import build
 from precision_probe.precisions import PRECISIONS
+from precision_probe.stored_tables import StoredTable
 from precision_probe.trace import Trace
 
 NAMES = ("float32", "bfloat16", "float16")
@@ -116,7 +117,7 @@ def by_definition(y, y_hat, unit_roundoff, eps=1e-12):
 
 
 def test_one_row_for_each_array(table, file, trace):
-    assert table.columns.tolist() == [*IDENTITY, *METRICS, "resolved"]
+    assert table.columns.tolist() == [*IDENTITY, *METRICS, "floor", "noise", "resolved"]
     arrays = {
         name.removesuffix(".grad") + (" backward" if name.endswith(".grad") else " forward") for name in file.names
     }
@@ -149,6 +150,71 @@ def test_every_row_follows_from_the_definitions(table, file):
         for name, value in expected.items():
             near = pytest.approx(float(value), rel=1e-6, abs=1e-9 * row["max_abs"])
             assert row[name] == near, (row["precision"], row["block"], row["tensor"], name)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("float16", np.float16), ("float32", np.float32)])
+def test_the_floor_is_the_error_of_casting_the_reference(table, file, name, dtype):
+    rows = table[table["precision"] == name].to_dict("records")
+    assert len(rows) > 50
+    for row in rows:
+        y = file.of(row, "float64")
+        expected = np.linalg.norm(y.astype(dtype).astype(np.float64) - y) / np.linalg.norm(y)
+        assert row["floor"] == pytest.approx(expected, rel=1e-9, abs=1e-300), (row["block"], row["tensor"])
+
+
+def test_results_of_the_model_are_no_better_than_their_floor(table):
+    stored = table[table["block"] == "model"].query("tensor in ['forces', 'stress']")
+    assert (stored["rel_l2"] >= stored["floor"] * (1 - 1e-12)).all()
+    assert (stored["floor"] > 0).all()
+
+
+# noise
+
+
+def with_noise(trace, factors):
+    """The trace with a table of noise: these factors times the errors themselves; block gradients in it as well."""
+    found = pp.errors(trace).set_index(["mode", "precision", "block", "tensor", "direction"])["rel_l2"]["propagated"]
+    rows = [(*key, factor * found[key]) for key, factor in factors.items()]
+    frame = pd.DataFrame(rows, columns=["precision", "block", "tensor", "direction", "spread"])
+    return trace.with_tables({"noise": StoredTable(frame, "made by hand")})
+
+
+NOISE = {
+    ("float16", "model", "forces", "backward"): 0.5,
+    ("float32", "model", "forces", "backward"): 2.0,
+    ("float32", "products.1", "output", "forward"): 3.0,
+    ("float32", "products.1", "node_feats", "backward"): 1.0,
+    ("float32", "readouts.0", "output", "forward"): nan,  # its norm is zero
+}
+
+
+def test_noise_is_that_of_the_table_and_errors_below_it_are_not_resolved(trace, table):
+    keys = ["precision", "block", "tensor", "direction"]
+    found = pp.errors(with_noise(trace, NOISE))
+    pd.testing.assert_frame_equal(found.drop(columns=["noise", "resolved"]), table.drop(columns=["noise", "resolved"]))
+    for row, before in zip(found.to_dict("records"), table["resolved"], strict=True):
+        factor = NOISE.get(tuple(row[key] for key in keys), nan) if row["mode"] == "propagated" else nan
+        assert row["noise"] == pytest.approx(factor * row["rel_l2"], nan_ok=True)
+        assert row["resolved"] == (before and not factor > 1), row
+    assert (~found["resolved"] & table["resolved"]).sum() == 2
+
+
+def test_a_block_below_the_noise_is_not_the_worst(trace):
+    worst = worst_blocks(pp.errors(trace).query("mode == 'propagated'"))["float32"]
+    rows = pp.errors(trace).query(f"precision == 'float32' and direction == 'forward' and block == '{worst}'")
+    noise = {("float32", worst, tensor, "forward"): 1.5 for tensor in rows["tensor"]}
+    found = pp.errors(with_noise(trace, noise)).query("mode == 'propagated'")
+    assert worst_blocks(found)["float32"] != worst
+
+
+def test_noise_and_floor_of_resolved_parts(trace):
+    found = pp.errors(with_noise(trace, NOISE), by="element")
+    assert found["noise"].isna().all()
+    assert np.isfinite(found["floor"]).all()
+
+
+def test_without_a_table_nothing_is_known_of_noise(table):
+    assert table["noise"].isna().all()
 
 
 def test_units(table):

@@ -382,7 +382,9 @@ def trace_file(model, tmp_path_factory):
 
 
 def assert_equal(read, table):
-    assert np.isfinite(table.select_dtypes("number")).all(axis=None)
+    assert table["noise"].isna().all()  # null, or empty: no table of it
+    assert np.isfinite(table.select_dtypes("number").drop(columns="noise")).all(axis=None)
+    read = read.assign(noise=read["noise"].astype(float))
     pd.testing.assert_frame_equal(read, table, check_dtype=False, rtol=1e-13, atol=0)
 
 
@@ -413,9 +415,12 @@ def test_errors_as_csv_and_as_a_table(trace_file):
     for row, expected in zip(csv.DictReader(io.StringIO(as_csv.stdout)), table.to_dict("records"), strict=True):
         assert list(row) == list(expected)
         for name, value in expected.items():
-            assert (float(row[name]) if isinstance(value, float) else row[name]) == (
-                value if isinstance(value, float) else str(value)
-            )
+            if name == "noise":
+                assert row[name] == ""
+            else:
+                assert (float(row[name]) if isinstance(value, float) else row[name]) == (
+                    value if isinstance(value, float) else str(value)
+                )
     assert run("errors", trace_file).stdout == shown.stdout
     assert len([line for line in shown.stdout.splitlines() if line.strip()]) == len(table) + 2
     assert "…" not in shown.stdout
@@ -431,6 +436,208 @@ def test_errors_takes_eps(trace_file):
 def test_errors_refuses_what_is_no_trace(water_file):
     refused(run("errors", water_file), "water.xyz is not an HDF5 file")
     refused(run("errors", "absent.h5"), "absent.h5 does not exist", "precision-probe audit")
+
+
+# explain
+
+
+@pytest.fixture(scope="module")
+def one_layer(config, tmp_path_factory):
+    """A model that is explained in seconds."""
+    path = tmp_path_factory.mktemp("model") / "layer.model"
+    torch.save(build(config | {"num_interactions": 1}, seed=3), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def explained(one_layer, tmp_path_factory):
+    """What audit --explain says, and its trace."""
+    folder = tmp_path_factory.mktemp("explained")
+    ase.io.write(folder / "water.xyz", ase.build.molecule("H2O"))
+    path = folder / "trace.h5"
+    options = ("--explain", "--device", "cpu", "-o", path, "--modes", "propagated")
+    return run("audit", one_layer, folder / "water.xyz", "-p", "float16", *options), path
+
+
+TITLES = {
+    "physics": "In your units",
+    "range": "Overflow, underflow, NaN",
+    "noise": "Noise from run to run",
+    "budget": "What the force error comes from (meV/Å)",
+    "sweep": "Largest force error with so many stored bits (meV/Å)",
+    "prediction": "Errors predicted, and measured",
+    "equivariance": "Broken symmetry",
+    "finite_differences": "Are forces the gradient of the energy?",
+    "displacement": "Steps that rounding makes along a displacement",
+    "digits": "Significant digits",
+}
+
+
+def flat(text):
+    return " ".join(text.split())
+
+
+def test_audit_explains_prints_and_keeps_the_tables(explained):
+    result, path = explained
+    assert result.exit_code == FINE, result.output
+    for title in ("The model as a whole", "Block by block", *TITLES.values()):
+        assert title in flat(result.stdout)
+    assert "Warning" not in result.stderr
+    with pp.open_trace(path) as trace:
+        assert set(trace.tables) == set(TITLES) - {"physics"}
+        assert trace.attributes["complete"] is True
+        mae = trace.table("budget").frame.set_index("source").loc["all together", "forces_mae"]
+        assert mae == pytest.approx(pp.summary(trace).loc["float16", "forces_mae"])
+        assert pp.errors(trace)["noise"].notna().any()
+    assert names(path.parent) == ["trace.h5", "water.xyz"]
+
+
+def test_explain_prints_what_the_audit_printed(explained):
+    audited, path = explained
+    result = run("explain", path)
+    assert (result.exit_code, result.stderr) == (FINE, "")
+    assert result.stdout.strip() in audited.stdout
+    for title in TITLES.values():
+        assert title in flat(result.stdout)
+
+
+@pytest.mark.parametrize("name", ["physics", "sweep"])
+def test_explain_prints_one_table(explained, name):
+    _, path = explained
+    result = run("explain", path, "--table", name)
+    assert (result.exit_code, result.stderr) == (FINE, "")
+    assert [other for other, title in TITLES.items() if title in flat(result.stdout)] == [name]
+
+
+@pytest.mark.parametrize("name", ["physics", "range", "budget"])
+def test_explain_writes_one_table_as_json_and_csv(explained, name):
+    from precision_probe.physics import by_structure
+
+    _, path = explained
+    with pp.open_trace(path) as trace:
+        expected = by_structure(trace) if name == "physics" else trace.table(name).frame
+    as_json, as_csv = (run("explain", path, "--table", name, "--format", kind) for kind in ("json", "csv"))
+    assert as_json.exit_code == as_csv.exit_code == FINE
+    rows = json.loads(as_json.stdout, parse_constant=pytest.fail)
+    read = pd.read_csv(io.StringIO(as_csv.stdout), keep_default_na=False)
+    assert len(rows) == len(read) == len(expected)
+    assert read.columns.tolist() == expected.columns.tolist()
+    for row, line, wanted in zip(rows, read.to_dict("records"), expected.to_dict("records"), strict=True):
+        for column, value in wanted.items():
+            if isinstance(value, str):
+                assert row[column] == line[column] == value
+            elif np.isfinite(value):
+                assert row[column] == value
+                assert float(line[column]) == pytest.approx(value, rel=1e-15)
+            else:
+                assert row[column] is None
+
+
+def test_explain_refuses(explained, trace_file):
+    _, path = explained
+    for kind in ("csv", "json"):
+        refused(run("explain", path, "--format", kind), "--table", kind)
+    refused(run("explain", path, "--table", "budgets"), "budgets", "physics", "budget")
+    refused(run("explain", path, "--table", "budgets", "--format", "csv"), "budgets")
+    refused(run("explain", trace_file, "--table", "budget"), "no table 'budget'", "--explain")
+    refused(run("explain", "absent.h5"), "absent.h5 does not exist")
+
+
+def test_explain_says_what_a_plain_trace_lacks(trace_file):
+    result = run("explain", trace_file)
+    assert result.exit_code == FINE
+    assert "In your units" in result.stdout
+    assert "Note: " in result.stderr
+    assert "audit --explain" in flat(result.stderr)
+    assert run("explain", trace_file, "--table", "physics").stderr == ""
+
+
+@pytest.mark.parametrize("name", ["AtomicDipolesMACE", "AtomicDielectricMACE"])
+def test_what_cannot_be_explained_is_audited_nevertheless(config, water_file, tmp_path, folder, name):
+    irreps = {"hidden_irreps": "4x0e + 4x1o + 4x2e", "MLP_irreps": "4x0e + 4x1o + 4x2e"}
+    more = irreps if name == "AtomicDielectricMACE" else {"MLP_irreps": "4x1o"}
+    torch.save(build(config | {"model": name, "atomic_energies": None} | more), tmp_path / "dipole.model")
+    result = audit(tmp_path / "dipole.model", water_file, "--explain", "-o", "out.h5", "-q")
+    refused(result, "predicts no energies and forces", "in the trace")
+    assert names(folder) == ["out.h5"]
+    with pp.open_trace("out.h5") as trace:
+        assert trace.attributes["complete"] is True
+        assert "dipole" in trace.group("propagated", "float32")
+        assert trace.tables == ()
+    shown = audit(tmp_path / "dipole.model", water_file, "--explain", "-o", "out.h5", "--force")
+    assert shown.exit_code == BAD_INPUT
+    assert "The model as a whole" in shown.stdout
+    result = run("explain", "out.h5")
+    assert (result.exit_code, result.stdout) == (FINE, "")
+    assert "Note: " in result.stderr
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("out of memory")])
+def test_an_explanation_that_fails_leaves_the_audit(folder, model_file, water_file, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("precision_probe.causes.explain", fail)
+    result = audit(model_file, water_file, "--explain", "-o", "out.h5", "-q")
+    refused(result, "after 1 structure", code=FAILED)
+    with pp.open_trace("out.h5") as trace:
+        assert np.isfinite(pp.summary(trace).loc["float32", "forces"])
+
+
+# sweep
+
+
+def sweep(*arguments):
+    return run("sweep", *arguments, "--bits", "8,12", "--blocks", "readouts.*", "--device", "cpu")
+
+
+def test_sweep_writes_a_trace_and_a_figure(folder, model_file, water_file):
+    result = sweep(model_file, water_file, "-o", "x.h5", "--plot", "x.png", "--format", "csv")
+    assert result.exit_code == FINE, result.output
+    assert names(folder) == ["x.h5", "x.png"]
+    assert (folder / "x.png").read_bytes().startswith(b"\x89PNG")
+    printed = pd.read_csv(io.StringIO(result.stdout))
+    with pp.open_trace("x.h5") as trace:
+        assert (trace.tables, trace.precisions, trace.blocks) == (("sweep",), (), ("readouts.0", "readouts.1"))
+        assert np.abs(trace.group("propagated", "float64")["forces"]).max() > 0
+        pd.testing.assert_frame_equal(trace.table("sweep").frame, printed, check_dtype=False, rtol=1e-13)
+        assert trace.table("sweep").units["forces"] == "eV/Å"
+    shown = run("explain", "x.h5")
+    assert (shown.exit_code, shown.stderr) == (FINE, "")
+    assert TITLES["sweep"] in flat(shown.stdout)
+    assert TITLES["physics"] not in flat(shown.stdout)  # no precision to show
+    assert run("errors", "x.h5").exit_code == FINE
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-o", "there.h5"], ["there.h5 exists", "--force"]),
+        (["--plot", "there.png"], ["there.png exists", "--force"]),
+        (["-o", "new.h5", "--plot", "there.png"], ["there.png exists", "--force"]),
+        (["--plot", "new.xyz"], ["new.xyz", ".png, .svg or .pdf"]),
+        (["--plot", "new", "--force"], [".png, .svg or .pdf"]),
+        (["--plot", "missing/new.png"], ["missing/new.png cannot be written"]),
+        (["-o", "missing/new.h5", "--force"], ["missing/new.h5 cannot be written"]),
+    ],
+)
+def test_sweep_refuses_outputs_before_any_work(folder, water_file, options, words):
+    for name in ("there.h5", "there.png"):
+        (folder / name).write_bytes(b"precious")
+    refused(sweep("absent.model", water_file, *options), *words)  # known before the model is looked for
+    assert names(folder) == ["there.h5", "there.png"]
+    assert {(folder / name).read_bytes() for name in names(folder)} == {b"precious"}
+
+
+def test_sweep_replaces_its_outputs_with_force(folder, model_file, water_file):
+    for name in ("there.h5", "there.svg"):
+        (folder / name).write_bytes(b"old")
+    result = sweep(model_file, water_file, "-o", "there.h5", "--plot", "there.svg", "--force", "-q")
+    assert result.exit_code == FINE, result.output
+    assert names(folder) == ["there.h5", "there.svg"]
+    assert (folder / "there.svg").read_bytes().startswith(b"<?xml")
+    with pp.open_trace("there.h5") as trace:
+        assert trace.tables == ("sweep",)
 
 
 MISUSES = [["errors"], ["errors", "x.h5", "--format", "xml"], ["errors", "x.h5", "--eps", "-1"], ["audit", "--nope"]]

@@ -1,0 +1,106 @@
+"""digits.py: against scatter that is known, and the real error of models."""
+
+import ase
+import numpy as np
+import pytest
+import torch
+
+from precision_probe import digits
+from precision_probe.digits import significant_digits
+from precision_probe.evaluation import ENERGY, FORCES
+from precision_probe.exceptions import InputError
+from precision_probe.models import weights_sha256
+from precision_probe.precisions import parse_precision
+from precision_probe.trials import Trials
+from precision_probe.variants import Prediction, Variant
+
+
+@pytest.fixture(scope="module")
+def trials(model):
+    water = ase.Atoms("OHH", [(0.02, 0.0, 0.11), (0.0, 0.78, -0.48), (0.05, -0.75, -0.45)])
+    return Trials(model, water, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def table(trials):
+    return significant_digits(trials, ["float64", "m8", "m18", "e8m10sr"]).set_index(["precision", "quantity"])
+
+
+@pytest.fixture
+def scattered(monkeypatch):
+    """Variants whose energies and forces are normally distributed: σ and μ are known."""
+    sigma = {3: 0.01, 2: 0.04}  # eV and eV/Å; by number of atoms
+
+    class Scattered:
+        def __init__(self, model, precision, device, seed):
+            self.rng = np.random.default_rng(seed)
+
+        def predict(self, graph):
+            n = graph.n_atoms
+            energy = -20.0 + sigma[n] * self.rng.normal(size=1)
+            forces = np.arange(3.0 * n).reshape(n, 3) + sigma[n] * self.rng.normal(size=(n, 3))
+            return Prediction({ENERGY: torch.as_tensor(energy), FORCES: torch.as_tensor(forces)}, 0.0)
+
+    monkeypatch.setattr(digits, "Variant", Scattered)
+    return sigma
+
+
+@pytest.mark.parametrize(("name", "factor"), [("float16", 1), ("m9sr", 1), ("float64", 16), ("m50", 4)])
+def test_scatter_that_is_known(model, scattered, name, factor):
+    """Bits that float64 has too few of make the scatter of the samples larger, by two for each."""
+    structures = [ase.Atoms("OHH", [(0, 0, 0), (0, 0, 1), (0, 1, 0)]), ase.Atoms("CO", [(0, 0, 0), (0, 0, 1.1)])]
+    found = significant_digits(Trials(model, structures, device="cpu"), [name], n_samples=2000)
+    assert found["precision"].tolist() == [name] * 2
+    found = found.set_index("quantity")
+    worst = scattered[2]  # of the two structures, in eV/atom and eV/Å
+    assert found.loc["forces", "spread"] == pytest.approx(worst / factor, rel=0.05)
+    assert found.loc["energy", "spread"] == pytest.approx(worst / 2 / factor, rel=0.05)
+    size = np.sqrt(np.mean(np.arange(6.0) ** 2))
+    assert found.loc["forces", "digits"] == pytest.approx(-np.log10(worst / factor / size), abs=0.03)
+    assert found.loc["energy", "digits"] == pytest.approx(-np.log10(worst / factor / 20), abs=0.03)
+
+
+def test_spread_is_of_the_size_of_the_error_against_float64(trials, table):
+    precision = parse_precision("e8m10sr")
+    errors = [
+        trials.errors(Variant(trials.model, precision, trials.device, seed=seed).predict) for seed in range(100, 103)
+    ]
+    forces = np.sqrt(np.mean([error["forces_rms"] ** 2 for error in errors]))
+    assert 1 / 5 < table.loc[("e8m10sr", "forces"), "spread"] / forces < 5
+    nearest = trials.errors(Variant(trials.model, parse_precision("e8m10"), trials.device).predict)["forces_rms"]
+    assert 1 / 5 < table.loc[("e8m10sr", "forces"), "spread"] / (np.sqrt(2) * nearest) < 5
+
+
+def test_every_bit_is_worth_a_bit(table):
+    for quantity in ("interaction_energy", "forces"):
+        gained = table.loc[("m18", quantity), "digits"] - table.loc[("m8", quantity), "digits"]
+        assert gained == pytest.approx(10 * np.log10(2), abs=0.6)
+        assert table.loc[("m8", quantity), "spread"] > 100 * table.loc[("m18", quantity), "spread"]
+
+
+def test_float64_has_the_digits_of_float64(table):
+    assert table.loc[("float64", "forces"), "digits"] == pytest.approx(14, abs=1.5)
+    assert table.loc["float64"].index.tolist() == ["energy", "interaction_energy", "forces"]
+    more = table.loc[("float64", "forces"), "digits"] - table.loc[("m18", "forces"), "digits"]
+    assert more == pytest.approx((52 - 18) * np.log10(2), abs=0.6)
+
+
+def test_the_seed_decides_and_nothing_else_is_random(trials):
+    before = (weights_sha256(trials.model), torch.get_rng_state(), np.random.get_state()[1].copy())  # noqa: NPY002
+    first, again, other = (significant_digits(trials, ["m10"], n_samples=2, seed=seed) for seed in (1, 1, 7))
+    assert first.equals(again)
+    spreads = [table.set_index("quantity").loc["forces", "spread"] for table in (first, other)]
+    assert spreads[0] != spreads[1]
+    assert weights_sha256(trials.model) == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[2])  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("precisions", "n_samples", "words"),
+    [(["m10"], 1, "two samples or more; got 1"), (["m10", "tf32"], 6, "tf32 rounds the inputs"), (["m99"], 6, "m99")],
+)
+def test_what_cannot_be_sampled_is_refused_at_once(trials, monkeypatch, precisions, n_samples, words):
+    monkeypatch.setattr(digits, "Variant", lambda *_, **__: pytest.fail("too late"))
+    with pytest.raises(InputError, match=words):
+        significant_digits(trials, precisions, n_samples=n_samples)
