@@ -1,31 +1,37 @@
 """The command line: one verb for each task. Nothing heavy is imported before a verb needs it."""
 
-import contextlib
 import itertools
-import json
-import signal
-import sys
-import threading
-import traceback as traceback_module
-from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from precision_probe.cli_common import (
+    EXCEEDED,
+    BlocksOption,
+    By,
+    DeviceOption,
+    Format,
+    HeadOption,
+    ModelArgument,
+    StructuresArgument,
+    TraceArgument,
+    TracebackOption,
+    complain,
+    exit_codes,
+    say,
+    termination_interrupts,
+    wide_console,
+    write,
+)
+from precision_probe.cli_search import apply, recommend, sweep
 from precision_probe.exceptions import InputError, ProbeError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from precision_probe.probe import Probe
     from precision_probe.trace import Trace
 
 __all__ = ["app", "main"]
-
-EXCEEDED, BAD_INPUT, FAILED = 1, 2, 3
 
 app = typer.Typer(
     name="precision-probe",
@@ -36,44 +42,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-ModelArgument = Annotated[
-    str,
-    typer.Argument(
-        help="A MACE checkpoint (.model), 'demo', or a foundation model (mace-mp:small, mace-off:medium, …), which "
-        "mace-torch downloads. A checkpoint is a pickle: loading it runs code from the file, so "
-        "use only files whose source you trust.",
-        show_default=True,
-    ),
-]
-StructuresArgument = Annotated[
-    str, typer.Argument(help="Any file that ASE reads, with ASE's own file@0:16 to select from it, or 'demo'.")
-]
-TraceArgument = Annotated[Path, typer.Argument(help="A trace that audit wrote.")]
-TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show the Python traceback of an error.")]
-
-
-BlocksOption = Annotated[
-    list[str] | None,
-    typer.Option(help="Glob over module names: 'interactions.*', or '!readouts.*' to leave out; may be repeated."),
-]
-HeadOption = Annotated[str | None, typer.Option(help="Which head of a multi-head model.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if there is one.")]
-
-
-class By(StrEnum):
-    """What errors are resolved by."""
-
-    irrep = "irrep"
-    element = "element"
-
-
-class Format(StrEnum):
-    """How errors are printed."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
 
 
 @app.command()
@@ -111,7 +79,7 @@ def audit(
     traceback: TracebackOption = False,
 ) -> None:
     """Run a model in each precision, record what every block computes, and print the errors."""
-    with _exit_codes(traceback):
+    with exit_codes(traceback):
         from precision_probe.analysis import parse_tolerances
         from precision_probe.trace import check_writable
 
@@ -131,7 +99,7 @@ def audit(
             output=output,
             force=force,
         ) as probe:
-            _say(quiet, f"Auditing {probe.name} on {structures}, {probe.device}, in {probe.precision_names}")
+            say(quiet, f"Auditing {probe.name} on {structures}, {probe.device}, in {probe.precision_names}")
             outcome = _run(probe, structures, quiet=quiet, explain=explain)
         over = _finish(probe, output, limits, quiet=quiet)
         if outcome is not None:
@@ -145,11 +113,11 @@ def inspect(
     model: ModelArgument = "demo", structures: StructuresArgument = "demo", traceback: TracebackOption = False
 ) -> None:
     """Show what a model and structures are, and run the first interaction block as a smoke test."""
-    with _exit_codes(traceback):
+    with exit_codes(traceback):
         from precision_probe.describe import print_inspection
         from precision_probe.tables import WIDTH
 
-        print_inspection(model, structures, _wide_console(WIDTH))
+        print_inspection(model, structures, wide_console(WIDTH))
 
 
 @app.command()
@@ -161,7 +129,7 @@ def errors(
     traceback: TracebackOption = False,
 ) -> None:
     """Print every error in a trace: each block, tensor, precision and mode, with all metrics."""
-    with _exit_codes(traceback):
+    with exit_codes(traceback):
         import precision_probe as pp
 
         with pp.open_trace(trace) as opened:
@@ -169,9 +137,9 @@ def errors(
         if format is Format.table:
             from precision_probe.tables import FULL_WIDTH, errors_table
 
-            _wide_console(FULL_WIDTH).print(errors_table(table))
+            wide_console(FULL_WIDTH).print(errors_table(table))
         else:
-            _write(table, format)
+            write(table, format)
 
 
 @app.command()
@@ -182,20 +150,20 @@ def explain(
     traceback: TracebackOption = False,
 ) -> None:
     """Print why the digits go, from a trace that audit --explain wrote: in your units, budgets, symmetry, bits."""
-    with _exit_codes(traceback):
+    with exit_codes(traceback):
         import precision_probe as pp
 
         with pp.open_trace(trace) as opened:
             if format is Format.table:
                 _print_views(opened, table)
                 if table is None and not opened.tables:
-                    _complain("Note: the trace keeps no tables that say why. Make one that does: audit --explain.")
+                    complain("Note: the trace keeps no tables that say why. Make one that does: audit --explain.")
             elif table is None:
                 raise InputError(f"Name one table with --table to print it as {format.value}.")
             else:
                 from precision_probe.explanations import numbers
 
-                _write(numbers(opened, table), format)
+                write(numbers(opened, table), format)
 
 
 @app.command()
@@ -206,7 +174,7 @@ def compare(
     traceback: TracebackOption = False,
 ) -> None:
     """Compare two runs block by block: backends, versions, machines. Exits with 1 if rounding does not explain it."""
-    with _exit_codes(traceback):
+    with exit_codes(traceback):
         import precision_probe as pp
         from precision_probe.comparison import first_difference, provenance_differences
 
@@ -216,18 +184,18 @@ def compare(
         if format is Format.table:
             from precision_probe.tables import WIDTH, comparison_table, provenance_table
 
-            console = _wide_console(WIDTH)
+            console = wide_console(WIDTH)
             console.print(provenance_table(differences))
             console.print(comparison_table(table))
         else:
-            _write(table, format)
+            write(table, format)
         if table.attrs["left_out"]:
-            _complain(f"Note: not comparable, and left out: {', '.join(table.attrs['left_out'])}.")
+            complain(f"Note: not comparable, and left out: {', '.join(table.attrs['left_out'])}.")
         first = first_difference(table)
         if first is None:
-            _complain("Equivalent: every difference is within rounding.")
+            complain("Equivalent: every difference is within rounding.")
             return
-        _complain(
+        complain(
             f"Not equivalent: rounding does not explain {(~table['equivalent']).sum()} of {len(table)} arrays. As the "
             f"model runs, the first is {first['block']} {first['tensor']} ({first['direction']}, {first['mode']}, "
             f"{first['precision']}): rel_l2 {first['difference']:.1e}, allowed {first['allowed']:.1e}."
@@ -235,66 +203,8 @@ def compare(
         raise typer.Exit(EXCEEDED)
 
 
-@app.command()
-def sweep(
-    model: ModelArgument = "demo",
-    structures: StructuresArgument = "demo",
-    tolerance: Annotated[
-        str, typer.Option(help="The error that bits are to keep, such as forces=1e-3 (eV/Å) or energy=1e-4 (eV/atom).")
-    ] = "forces=1e-3",
-    bits: Annotated[
-        str, typer.Option(help="Stored bits of the significand to try: 23 are float32's, 10 float16's, 7 bfloat16's.")
-    ] = "4,6,7,8,10,12,14,16,18,20,23",
-    blocks: BlocksOption = None,
-    head: HeadOption = None,
-    device: DeviceOption = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A trace to keep the errors in, with the reference run.")
-    ] = None,
-    plot: Annotated[Path | None, typer.Option(help="A figure to draw, .png, .svg or .pdf. Needs matplotlib.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")] = False,
-    format: Annotated[Format, typer.Option(help="How to print the errors.")] = Format.table,  # noqa: A002
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
-    traceback: TracebackOption = False,
-) -> None:
-    """How many bits each block needs: round to fewer and fewer, in the whole model and in one block at a time."""
-    with _exit_codes(traceback):
-        from precision_probe.analysis import parse_tolerances
-
-        limits = parse_tolerances(tolerance)
-        if len(limits) != 1 or not set(limits) <= {"energy", "forces"}:
-            raise InputError(f"A sweep has one tolerance, of energy or of forces; got {tolerance!r}.")
-        numbers = _whole_numbers(bits)
-        if output is not None:
-            from precision_probe.trace import check_writable
-
-            check_writable(output, force=force)
-        if plot is not None:
-            from precision_probe.plots import check_figure
-
-            check_figure(plot, force=force)
-        from precision_probe.bit_sweep import stored
-        from precision_probe.bit_sweep import sweep as run_sweep
-
-        table = run_sweep(model, structures, bits=numbers, blocks=blocks, head=head, device=device, progress=not quiet)
-        ((quantity, limit),) = limits.items()
-        if output is not None:
-            from precision_probe.probe import attach
-
-            with attach(model, precisions="float64", blocks=blocks, head=head, device=device) as probe:
-                probe.run(structures, progress=not quiet)
-            probe.add_tables({"sweep": stored(table)})
-            probe.trace().save(output, force=force)
-        if plot is not None:
-            from precision_probe.plots import plot_sweep
-
-            plot_sweep(table, quantity, limit, plot)
-        if format is not Format.table:
-            _write(table, format)
-            return
-        from precision_probe.tables import FULL_WIDTH, sweep_table
-
-        _wide_console(FULL_WIDTH).print(sweep_table(table, quantity, limit))
+for verb in (sweep, recommend, apply):
+    app.command()(verb)
 
 
 def main() -> None:
@@ -306,7 +216,7 @@ def _run(probe: "Probe", structures: str, *, quiet: bool, explain: bool) -> Prob
     """Run the structures; an interruption or a failure is returned, so that what is done can be kept first."""
     is_audited = False
     try:
-        with _termination_interrupts():
+        with termination_interrupts():
             probe.run(structures, progress=not quiet)
             is_audited = True
             if explain:
@@ -341,20 +251,20 @@ def _finish(probe: "Probe", output: Path, limits: dict[str, float] | None, *, qu
     summary = pp.summary(trace)
     if not quiet:
         table = pp.errors(trace)
-        console = _wide_console(WIDTH)
+        console = wide_console(WIDTH)
         console.print(model_table(summary, table, limits))
         console.print(block_table(table))
         if trace.tables:
             _print_views(trace, None)
         for note in probe.notes:
             console.print(f"Note: {note}", markup=False)
-    _say(quiet, f"Trace written to {output}")
+    say(quiet, f"Trace written to {output}")
     for name in set(limits or {}) - set(summary):
         why = "no structure is periodic in all directions" if name == "stress" else "the model does not predict it"
-        _complain(f"Note: the tolerance of {name} was not judged: {why}.")
+        complain(f"Note: the tolerance of {name} was not judged: {why}.")
     over = exceeded(summary, limits or {})
     for row in over.to_dict("records"):
-        _complain(
+        complain(
             f"{row['precision']}: {row['quantity']} error {row['error']:.2e} exceeds the tolerance "
             f"{row['tolerance']:.2e} {row['unit']} ({row['error'] / row['tolerance']:.1f} times)."
         )
@@ -365,26 +275,9 @@ def _print_views(trace: "Trace", name: str | None) -> None:
     from precision_probe.explanations import view, views
     from precision_probe.tables import WIDTH, view_table
 
-    console = _wide_console(WIDTH)
+    console = wide_console(WIDTH)
     for each in views(trace) if name is None else (name,):
         console.print(view_table(view(trace, each)))
-
-
-def _whole_numbers(text: str) -> list[int]:
-    """Read ``"7,10,23"``."""
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise InputError(f"Bits are whole numbers separated by commas, such as 7,10,23; got {text!r}.") from error
-
-
-def _write(table: "pd.DataFrame", format: Format) -> None:  # noqa: A002
-    """Write a table to stdout as CSV or JSON, where inf and NaN are null."""
-    if format is Format.csv:
-        table.to_csv(sys.stdout, index=False)
-        return
-    rows = table.astype(object).where(table.notna() & ~table.isin([float("inf"), float("-inf")]), None)
-    sys.stdout.write(json.dumps(rows.to_dict("records"), indent=1, ensure_ascii=False, default=int) + "\n")
 
 
 def _free_name(model: str, structures: str) -> Path:
@@ -394,53 +287,3 @@ def _free_name(model: str, structures: str) -> Path:
     stem = f"{Path(model).stem.replace(':', '-')}-{Path(structures.split('@')[0]).stem}"
     names = (Path(f"{stem}-{number}.h5") for number in itertools.count(1))
     return next(name for name in names if not name.exists() and not unfinished(name).exists())
-
-
-@contextlib.contextmanager
-def _exit_codes(traceback: bool) -> Iterator[None]:
-    """Turn an error into one short paragraph on stderr and its exit code."""
-    try:
-        yield
-    except typer.Exit:
-        raise
-    except InputError as error:
-        code, message = BAD_INPUT, str(error)
-    except ProbeError as error:
-        code, message = FAILED, str(error)
-    except KeyboardInterrupt:
-        code, message = FAILED, "Interrupted before anything had finished; nothing was written."
-    except Exception as error:
-        code, message = FAILED, f"The run failed: {type(error).__name__}: {error}. See --traceback for where."
-    else:
-        return
-    if traceback:
-        traceback_module.print_exc()
-    _complain(f"Error: {message}")
-    raise typer.Exit(code)
-
-
-@contextlib.contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """Treat SIGTERM, which batch systems send before they kill a job, like Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _wide_console(width: int) -> Console:
-    """A console at least this wide: a narrower terminal wraps lines, a pipe gets them whole; no digit is cut off."""
-    return Console(width=max(width, Console().width))
-
-
-def _say(quiet: bool, message: str) -> None:
-    if not quiet:
-        Console(stderr=True).print(message, markup=False, highlight=False)
-
-
-def _complain(message: Any) -> None:
-    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)

@@ -18,12 +18,12 @@ from precision_probe.models import default_dtype, load_model, weights_sha256
 from precision_probe.policy import Policy
 from precision_probe.variants import check_device, matmul_mode
 
-__all__ = ["Assembly", "MixedModel", "apply", "calculator"]
+__all__ = ["GENERATED", "Assembly", "MixedModel", "apply", "calculator"]
 
 # Their outputs are inputs of other blocks, which cast them; those of any other block are summed.
 _HANDED_ON = ("node_embedding", "radial_embedding", "spherical_harmonics", "interactions", "products")
 
-_GENERATED = (torch.jit.ScriptModule, torch.fx.GraphModule)  # code of the module that they are a part of
+GENERATED = (torch.jit.ScriptModule, torch.fx.GraphModule)  # code of the module that they are a part of
 
 
 class MixedModel(torch.nn.Module):
@@ -183,7 +183,7 @@ def calculator(policy: Policy, model: Any, device: str = "cpu", **options: Any) 
 def _check_blocks(glob: str, model: torch.nn.Module) -> None:
     """Refuse a glob that names nothing which can have a precision of its own."""
     names = [block.name for block in select_blocks(model, glob)]
-    if all(isinstance(model.get_submodule(name), _GENERATED) for name in names):
+    if all(isinstance(model.get_submodule(name), GENERATED) for name in names):
         raise InputError(
             f"{names[0]} is code generated for the block that it is a part of, and computes as that one does. "
             f"Name {names[0].rpartition('.')[0]} instead."
@@ -208,7 +208,7 @@ def _assembled(
     module = _shallow_copy(clones[dtype].get_submodule(name))
     is_called = bool(name) and not isinstance(module, torch.nn.ModuleList | torch.nn.ModuleDict)
     for key, part in list(module._modules.items()):  # named_children() keeps one name of a module that has two
-        if part is not None and not isinstance(part, _GENERATED):
+        if part is not None and not isinstance(part, GENERATED):
             inner = _assembled(policy, clones, f"{name}.{key}".lstrip("."), dtype if is_called else caller)
             module._modules[key] = inner
     if is_called and dtype != caller:

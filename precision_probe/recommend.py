@@ -23,6 +23,7 @@ from precision_probe.assignment_search import Option, assignments, rules_of
 from precision_probe.blocks import default_blocks
 from precision_probe.candidates import CAST, Candidates
 from precision_probe.exceptions import InputError
+from precision_probe.mixed import GENERATED
 from precision_probe.models import load_model, weights_sha256
 from precision_probe.policy import Policy, Rule
 from precision_probe.precisions import PRECISIONS, parse_precisions
@@ -33,7 +34,7 @@ from precision_probe.structures import read_structures
 from precision_probe.timing import Timed
 from precision_probe.trials import Trials
 
-__all__ = ["DO_NOTHING", "Recommendation", "recommend"]
+__all__ = ["DO_NOTHING", "Recommendation", "Search", "recommend"]
 
 DO_NOTHING = "float64"
 _JUDGED = ("energy", "forces", "stress")
@@ -41,6 +42,9 @@ _MARGIN = 0.8  # of the tolerance that errors of the structures searched may use
 _HOLDS = 0.95  # of the structures held out must be within the tolerance
 _N_SEARCHED, _N_HELD_OUT = 8, 64  # structures at most
 _N_PROPOSED = 8
+_EQUAL = 1.02  # costs that differ by less are the same
+_CLOSE, _N_REFINED, _N_RAISED = 20.0, 2, 3  # tolerances; proposals; parts
+_LOW = ("tf32", "bfloat16", "float16")
 _BEFORE = ("node_embedding", "radial_embedding", "spherical_harmonics")  # before the first interaction
 
 
@@ -74,6 +78,7 @@ def recommend(
     *,
     allow: Any = None,
     objective: str = "time",
+    granularity: str = "block",
     head: str | None = None,
     device: str | None = None,
     seed: int = 0,
@@ -90,6 +95,8 @@ def recommend(
             (eV/Å³).
         allow: Precisions to choose from beside float64; by default float32, bfloat16 and float16, and tf32 on CUDA.
         objective: ``time`` or ``memory`` (CUDA only).
+        granularity: ``block``, or ``module``: proposals that are faster but break the tolerance are tried again with
+            some of their blocks' parts in a higher precision.
         head: Which head of a multi-head model.
         device: Where to run; by default a GPU if there is one.
         seed: Of the choice of structures.
@@ -99,25 +106,33 @@ def recommend(
     Raises:
         InputError: If the model, a structure, a precision, the tolerance or the device cannot be used.
     """
-    _check(tolerance, objective)
+    _check(tolerance, objective, granularity)
     searched, held_out = _split(read_structures(structures), seed)
     module, _ = load_model(model)
     trials = Trials(module, searched, head=head, device=device)
-    search = _Search(trials, tolerance, objective, Path(log) if log is not None else None)
+    search = Search(Candidates(trials, None if log is None else Path(log)), tolerance, objective)
     names = _allowed(allow, search)
     blocks = search.alone(names, progress=progress)
     proposals = search.proposals(blocks, names)
+    if granularity == "module":
+        proposals |= search.refined(proposals, progress=progress)
     table = search.measured(proposals, names, progress=progress)
     held = Trials(module, held_out, head=head, device=device) if held_out else None
     return search.verified(table, proposals, blocks, held)
 
 
-class _Search:
-    """The steps of a search, on the structures searched on."""
+class Search:
+    """The steps of a search, on the structures searched on.
 
-    def __init__(self, trials: Trials, tolerance: Mapping[str, float], objective: str, log: Path | None) -> None:
-        self.trials, self.tolerance, self.objective = trials, dict(tolerance), objective
-        self.candidates = Candidates(trials, log)
+    Args:
+        candidates: What measures policies.
+        tolerance: As :func:`recommend` takes it.
+        objective: Likewise.
+    """
+
+    def __init__(self, candidates: Candidates, tolerance: Mapping[str, float], objective: str = "time") -> None:
+        self.candidates, self.tolerance, self.objective = candidates, dict(tolerance), objective
+        self.trials = trials = candidates.trials
         self.names = [block.name for block in default_blocks(trials.model)]
         if objective == "memory" and trials.device.type != "cuda":
             raise InputError("Memory is measured on CUDA only. Use --device cuda, or --objective time.")
@@ -147,15 +162,20 @@ class _Search:
             )
         return pd.DataFrame(rows)
 
-    def proposals(self, blocks: pd.DataFrame, precisions: Sequence[str]) -> dict[str, Policy]:
-        """What is worth measuring as a whole, by name."""
+    def uniform(self, precisions: Sequence[str]) -> dict[str, Policy]:
+        """One precision for all blocks, or for all but those before the first interaction; and float64."""
         found = {DO_NOTHING: Policy(())}
         for name in precisions:
             found[name] = Policy.uniform(name)
-            after = {block: name for block in self.names if block not in _BEFORE}
-            found[f"{name} after the embeddings"] = _policy(after)
+            found[f"{name} after the embeddings"] = _policy({each: name for each in self.names if each not in _BEFORE})
+        return found
+
+    def proposals(self, blocks: pd.DataFrame, precisions: Sequence[str]) -> dict[str, Policy]:
+        """What is worth measuring as a whole, by name."""
+        found = self.uniform(precisions)
         number = 0
-        for excluded in {"tf32", "float32"} & set(precisions) or {""}:  # a policy has but one of them
+        both = {"tf32", "float32"} <= set(precisions)
+        for excluded in ("tf32", "float32") if both else ("",):  # a policy has but one of them
             options = self._options(blocks[blocks["precision"] != excluded])
             within = [each for each in assignments(options) if each.error <= 1.5 and each.cost < 0]
             for each in within[:_N_PROPOSED]:
@@ -164,6 +184,32 @@ class _Search:
                     number += 1
                     found[f"mixed {number}"] = policy
         return found
+
+    def refined(self, proposals: Mapping[str, Policy], *, progress: bool) -> dict[str, Policy]:
+        """Of proposals that break the tolerance by little, others with the parts that cost most digits raised."""
+        shares = {name: self._share(policy) for name, policy in proposals.items()}
+        close = sorted((share, name) for name, share in shares.items() if _MARGIN < share <= _CLOSE)
+        found: dict[str, Policy] = {}
+        for share, name in close[:_N_REFINED]:
+            policy = proposals[name]
+            low = [block for block in self.names if policy.precision_of(block).name in _LOW]
+            parts = [part for block in low for part in self._parts(block)]
+            higher = "float64" if "tf32" in {precision.name for precision in policy.precisions} else "float32"
+            steps = shown(parts, name, progress=progress)
+            raised = {part: self._share(_raised(policy, [part], higher)) for part in steps}
+            best = [part for part in sorted(parts, key=lambda part: raised[part]) if raised[part] < share]
+            for n in range(1, min(_N_RAISED, len(best)) + 1):
+                found[f"{name}, {n} raised"] = _raised(policy, best[:n], higher)
+        return found
+
+    def _parts(self, block: str) -> list[str]:
+        """The modules of a block that can have a precision of their own."""
+        module = self.trials.model.get_submodule(block)
+        called = (name for name, part in module.named_children() if not isinstance(part, GENERATED))
+        return [f"{block}.{name}" for name in called]
+
+    def _share(self, policy: Policy) -> float:
+        return float(np.max(self._shares(self.candidates.errors(policy))))
 
     def measured(self, proposals: Mapping[str, Policy], precisions: Sequence[str], *, progress: bool) -> pd.DataFrame:
         """Proposals as they are, beside the model cast as a whole: errors, then times side by side."""
@@ -187,22 +233,23 @@ class _Search:
     def verified(
         self, table: pd.DataFrame, proposals: Mapping[str, Policy], blocks: pd.DataFrame, held: Trials | None
     ) -> Recommendation:
-        """The first in the table, within the tolerance and no cast, that holds on the structures held out too."""
+        """The fastest within the tolerance that holds on the structures held out too; of equals the most accurate."""
         notes = []
         checked = Candidates(held) if held is not None else None
-        for name in table.index:
-            if name not in proposals or not table.loc[name, "share"] <= (_MARGIN if name != DO_NOTHING else np.inf):
-                continue
-            if checked is not None:
-                holds = float((self._shares(checked.errors(proposals[name])).max(axis=1) <= 1).mean())
-                table.loc[name, "held_out"] = holds
-                if holds < _HOLDS:
-                    notes.append(
-                        f"{name} was within the tolerance, but only on {holds:.0%} of the structures held out."
-                    )
-                    continue
-            return self._recommendation(name, table, proposals[name], blocks, held, notes)
-        raise AssertionError("float64 has no error")
+        within = [name for name in table.index if name in proposals and table.loc[name, "share"] <= _MARGIN]
+        cost = table["peak_gib" if self.objective == "memory" else "seconds"]
+        while within:
+            equals = [name for name in within if cost[name] <= _EQUAL * cost[within].min()]
+            name = min(equals, key=lambda each: (table.loc[each, "share"], cost[each]))
+            if checked is None:
+                break
+            holds = float((self._shares(checked.errors(proposals[name])).max(axis=1) <= 1).mean())
+            table.loc[name, "held_out"] = holds
+            if holds >= _HOLDS:
+                break
+            notes.append(f"{name} was within the tolerance, but only on {holds:.0%} of the structures held out.")
+            within.remove(name)
+        return self._recommendation(name, table, proposals[name], blocks, held, notes)
 
     def _recommendation(
         self,
@@ -279,12 +326,14 @@ class _Search:
         return all(policy.assignments(self.names) != other.assignments(self.names) for other in others)
 
 
-def _check(tolerance: Mapping[str, float], objective: str) -> None:
+def _check(tolerance: Mapping[str, float], objective: str, granularity: str) -> None:
     if not tolerance or not set(tolerance) <= set(_JUDGED):
         known = ", ".join(f"{name} ({TOLERANCE_UNITS[name]})" for name in _JUDGED)
         raise InputError(f"A search needs tolerances of one or more of {known}; got {dict(tolerance)}.")
     if objective not in ("time", "memory"):
         raise InputError(f"The objective is time or memory; got {objective!r}.")
+    if granularity not in ("block", "module"):
+        raise InputError(f"The granularity is block or module; got {granularity!r}.")
 
 
 def _split(structures: list[Any], seed: int) -> tuple[list[Any], list[Any]]:
@@ -295,7 +344,7 @@ def _split(structures: list[Any], seed: int) -> tuple[list[Any], list[Any]]:
     return [structures[index] for index in searched], [structures[index] for index in held_out]
 
 
-def _allowed(allow: Any, search: _Search) -> list[str]:
+def _allowed(allow: Any, search: Search) -> list[str]:
     from precision_probe.backends import check_backend
     from precision_probe.probe import default_precisions
     from precision_probe.variants import check_device
@@ -329,6 +378,10 @@ def _rank_correlation(blocks: pd.DataFrame) -> float:
 
 def _policy(precisions: Mapping[str, str]) -> Policy:
     return Policy(tuple(Rule(glob, name) for glob, name in rules_of(precisions)))
+
+
+def _raised(policy: Policy, parts: Sequence[str], precision: str) -> Policy:
+    return Policy((*(Rule(part, precision) for part in parts), *policy.rules))
 
 
 def _text(policy: Policy) -> str:

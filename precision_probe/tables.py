@@ -1,6 +1,6 @@
 """Tables of errors as a terminal shows them."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,9 @@ from precision_probe.metrics import EPS, METRICS
 from precision_probe.precisions import parse_precision
 from precision_probe.trace import LOSS, MODES
 
+if TYPE_CHECKING:
+    from precision_probe.recommend import Recommendation
+
 __all__ = [
     "FULL_WIDTH",
     "GUIDE",
@@ -34,7 +37,9 @@ __all__ = [
     "model_table",
     "plain_table",
     "provenance_table",
+    "recommendation_table",
     "sweep_table",
+    "view_table",
 ]
 
 # What "ok" means where no tolerance is given: well under the errors of a good MACE model itself.
@@ -206,6 +211,38 @@ def _entry(value: Any) -> str:
     if pd.isna(value):
         return ""
     return f"{value:.3g}" if 0.1 <= abs(value) < 1e4 else _number(float(value))
+
+
+def recommendation_table(found: "Recommendation") -> RenderableType:
+    """What was measured in a search, what was chosen, and what a reader should know."""
+    chosen = found.policy.evidence["chosen"]
+    table = plain_table("Candidates, the fastest first", "candidate", "rules")
+    columns = {
+        "energy": "energy\nmeV/atom",
+        "forces": "forces max\nmeV/Å",
+        "forces_rel_l2": "forces\nrel_l2",
+        "stress": "stress\nmeV/Å³",
+        "share": "error ÷\ntolerance",
+        "seconds": "time\nms",
+        "vs_float64": "× float64\nspeed",
+        "vs_float32": "× float32\nspeed",
+        "peak_gib": "memory\nGiB",
+        "memory_vs_float32": "÷ float32\nmemory",
+        "held_out": "held out\nwithin",
+    }
+    shown = {name: title for name, title in columns.items() if not found.candidates[name].isna().all()}
+    for title in shown.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, row in found.candidates.iterrows():
+        cells = [
+            _entry(1000 * row[column] if column in ("energy", "forces", "stress", "seconds") else row[column])
+            for column in shown
+        ]
+        style = "bold green" if name == chosen else "" if row["pareto"] else "dim"
+        table.add_row(str(name), row["rules"], *cells, style=style)
+    notes = "\n".join(("Bright: nothing measured is both faster and more accurate (Pareto front).", *found.notes))
+    rules = ", ".join(f"{rule.blocks} {rule.compute}" for rule in found.policy.rules) or "float64 throughout"
+    return Group(table, Text(f"Recommended: {chosen} ({rules}); the rest is float64.", style="bold"), Text(notes))
 
 
 def provenance_table(differences: pd.DataFrame) -> RenderableType:

@@ -1,0 +1,164 @@
+"""The policies that ``recommend`` finds for a large model on a GPU, beside what people do today.
+
+    python benchmarks/bench_recommend.py --device cuda             # a MACE-MP-like model, 4,096 atoms of SiC
+    python benchmarks/bench_recommend.py --device cuda --cueq      # the same, converted to cuEquivariance
+    python benchmarks/bench_recommend.py --smoke                   # small, on a CPU, for CI
+
+Two questions are asked of the model and structures of ``bench_precisions.py`` (random weights, so errors mean something
+relative to the model's own forces only):
+
+- *free digits*: what is as fast as the model cast to float32, with forces 5 and the total energy 50 times better?
+- *fast*: what is the fastest with a relative force error (L2) of 2.5e-3?
+
+Each block's sensitivity and time are measured once; proposals are then searched, measured and verified for each
+question, on one structure, and on another held out. Writes ``bench_recommend-NAME.json`` and ``.md``.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from bench_precisions import architecture, plain, supercells
+
+from precision_probe.candidates import Candidates
+from precision_probe.models import build, default_dtype
+from precision_probe.probe import default_precisions
+from precision_probe.provenance import provenance
+from precision_probe.recommend import Recommendation, Search
+from precision_probe.trials import Trials
+from precision_probe.variants import check_device
+
+SCHEMA = "precision-probe/bench_recommend/1"
+BETTER_FORCES, BETTER_ENERGY, RELATIVE = 5, 50, 2.5e-3
+COLUMNS = {
+    "forces_rel_l2": "forces, rel. L2",
+    "energy": "energy / meV/atom",
+    "stress": "stress / meV/Å³",
+    "seconds": "time / ms",
+    "vs_float64": "× float64 speed",
+    "vs_float32": "× float32 speed",
+    "peak_gib": "memory / GiB",
+    "memory_vs_float32": "÷ float32 memory",
+}
+
+Record = dict[str, Any]
+
+
+def questions(candidates: Candidates, precisions: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The tolerances of both questions, from the errors of float32 and of a half precision after the embeddings."""
+    float32 = candidates.cast_errors("float32")
+    found = {"free digits": {"forces": float32["forces"].max() / BETTER_FORCES}}
+    found["free digits"]["energy"] = float32["energy"].max() / BETTER_ENERGY
+    half = Search(candidates, {"forces": 1.0}).uniform(precisions)["float16 after the embeddings"]
+    errors = candidates.errors(half)
+    relative = np.sqrt((errors["forces_l2"] ** 2).sum() / (errors["forces_norm"] ** 2).sum())
+    found["fast"] = {"forces": errors["forces"].max() / relative * RELATIVE}
+    return found
+
+
+def converted(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The model with cuEquivariance's kernels."""
+    from mace.cli.convert_e3nn_cueq import run
+
+    with default_dtype(torch.float64):
+        found: torch.nn.Module = run(model.to(device), device=device.type)
+    return found
+
+
+def answer(search: Search, blocks: pd.DataFrame, precisions: Sequence[str], held: Trials) -> Recommendation:
+    """One question."""
+    proposals = search.proposals(blocks, precisions)
+    table = search.measured(proposals, precisions, progress=True)
+    return search.verified(table, proposals, blocks, held)
+
+
+def record_of(found: Recommendation, tolerance: dict[str, float]) -> Record:
+    """What the results keep of an answer."""
+    rows = found.candidates.reset_index().to_dict("records")
+    return {
+        "tolerance": tolerance,
+        "chosen": found.policy.evidence["chosen"],
+        "rules": [[rule.blocks, rule.compute] for rule in found.policy.rules],
+        "candidates": [{key: plain(value) for key, value in row.items()} for row in rows],
+        "notes": list(found.notes),
+    }
+
+
+def markdown(record: Record) -> str:
+    """The results as Markdown."""
+    about = record["provenance"]
+    lines = [
+        f"# Policies found: {record['name']}",
+        "",
+        f"{record['n_atoms']:,} atoms, {about.get('device_name', 'CPU')}.",
+    ]
+    for question, result in record["questions"].items():
+        limits = ", ".join(f"{name} {value:.2g}" for name, value in result["tolerance"].items())
+        lines += ["", f"## {question}", "", f"Tolerance: {limits} (eV/Å, eV/atom). Chosen: **{result['chosen']}**.", ""]
+        lines += ["| candidate | rules | " + " | ".join(COLUMNS.values()) + " |", "|---|---|" + "--:|" * len(COLUMNS)]
+        for row in result["candidates"]:
+            cells = [cell(row, column) for column in COLUMNS]
+            lines.append(f"| {row['candidate']} | {row['rules']} | " + " | ".join(cells) + " |")
+        lines += ["", *(f"- {note}" for note in result["notes"])]
+    return "\n".join(lines) + "\n"
+
+
+def cell(row: Record, column: str) -> str:
+    """One number; times with their interquartile range."""
+    value = row[column]
+    if value is None:
+        return ""
+    if column == "seconds":
+        return f"{1e3 * value:.1f} ± {1e3 * row['iqr'] / 2:.1f}"
+    if column in ("energy", "stress"):
+        value *= 1e3
+    return f"{value:.2f}" if column.endswith(("64", "32", "gib")) else f"{value:.1e}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Search, and write the results after each question."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--cueq", action="store_true", help="convert the model to cuEquivariance")
+    parser.add_argument("--atoms", default="4096", help="of each structure, about")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--smoke", action="store_true", help="a small model and structures, for CI")
+    given = parser.parse_args(arguments)
+    device = check_device(given.device, ())
+    model = build(architecture(0, given.smoke), seed=0)
+    model = converted(model, device) if given.cueq else model
+    sizes = "8" if given.smoke else given.atoms
+    searched, held_out = (supercells(sizes, seed) for seed in (0, 1))
+    precisions = [precision.name for precision in default_precisions(device, model)]
+    candidates = Candidates(Trials(model, searched, device=str(device)))
+    held = Trials(model, held_out, device=str(device))
+    name = f"{'cueq' if given.cueq else 'e3nn'}-{device.type}"
+    record: Record = {
+        "schema": SCHEMA,
+        "name": name,
+        "command": shlex.join(["python", *sys.argv]),
+        "provenance": provenance(model, device),
+        "n_atoms": len(searched[0]),
+        "questions": {},
+    }
+    tolerances = questions(candidates, precisions)
+    blocks = Search(candidates, tolerances["fast"]).alone(precisions, progress=True)
+    record["blocks"] = [{key: plain(value) for key, value in row.items()} for row in blocks.to_dict("records")]
+    for question, tolerance in tolerances.items():
+        found = answer(Search(candidates, tolerance), blocks, precisions, held)
+        record["questions"][question] = record_of(found, {key: float(value) for key, value in tolerance.items()})
+        (given.out / f"bench_recommend-{name}.json").write_text(
+            json.dumps(record, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8"
+        )
+        (given.out / f"bench_recommend-{name}.md").write_text(markdown(record), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What the verbs of the command line share: arguments, exit codes, printing."""
+
+import contextlib
+import json
+import signal
+import sys
+import threading
+import traceback as traceback_module
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from precision_probe.exceptions import InputError, ProbeError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXCEEDED, BAD_INPUT, FAILED = 1, 2, 3
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A MACE checkpoint (.model), 'demo', or a foundation model (mace-mp:small, mace-off:medium, …), which "
+        "mace-torch downloads. A checkpoint is a pickle: loading it runs code from the file, so "
+        "use only files whose source you trust.",
+        show_default=True,
+    ),
+]
+StructuresArgument = Annotated[
+    str, typer.Argument(help="Any file that ASE reads, with ASE's own file@0:16 to select from it, or 'demo'.")
+]
+TraceArgument = Annotated[Path, typer.Argument(help="A trace that audit wrote.")]
+TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show the Python traceback of an error.")]
+
+
+BlocksOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Glob over module names: 'interactions.*', or '!readouts.*' to leave out; may be repeated."),
+]
+HeadOption = Annotated[str | None, typer.Option(help="Which head of a multi-head model.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if there is one.")]
+
+
+class By(StrEnum):
+    """What errors are resolved by."""
+
+    irrep = "irrep"
+    element = "element"
+
+
+class Format(StrEnum):
+    """How errors are printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+def write(table: "pd.DataFrame", format: Format) -> None:  # noqa: A002
+    """Write a table to stdout as CSV or JSON, where inf and NaN are null."""
+    if format is Format.csv:
+        table.to_csv(sys.stdout, index=False)
+        return
+    rows = table.astype(object).where(table.notna() & ~table.isin([float("inf"), float("-inf")]), None)
+    sys.stdout.write(json.dumps(rows.to_dict("records"), indent=1, ensure_ascii=False, default=int) + "\n")
+
+
+@contextlib.contextmanager
+def exit_codes(traceback: bool) -> Iterator[None]:
+    """Turn an error into one short paragraph on stderr and its exit code."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except InputError as error:
+        code, message = BAD_INPUT, str(error)
+    except ProbeError as error:
+        code, message = FAILED, str(error)
+    except KeyboardInterrupt:
+        code, message = FAILED, "Interrupted before anything had finished; nothing was written."
+    except Exception as error:
+        code, message = FAILED, f"The run failed: {type(error).__name__}: {error}. See --traceback for where."
+    else:
+        return
+    if traceback:
+        traceback_module.print_exc()
+    complain(f"Error: {message}")
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """Treat SIGTERM, which batch systems send before they kill a job, like Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def wide_console(width: int) -> Console:
+    """A console at least this wide: a narrower terminal wraps lines, a pipe gets them whole; no digit is cut off."""
+    return Console(width=max(width, Console().width))
+
+
+def say(quiet: bool, message: str) -> None:
+    """Write a line to stderr, unless asked to be quiet."""
+    if not quiet:
+        Console(stderr=True).print(message, markup=False, highlight=False)
+
+
+def complain(message: Any) -> None:
+    """Write what went wrong to stderr, quiet or not."""
+    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
