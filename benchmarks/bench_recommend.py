@@ -29,6 +29,7 @@ from bench_precisions import architecture, plain, supercells
 
 from precision_probe.candidates import Candidates
 from precision_probe.models import build, default_dtype
+from precision_probe.precisions import parse_precisions
 from precision_probe.probe import default_precisions
 from precision_probe.provenance import provenance
 from precision_probe.recommend import Recommendation, Search
@@ -127,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--cueq", action="store_true", help="convert the model to cuEquivariance")
+    parser.add_argument("--allow", help="precisions, separated by commas; by default all")
     parser.add_argument("--atoms", default="4096", help="of each structure, about")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--smoke", action="store_true", help="a small model and structures, for CI")
@@ -136,9 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = converted(model, device) if given.cueq else model
     sizes = "8" if given.smoke else given.atoms
     searched, held_out = (supercells(sizes, seed) for seed in (0, 1))
-    precisions = [precision.name for precision in default_precisions(device, model)]
+    allowed = parse_precisions(given.allow) if given.allow else default_precisions(device, model)
+    precisions = [precision.name for precision in allowed]
     candidates = Candidates(Trials(model, searched, device=str(device)))
-    held = Trials(model, held_out, device=str(device))
+    held = candidates.trials.on(held_out)
     name = f"{'cueq' if given.cueq else 'e3nn'}-{device.type}"
     record: Record = {
         "schema": SCHEMA,

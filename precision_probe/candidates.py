@@ -58,6 +58,7 @@ class Candidates:
     def __init__(self, trials: Trials, log: Path | None = None) -> None:
         self.trials = trials
         self.n_runs = 0
+        self._casts: dict[str, Variant] = {}
         self._assembly = Assembly(trials.model, trials.device)
         self._log = log
         self._known = self._read_log()
@@ -79,29 +80,35 @@ class Candidates:
     def cast_errors(self, precision: str) -> pd.DataFrame:
         """The same of the model cast as a whole."""
         self.n_runs += len(self.trials.graphs)
-        return self.trials.errors_by_structure(
-            Variant(self.trials.model, PRECISIONS[precision], self.trials.device).predict
-        )
+        return self.trials.errors_by_structure(self._cast(precision).predict)
 
     def timed(
-        self, policies: Mapping[str, Policy], casts: tuple[str, ...] = (), *, rounds: int = 7
+        self, policies: Mapping[str, Policy], casts: tuple[str, ...] = (), *, stress: bool = False, rounds: int = 5
     ) -> dict[str, Timed]:
-        """Times of energy and forces (and stress, where periodic) of the largest structure, side by side.
+        """Times of energy and forces of the largest structure, side by side.
 
         Args:
             policies: By name.
             casts: Precisions of models cast as a whole; :data:`CAST` says what their names are.
+            stress: Whether virials are computed too.
             rounds: How often each is timed.
         """
         graph = max(self.trials.graphs, key=lambda graph: graph.n_atoms)
-        options = {"compute_virials": True} if graph.periodic.any() else {}
+        options = {"compute_virials": True} if stress else {}
         calls: dict[str, Callable[[], Any]] = {}
         for name, policy in policies.items():
             calls[name] = _call(self._assembly.model(policy), graph, torch.float64, options)
         for name in casts:
-            variant = Variant(self.trials.model, PRECISIONS[name], self.trials.device)
+            variant = self._cast(name)
             calls[CAST.format(name)] = _in_arithmetic(variant, _call(variant.model, graph, variant.dtype, options))
         return side_by_side(calls, self.trials.device, rounds=rounds)
+
+    def _cast(self, name: str) -> Variant:
+        if name not in self._casts:
+            trials, is_reference = self.trials, name == "float64"
+            made = trials.reference if is_reference else Variant(trials.model, PRECISIONS[name], trials.device)
+            self._casts[name] = made
+        return self._casts[name]
 
     def _read_log(self) -> dict[str, Any]:
         if self._log is None:

@@ -41,7 +41,7 @@ _JUDGED = ("energy", "forces", "stress")
 _MARGIN = 0.8  # of the tolerance that errors of the structures searched may use: others may be somewhat worse
 _HOLDS = 0.95  # of the structures held out must be within the tolerance
 _N_SEARCHED, _N_HELD_OUT = 8, 64  # structures at most
-_N_PROPOSED = 8
+_N_PROPOSED = 6
 _EQUAL = 1.02  # costs that differ by less are the same
 _CLOSE, _N_REFINED, _N_RAISED = 20.0, 2, 3  # tolerances; proposals; parts
 _LOW = ("tf32", "bfloat16", "float16")
@@ -90,7 +90,8 @@ def recommend(
     Args:
         model: As :func:`precision_probe.attach` takes it; it must predict energies and forces.
         structures: As ``probe.run()`` takes them. Up to 8, chosen at random, are searched on, up to 64 others held
-            out; times are of the largest of those searched on, so let it be of the size that you will run.
+            out. Times are of energy and forces (and stress, if that has a tolerance) of the largest of those searched
+            on, so let it be of the size that you will run.
         tolerance: The largest errors allowed, of ``energy`` (eV/atom), ``forces`` (eV/Å: of any component), ``stress``
             (eV/Å³).
         allow: Precisions to choose from beside float64; by default float32, bfloat16 and float16, and tf32 on CUDA.
@@ -117,7 +118,7 @@ def recommend(
     if granularity == "module":
         proposals |= search.refined(proposals, progress=progress)
     table = search.measured(proposals, names, progress=progress)
-    held = Trials(module, held_out, head=head, device=device) if held_out else None
+    held = trials.on(held_out, head=head) if held_out else None
     return search.verified(table, proposals, blocks, held)
 
 
@@ -144,7 +145,8 @@ class Search:
         policies = {(block, name): Policy((Rule(block, name),)) for block in self.names for name in precisions}
         cells = shown(list(policies), "blocks one at a time", progress=progress)
         errors = {key: self.candidates.errors(policies[key]) for key in cells}
-        timed = self.candidates.timed({"|".join(key): each for key, each in policies.items()} | {"|": Policy(())})
+        named = {"|".join(key): each for key, each in policies.items()} | {"|": Policy(())}
+        timed = self.candidates.timed(named, stress="stress" in self.judged)
         base, spread = self._cost(timed["|"]), _iqr(timed["|"])
         expected = sensitivities(self.trials, n_probes=1).groupby("block")["forces_expected"].apply(_root_of_squares)
         rows = []
@@ -219,7 +221,7 @@ class Search:
         casts = tuple(name for name in casts if name != "tf32")
         for name in casts:
             errors[CAST.format(name)] = self.candidates.cast_errors(name)
-        timed = self.candidates.timed(proposals, casts, rounds=15)
+        timed = self.candidates.timed(proposals, casts, stress="stress" in self.judged, rounds=11)
         rows = {name: self._row(errors[name], timed[name]) for name in errors}
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("candidate")
         table.insert(0, "rules", [_text(proposals[name]) if name in proposals else "" for name in table.index])
@@ -277,7 +279,7 @@ class Search:
         kept = table[table["pareto"] | (table.index == name) | table.index.str.startswith(CAST.format(""))]
         evidence = {
             "objective": self.objective,
-            "device": str(provenance(self.trials.model, self.trials.device).get("device_name", self.trials.device)),
+            "device": provenance(self.trials.model, self.trials.device)["device"],
             "searched": [graph.names[0] for graph in self.trials.graphs],
             "held_out": 0 if held is None else len(held.graphs),
             "runs": self.candidates.n_runs,
@@ -389,12 +391,12 @@ def _text(policy: Policy) -> str:
 
 
 def _largest(values: "pd.Series[float]") -> float:
-    """The largest; NaN only if all are."""
-    return float(values.max())
+    """The largest; what is NaN stays so, unless only some have such an error, as stress."""
+    return float(values.max() if values.name == "stress" else values.max(skipna=False))
 
 
 def _root_of_squares(values: "pd.Series[float]") -> float:
-    return float(np.sqrt((values**2).sum()))
+    return float(np.sqrt((values**2).sum(skipna=False)))
 
 
 def _iqr(timed: Timed) -> float:

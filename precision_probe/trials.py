@@ -1,5 +1,6 @@
 """A float64 model run with something rounded, and how far that moves its energies and forces."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -42,9 +43,22 @@ class Trials:
         if not hasattr(self.model, "atomic_energies_fn"):
             raise InputError(f"The model {self.name} predicts no energies and forces, which this needs.")
         self.device = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"), ())
+        self.reference = Variant(self.model, PRECISIONS["float64"], self.device)
+        self._run(structures, head)
+
+    def on(self, structures: Any, *, head: str | None = None) -> "Trials":
+        """Trials of the same model on other structures.
+
+        Raises:
+            InputError: If a structure cannot be used.
+        """
+        other = copy.copy(self)
+        other._run(structures, head)
+        return other
+
+    def _run(self, structures: Any, head: str | None) -> None:
         graphs = [build_graph(atoms, self.model, head) for atoms in read_structures(structures)]
         self.graphs = [graph.to(self.device) for graph in graphs]
-        self.reference = Variant(self.model, PRECISIONS["float64"], self.device)
         self.reference.predict(self.graphs[0])
         self.reference.predict(self.graphs[0])  # TorchScript compiles in the second call
         self.exact = [self.reference.predict(graph) for graph in self.graphs]
