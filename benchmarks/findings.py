@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 import precision_probe as pp
+from precision_probe import roughness
 from precision_probe.analysis import block_errors
 from precision_probe.exceptions import InputError
 
@@ -35,9 +36,10 @@ Record = dict[str, Any]
 
 def measure(name: str, model: str, structures: str, device: str, *, smoke: bool) -> Record:
     """Audit a model, explain its errors, and return every table that the page needs."""
+    n_explained = 1 if smoke else 4
     with pp.attach(model, precisions="float16" if smoke else PRECISIONS, device=device) as probe:
         probe.run(structures)
-        probe.explain(structures, n_structures=1 if smoke else 4)
+        probe.explain(structures, n_structures=n_explained)
     trace = probe.trace()
     by_irrep = pp.errors(trace, by="irrep").query("direction == 'forward'")
     columns = ["precision", "mode", "block", "tensor", "irrep", "rel_l2", "amplification"]
@@ -46,6 +48,9 @@ def measure(name: str, model: str, structures: str, device: str, *, smoke: bool)
         "physics": pp.by_structure(trace),
         "errors": block_errors(pp.errors(trace))["amplification"].reset_index(),
         "irreps": by_irrep[columns],
+        "steps": roughness.steps(
+            trace.table("displacement").frame
+        ).reset_index(),  # of all digits, which the file does not keep
         **{table: trace.table(table).frame for table in trace.tables},
     }
     return {
@@ -53,6 +58,7 @@ def measure(name: str, model: str, structures: str, device: str, *, smoke: bool)
         "provenance": trace.attributes,
         "structures": [str(each) for each in trace.structures["name"].values],
         "n_atoms": trace.structures["n_atoms"].values.tolist(),
+        "n_explained": min(n_explained, len(trace.structures["name"])),
         "tables": {key: records(table) for key, table in tables.items()},
     }
 

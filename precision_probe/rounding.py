@@ -64,7 +64,7 @@ class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, precision: Precision, generator: torch.Generator | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._precision, self._generator = precision, generator
-        self._is_narrow = _within_float32(precision)
+        self._is_narrow = _within_float32(precision) and not precision.stochastic
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation; views are left alone, what is written in place is rounded in place."""

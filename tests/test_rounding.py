@@ -122,6 +122,13 @@ def test_every_result_forward_and_backward_is_of_the_format():
     assert torch.equal(torch.ones(1, dtype=torch.float64) / 3, torch.tensor([1 / 3], dtype=torch.float64))  # it is off
 
 
+def test_stochastic_float32_is_stochastic():
+    x = torch.full((1000,), 0.333251953125, dtype=torch.float64)  # its neighbours in float32 are 2⁻²⁵ away
+    with Rounding(parse_precision("e8m23sr"), torch.Generator().manual_seed(0)):
+        y = x + 2.0**-26
+    assert 400 < int((y > x).sum()) < 600
+
+
 def test_integers_and_other_dtypes_are_left_alone():
     with Rounding(parse_precision("m2")):
         assert (torch.arange(9) * 1001).tolist() == [n * 1001 for n in range(9)]

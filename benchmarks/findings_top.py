@@ -1,0 +1,154 @@
+"""The top of the page of findings: what to take from it, a line each."""
+
+from collections.abc import Sequence
+
+from findings_data import (
+    STORED_BITS,
+    TOLERANCES,
+    Lines,
+    Model,
+    beside,
+    bits_cell,
+    broken,
+    each,
+    extremes,
+    interval,
+    labelled,
+    largest_source,
+    line_of,
+    listing,
+    number,
+    paragraph,
+    percent,
+    wrapped,
+)
+
+__all__ = ["top"]
+
+
+def top(models: Sequence[Model]) -> Lines:
+    """What to take from it: a line for each finding."""
+    findings = [of_forces, of_energies, of_sources, of_bits, of_symmetry, of_steps, of_drift, of_prediction]
+    beside = f" Numbers side by side are of {' / '.join(model.name for model in models)}." if len(models) > 1 else ""
+    return [
+        *paragraph(
+            "Where digits are lost in trained MACE models when they run in lower precision, measured with "
+            "precision_probe. float64 is the reference throughout: an error is a difference from float64, not from the "
+            "quantum chemistry that the model was trained on."
+        ),
+        "",
+        "## What to take from it",
+        "",
+        *paragraph(f"How each was measured is said below.{beside}"),
+        "",
+        *(line for finding in findings for line in wrapped(f"- {finding(models)}", "  ")),
+    ]
+
+
+def of_forces(models: Sequence[Model]) -> str:
+    """Force errors, and what they are of the model's own."""
+    text = f"**Mean force errors** / meV/Å: {beside(models, lambda m, p: number(m.overall.forces_mae[p]))}."
+    with_labels = [model for model in models if labelled(model, "forces")]
+    if with_labels:
+        names = " / ".join(model.name for model in with_labels)
+        shares = beside(with_labels, lambda m, p: percent(m.overall.forces_share[p]))
+        text += f" As a share of the model's own error against its labels ({names}): {shares}."
+    return text
+
+
+def of_energies(models: Sequence[Model]) -> str:
+    """Both energies' errors."""
+    found = [(m.label(p), m.overall.energy[p] / m.overall.interaction_energy[p]) for m in models for p in m.precisions]
+    low, high = extremes(found)
+    return (
+        f"**The error of the total energy is {number(low[1])} ({low[0]}) to {number(high[1])} ({high[0]}) times that "
+        "of the interaction energy.** Interaction energy, mean error / meV/atom: "
+        f"{beside(models, lambda m, p: number(m.overall.interaction_energy[p]))}."
+    )
+
+
+def of_sources(models: Sequence[Model]) -> str:
+    """The largest source in each precision."""
+    largest = {(m.name, p): largest_source(m, p)[0] for m in models for p in m.precisions}
+    names = list(dict.fromkeys(largest.values()))
+    together = [
+        (m.label(p), float(m.shares.loc[p]["share"].reindex(names).sum())) for m in models for p in m.precisions
+    ]
+    low, high = extremes(together)
+    joint = f", together {percent(low[1])} to {percent(high[1])}" if len(names) > 1 else ""
+    return (
+        f"**The largest source of the squared force error is {' or '.join(names)}**{joint}: "
+        + beside(models, lambda m, p: f"{largest[m.name, p]} {percent(largest_source(m, p)[1])}")
+        + "."
+    )
+
+
+def of_bits(models: Sequence[Model]) -> str:
+    """The whole model, and the blocks that need most and least."""
+
+    def blocks(model: Model) -> str:
+        needed = model.bits(TOLERANCES[1])
+        filled = needed.iloc[1:].fillna(99)
+        most, least = (list(map(str, filled.index[filled == value])) for value in (filled.max(), filled.min()))
+        return (
+            f"of single blocks {listing(most)} the most ({bits_cell(model, needed[most[0]])}), {listing(least)} the "
+            f"fewest ({bits_cell(model, needed[least[0]])})"
+        )
+
+    whole = " / ".join(bits_cell(model, model.bits(TOLERANCES[1]).iloc[0]) for model in models)
+    return (
+        f"**For a largest force error of {TOLERANCES[1]:g} meV/Å the whole model needs {whole} stored bits** (float16 "
+        f"has {STORED_BITS['float16']}, float32 {STORED_BITS['float32']}); {each(models, blocks)}."
+    )
+
+
+def of_symmetry(models: Sequence[Model]) -> str:
+    """How far rotations are broken."""
+
+    def forces(model: Model, precision: str) -> str:
+        return number(broken(model, precision, "rotation", "forces"))
+
+    return f"**Turning a structure changes the forces** (relative difference): {beside(models, forces, exact=True)}."
+
+
+def of_steps(models: Sequence[Model]) -> str:
+    """Steps, and how many energies there are."""
+
+    def distinct(model: Model, precision: str) -> str:
+        return str(model.table("steps").set_index("precision")["n_distinct"][precision])
+
+    return (
+        f"**Different energies along {line_of(models)}** (1: the energy does not change at all): "
+        f"{beside(models, distinct)}."
+    )
+
+
+def of_drift(models: Sequence[Model]) -> str:
+    """Which precisions drift."""
+    found = [row for model in models for row in model.drifts]
+    if not found:
+        return "Dynamics were not run."
+    precisions = list(dict.fromkeys(row["precision"] for row in found if row["precision"] != "float64"))
+    parts = []
+    for precision in precisions:
+        rows = [row for row in found if row["precision"] == precision]
+        apart = sum(row["apart"] for row in rows)
+        fastest = max(rows, key=lambda row: abs(row["drift"]))
+        parts.append(
+            f"{precision} in {apart} of {len(rows)} cases (the fastest {interval(fastest)} meV/atom/ps, "
+            f"{fastest['label']})"
+        )
+    return f"**Energy drift at constant energy, distinguishable from float64's**: {', '.join(parts)}."
+
+
+def of_prediction(models: Sequence[Model]) -> str:
+    """Ratios."""
+
+    def ratio(model: Model, precision: str) -> str:
+        row = model.table("prediction").set_index("precision").loc[precision]
+        return number(row["forces"] / row["forces_expected"])
+
+    return (
+        "**Force error measured ÷ expected** from adjoints of one float64 run, without running the precision: "
+        f"{beside(models, ratio)}."
+    )
