@@ -47,6 +47,7 @@ COLUMNS = {
     "vs_float32": "× float32 speed",
     "peak_gib": "memory / GiB",
     "memory_vs_float32": "÷ float32 memory",
+    "held_out": "held out, within",
 }
 
 Record = dict[str, Any]
@@ -95,10 +96,11 @@ def record_of(found: Recommendation, tolerance: dict[str, float]) -> Record:
 def markdown(record: Record) -> str:
     """The results as Markdown."""
     about = record["provenance"]
+    torch_version = about["versions"]["torch"]
     lines = [
         f"# Policies found: {record['name']}",
         "",
-        f"{record['n_atoms']:,} atoms, {about.get('device_name', 'CPU')}.",
+        f"{record['n_atoms']:,} atoms, {about['device']}, torch {torch_version}.",
     ]
     for question, result in record["questions"].items():
         limits = ", ".join(f"{name} {value:.2g}" for name, value in result["tolerance"].items())
@@ -118,6 +120,8 @@ def cell(row: Record, column: str) -> str:
         return ""
     if column == "seconds":
         return f"{1e3 * value:.1f} ± {1e3 * row['iqr'] / 2:.1f}"
+    if column == "held_out":
+        return f"{value:.0%}"
     if column in ("energy", "stress"):
         value *= 1e3
     return f"{value:.2f}" if column.endswith(("64", "32", "gib")) else f"{value:.1e}"
