@@ -117,7 +117,7 @@ def cell(row: Record, column: str) -> str:
     """One number; times with their interquartile range."""
     value = row[column]
     if value is None:
-        return ""
+        return "not finite" if column in ("forces_rel_l2", "energy") else ""
     if column == "seconds":
         return f"{1e3 * value:.1f} ± {1e3 * row['iqr'] / 2:.1f}"
     if column == "held_out":

@@ -1,5 +1,6 @@
 """Molecular dynamics in a precision: how fast the total energy drifts."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import ase
@@ -11,7 +12,10 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 
+from precision_probe.candidates import MixedVariant
+from precision_probe.mixed import apply
 from precision_probe.models import load_model
+from precision_probe.policy import Policy
 from precision_probe.precisions import PRECISIONS, parse_precisions
 from precision_probe.structures import build_graph, read_structures
 from precision_probe.variants import Variant, check_device
@@ -20,10 +24,10 @@ __all__ = ["VariantCalculator", "energy_drift"]
 
 
 class VariantCalculator(Calculator):  # type: ignore[misc]
-    """An ASE calculator that computes in a precision.
+    """An ASE calculator that computes in a precision, or under a policy.
 
     Args:
-        variant: The model in that precision.
+        variant: The model in that precision, or under that policy.
 
     ``energy`` is the interaction energy, where the model has it: the isolated atoms' energies are a constant, which
     would hide in a half precision how the rest of the energy changes.
@@ -31,7 +35,7 @@ class VariantCalculator(Calculator):  # type: ignore[misc]
 
     implemented_properties = ("energy", "forces")
 
-    def __init__(self, variant: Variant) -> None:
+    def __init__(self, variant: Variant | MixedVariant) -> None:
         super().__init__()
         self._variant = variant
 
@@ -52,6 +56,7 @@ def energy_drift(
     atoms: ase.Atoms,
     precisions: Any,
     *,
+    policies: Mapping[str, Policy] | None = None,
     steps: int = 1000,
     timestep: float = 0.5,
     temperature: float = 300.0,
@@ -65,6 +70,7 @@ def energy_drift(
         model: As :func:`precision_probe.attach` takes it.
         atoms: Where each run starts.
         precisions: The precisions.
+        policies: More to run, by any name.
         steps: Of each run.
         timestep: fs.
         temperature: Of the velocities drawn at the start, K.
@@ -73,23 +79,25 @@ def energy_drift(
         device: Where to run.
 
     Returns:
-        Indexed by precision, float64 first: ``drift`` (meV/atom/ps: mean over runs of the slope of a straight line
+        Indexed by precision or the policy's name, float64 first: ``drift`` (meV/atom/ps: mean over runs of the slope of a straight line
         through the total energy), ``confidence`` (half the width of its 95 % interval, Student's t over runs) and
         ``fluctuation`` (meV/atom: root mean square about that line).
     """
     module, _ = load_model(model)
     found = [PRECISIONS["float64"], *parse_precisions(precisions)]
     where = check_device(device, tuple(found))
+    variants: dict[str, Variant | MixedVariant] = {str(each): Variant(module, each, where) for each in found}
+    for name, policy in (policies or {}).items():
+        variants[name] = MixedVariant(apply(policy, module, str(where)), where)
     rows = {}
-    for precision in found:
-        variant = Variant(module, precision, where)
+    for name, variant in variants.items():
         runs = [_run(variant, atoms, steps, timestep, temperature, seed + number) for number in range(n_runs)]
-        rows[str(precision)] = _summary(np.asarray(runs), timestep / 1000)
+        rows[name] = _summary(np.asarray(runs), timestep / 1000)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("precision")
 
 
 def _run(
-    variant: Variant, start: ase.Atoms, steps: int, timestep: float, temperature: float, seed: int
+    variant: Variant | MixedVariant, start: ase.Atoms, steps: int, timestep: float, temperature: float, seed: int
 ) -> np.ndarray[Any, Any]:
     """Total energy after each step, meV/atom."""
     atoms = start.copy()
