@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from precision_probe.hessian import vibrations
     from precision_probe.metrics import compare
     from precision_probe.physics import by_structure
+    from precision_probe.policy import Policy, Rule
     from precision_probe.precisions import PRECISIONS, Precision
     from precision_probe.probe import Probe, attach
     from precision_probe.trace import Trace, open_trace
@@ -32,9 +33,11 @@ __version__ = "0.1.0"
 __all__ = [
     "PRECISIONS",
     "InputError",
+    "Policy",
     "Precision",
     "Probe",
     "ProbeError",
+    "Rule",
     "Trace",
     "attach",
     "bits_needed",
@@ -60,6 +63,7 @@ _HOMES = {
     "hessian": ("vibrations",),
     "metrics": ("compare",),
     "physics": ("by_structure",),
+    "policy": ("Policy", "Rule"),
     "precisions": ("PRECISIONS", "Precision"),
     "probe": ("Probe", "attach"),
     "trace": ("Trace", "open_trace"),

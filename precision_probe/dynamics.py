@@ -79,9 +79,9 @@ def energy_drift(
         device: Where to run.
 
     Returns:
-        Indexed by precision or the policy's name, float64 first: ``drift`` (meV/atom/ps: mean over runs of the slope of a straight line
-        through the total energy), ``confidence`` (half the width of its 95 % interval, Student's t over runs) and
-        ``fluctuation`` (meV/atom: root mean square about that line).
+        Indexed by precision or the policy's name, float64 first: ``drift`` (meV/atom/ps: mean over runs of the slope of
+        a straight line through the total energy), ``confidence`` (half the width of its 95 % interval, Student's t over
+        runs) and ``fluctuation`` (meV/atom: root mean square about that line).
     """
     module, _ = load_model(model)
     found = [PRECISIONS["float64"], *parse_precisions(precisions)]
