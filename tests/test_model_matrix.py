@@ -42,7 +42,16 @@ def checked(row, device, precisions):
     assert result.nonfinite["float32"] == 0
 
 
-@pytest.mark.parametrize("row", ON_CPU, ids=lambda row: row.name)
+def mostly_alike(row):
+    """Rows of which others, quicker ones, show the same: deeper models, conversions of one class after another."""
+    return "3 layers" in row.name or ("cuEquivariance" in row.name and "Interaction" in row.name)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=pytest.mark.slow if mostly_alike(row) else ()) for row in ON_CPU],
+    ids=lambda row: row.name,
+)
 def test_on_the_cpu(row):
     checked(row, "cpu", ("float32", "bfloat16", "float16"))
 
