@@ -1,6 +1,6 @@
 """What explains a model's errors, found out by running it: tables that a trace keeps."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ from precision_probe.symmetry import equivariance
 from precision_probe.trials import ERROR_UNITS, Trials
 from precision_probe.variants import Variant, check_device
 
-__all__ = ["explain"]
+__all__ = ["explain", "explained"]
 
 
 def explain(
@@ -59,6 +59,22 @@ def explain(
     Raises:
         InputError: If the model, a structure, a precision or the device cannot be used.
     """
+    return dict(
+        explained(model, structures, precisions, n_structures=n_structures, head=head, device=device, progress=progress)
+    )
+
+
+def explained(
+    model: Any,
+    structures: Any,
+    precisions: Any,
+    *,
+    n_structures: int,
+    head: str | None,
+    device: str | None,
+    progress: bool,
+) -> Iterator[tuple[str, StoredTable]]:
+    """The tables of :func:`explain`, one by one, so that an interruption loses none that is made."""
     if n_structures < 1:
         raise InputError(f"At least one structure must be used; got n_structures={n_structures}.")
     asked = parse_precisions(precisions)
@@ -68,8 +84,8 @@ def explain(
     check_device(trials.device, asked)
     check_backend(trials.model, asked, trials.device)
     variants = [trials.reference, *(Variant(trials.model, precision, trials.device) for precision in asked)]
-    questions = shown(_questions(trials, variants), "explaining", progress=progress)
-    return {each.name: StoredTable(each.make(), each.title, each.units) for each in questions}
+    for each in shown(_questions(trials, variants), "explaining", progress=progress):
+        yield each.name, StoredTable(each.make(), each.title, each.units)
 
 
 @dataclass(frozen=True)

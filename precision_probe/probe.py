@@ -202,9 +202,9 @@ class Probe:
                 finished.
         """
         self._check_unfinished()
-        from precision_probe.causes import explain
+        from precision_probe.causes import explained
 
-        tables = explain(
+        tables = explained(
             self.model,
             structures,
             [variant.precision for variant in self._observer.variants[1:]],
@@ -213,7 +213,8 @@ class Probe:
             device=str(self.device),
             progress=progress,
         )
-        self.add_tables(tables)
+        for name, table in tables:
+            self.add_tables({name: table})
 
     def add_tables(self, tables: Mapping[str, StoredTable]) -> None:
         """Keep tables in the trace, in place of any of the same names.

@@ -191,3 +191,15 @@ def test_a_model_without_forces_is_refused(config, water, name, more):
         with pytest.raises(pp.InputError, match=f"{name} predicts no energies and forces"):
             probe.explain(water, progress=False)
         assert probe.trace().tables == ()
+
+
+def test_an_interruption_keeps_the_tables_that_were_made(model, water, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("precision_probe.causes.budget", interrupted)
+    with pp.attach(model, precisions="float16", device="cpu") as probe:
+        probe.run(water, progress=False)
+        with pytest.raises(KeyboardInterrupt):
+            probe.explain(water, progress=False)
+    assert probe.trace().tables == ("range", "noise")
