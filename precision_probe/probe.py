@@ -328,7 +328,7 @@ class Probe:
             "complete": self._n_unfinished == 0 and not self._failures,
             "failures": self._failures,
             "weights_changed": self._weights_changed,
-            "seed": None,  # nothing in a run is random
+            "seed": next((each.seed for each in variants if each.precision.stochastic), None),  # nothing else is random
         }
 
     def _follow_weights(self) -> None:

@@ -63,6 +63,7 @@ class Variant:
     ) -> None:
         self.precision = precision
         self.device = device
+        self.seed = seed
         self.dtype: torch.dtype = getattr(torch, precision.dtype)
         self.model = clone(model, self.dtype, device)
         self._generator = torch.Generator(device).manual_seed(seed) if precision.stochastic else None
