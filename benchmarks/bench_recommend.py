@@ -137,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--smoke", action="store_true", help="a small model and structures, for CI")
     given = parser.parse_args(arguments)
+    given.out.mkdir(parents=True, exist_ok=True)
     device = check_device(given.device, ())
     model = build(architecture(0, given.smoke), seed=0)
     model = converted(model, device) if given.cueq else model

@@ -44,12 +44,13 @@ class MixedVariant:
 
 
 class Candidates:
-    """Measures policies on structures, each once.
+    """Measures policies, and casts of the model, on structures, each once.
 
     Args:
         trials: A model and structures.
         log: A file of errors measured before, which is added to; so an interrupted search goes on where it was. It is
-            begun anew if it is of other structures, another model or another device.
+            begun anew if it is of other structures or heads, another model or another device, and not touched before
+            something is measured.
 
     Attributes:
         n_runs: How often the model was run to measure errors.
@@ -61,6 +62,7 @@ class Candidates:
         self._casts: dict[str, Variant] = {}
         self._assembly = Assembly(trials.model, trials.device)
         self._log = log
+        self._kept: list[Any] = []  # of the log, to be written anew before anything is added
         self._known = self._read_log()
 
     def variant(self, policy: Policy) -> MixedVariant:
@@ -69,18 +71,11 @@ class Candidates:
 
     def errors(self, policy: Policy) -> pd.DataFrame:
         """Errors for each structure, as :meth:`precision_probe.trials.Trials.errors_by_structure` has them."""
-        key = _key(policy)
-        if key not in self._known:
-            table = self.trials.errors_by_structure(self.variant(policy).predict)
-            self.n_runs += len(table)
-            self._known[key] = table.to_dict("list")
-            self._append({"rules": key, "errors": self._known[key]})
-        return pd.DataFrame(self._known[key], dtype=float)
+        return self._errors(_key(policy), lambda: self.variant(policy))
 
     def cast_errors(self, precision: str) -> pd.DataFrame:
         """The same of the model cast as a whole."""
-        self.n_runs += len(self.trials.graphs)
-        return self.trials.errors_by_structure(self._cast(precision).predict)
+        return self._errors(CAST.format(precision), lambda: self._cast(precision))
 
     def timed(
         self, policies: Mapping[str, Policy], casts: tuple[str, ...] = (), *, stress: bool = False, rounds: int = 5
@@ -103,6 +98,14 @@ class Candidates:
             calls[CAST.format(name)] = _in_arithmetic(variant, _call(variant.model, graph, variant.dtype, options))
         return side_by_side(calls, self.trials.device, rounds=rounds)
 
+    def _errors(self, key: str, made: Callable[[], MixedVariant | Variant]) -> pd.DataFrame:
+        if key not in self._known:
+            table = self.trials.errors_by_structure(made().predict)
+            self.n_runs += len(table)
+            self._known[key] = table.to_dict("list")
+            self._append({"rules": key, "errors": self._known[key]})
+        return pd.DataFrame(self._known[key], dtype=float)
+
     def _cast(self, name: str) -> Variant:
         if name not in self._casts:
             trials, is_reference = self.trials, name == "float64"
@@ -113,31 +116,43 @@ class Candidates:
     def _read_log(self) -> dict[str, Any]:
         if self._log is None:
             return {}
-        lines = self._log.read_text(encoding="utf-8").splitlines() if self._log.exists() else []
-        entries = [json.loads(line) for line in lines if line.endswith("}")]  # the last may be cut off
-        if not entries or entries[0] != self._header():
-            self._log.write_text(json.dumps(self._header()) + "\n", encoding="utf-8")
-            return {}
-        return {entry["rules"]: entry["errors"] for entry in entries[1:]}
+        text = self._log.read_bytes().decode(errors="replace") if self._log.exists() else ""
+        entries = _complete(text)
+        self._kept = entries if entries and entries[0] == self._header() else [self._header()]
+        return {entry["rules"]: entry["errors"] for entry in self._kept[1:]}
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        if self._log is not None:
-            with self._log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+        if self._log is None:
+            return
+        new = [*self._kept, entry]  # the first time what was kept too: the file may end in a line that is cut off
+        with self._log.open("w" if self._kept else "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(each) + "\n" for each in new)
+        self._kept = []
 
     def _header(self) -> dict[str, Any]:
         """What errors depend on."""
         trials = self.trials
         digest = hashlib.sha256()
         for graph in trials.graphs:
-            for key in ("positions", "cell", "node_attrs", "edge_index"):
-                digest.update(graph.data[key].detach().cpu().numpy().tobytes())
+            for key, tensor in sorted(graph.data.items()):
+                digest.update(f"{key} {tuple(tensor.shape)}".encode() + tensor.detach().cpu().numpy().tobytes())
         return {
             "model": weights_sha256(trials.model),
             "backend": backend(trials.model),
             "device": str(trials.device),
             "structures": digest.hexdigest(),
         }
+
+
+def _complete(text: str) -> list[Any]:
+    """The lines that are JSON, up to the first that is not: an interruption may have cut off the last."""
+    found = []
+    for line in text.splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
 
 
 def _key(policy: Policy) -> str:

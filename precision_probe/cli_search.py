@@ -20,7 +20,7 @@ from precision_probe.cli_common import (
     wide_console,
     write,
 )
-from precision_probe.exceptions import InputError
+from precision_probe.exceptions import InputError, ProbeError
 
 __all__ = ["apply", "recommend", "sweep"]
 
@@ -137,19 +137,26 @@ def recommend(
             raise InputError(f"The output {output} exists. Choose another name, or replace it with --force.")
         from precision_probe.recommend import recommend as search
 
-        found = search(
-            model,
-            structures,
-            limits,
-            allow=allow,
-            objective=objective.value,
-            granularity=granularity.value,
-            head=head,
-            device=device,
-            seed=seed,
-            log=log,
-            progress=not quiet,
-        )
+        try:
+            found = search(
+                model,
+                structures,
+                limits,
+                allow=allow,
+                objective=objective.value,
+                granularity=granularity.value,
+                head=head,
+                device=device,
+                seed=seed,
+                log=log,
+                progress=not quiet,
+            )
+        except KeyboardInterrupt:
+            if not log.exists():
+                raise
+            raise ProbeError(
+                f"Interrupted. The errors measured so far are in {log}; the same command goes on from there."
+            ) from None
         found.policy.save(output, force=True)
         log.unlink(missing_ok=True)
         if not quiet:

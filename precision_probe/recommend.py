@@ -9,6 +9,7 @@
 Nothing is taken from a prediction: it only chooses what is measured.
 """
 
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,20 +106,23 @@ def recommend(
         progress: Show a progress bar, where there is a terminal.
 
     Raises:
-        InputError: If the model, a structure, a precision, the tolerance or the device cannot be used.
+        InputError: If the model, a structure, a precision, the tolerance or the device cannot be used, the model
+            predicts NaN or infinity in float64, or the tolerance is of nothing that the structures have.
     """
     _check(tolerance, objective, granularity)
     searched, held_out = _split(read_structures(structures), seed)
     module, _ = load_model(model)
     trials = Trials(module, searched, head=head, device=device)
+    names = _allowed(allow, trials)
+    held = trials.on(held_out, head=head) if held_out else None
+    for each in (trials, *([] if held is None else [held])):
+        _check_finite(each)
     search = Search(Candidates(trials, None if log is None else Path(log)), tolerance, objective)
-    names = _allowed(allow, search)
     blocks = search.alone(names, progress=progress)
     proposals = search.proposals(blocks, names)
     if granularity == "module":
         proposals |= search.refined(proposals, progress=progress)
     table = search.measured(proposals, names, progress=progress)
-    held = trials.on(held_out, head=head) if held_out else None
     return search.verified(table, proposals, blocks, held)
 
 
@@ -129,16 +133,25 @@ class Search:
         candidates: What measures policies.
         tolerance: As :func:`recommend` takes it.
         objective: Likewise.
+
+    Raises:
+        InputError: If memory is asked for and there is no GPU, or the structures have nothing of the tolerance.
     """
 
     def __init__(self, candidates: Candidates, tolerance: Mapping[str, float], objective: str = "time") -> None:
-        self.candidates, self.tolerance, self.objective = candidates, dict(tolerance), objective
+        self.candidates, self.objective = candidates, objective
+        self.tolerance = {name: float(limit) for name, limit in tolerance.items()}
         self.trials = trials = candidates.trials
         self.names = [block.name for block in default_blocks(trials.model)]
         if objective == "memory" and trials.device.type != "cuda":
             raise InputError("Memory is measured on CUDA only. Use --device cuda, or --objective time.")
         stresses = any(graph.periodic.all() for graph in trials.graphs)
         self.judged = [name for name in tolerance if name != "stress" or stresses]
+        if not self.judged:
+            raise InputError(
+                "The only tolerance is of stress, but no structure searched on is periodic in all directions, so that "
+                "nothing would be judged. Give a tolerance of forces or energy, or other structures."
+            )
 
     def alone(self, precisions: Sequence[str], *, progress: bool) -> pd.DataFrame:
         """Each block alone in each precision."""
@@ -151,14 +164,15 @@ class Search:
         expected = sensitivities(self.trials, n_probes=1).groupby("block")["forces_expected"].apply(_root_of_squares)
         rows = []
         for (block, name), table in errors.items():
-            saves = base - self._cost(timed[f"{block}|{name}"])
+            cost = self._cost(timed[f"{block}|{name}"])
+            saves = base - cost if np.isfinite([base, cost]).all() else 0.0  # unknown where memory did not suffice
             rows.append(
                 {
                     "block": block,
                     "precision": name,
                     **{quantity: _largest(table[quantity]) for quantity in _JUDGED},
                     "share": float(np.max(self._shares(table))),
-                    "saves": saves if self.objective == "memory" or abs(saves) > spread else 0.0,
+                    "saves": saves if abs(saves) > (0 if self.objective == "memory" else spread) else 0.0,
                     "predicted": expected.get(block, np.nan) * PRECISIONS[name].unit_roundoff,
                 }
             )
@@ -235,21 +249,30 @@ class Search:
     def verified(
         self, table: pd.DataFrame, proposals: Mapping[str, Policy], blocks: pd.DataFrame, held: Trials | None
     ) -> Recommendation:
-        """The fastest within the tolerance that holds on the structures held out too; of equals the most accurate."""
+        """The fastest within the tolerance that holds on the structures held out too; of equals the most accurate.
+
+        Nothing is chosen that is no faster than the model as it is, in float64.
+        """
         notes = []
         checked = Candidates(held) if held is not None else None
+        cost = table["peak_gib" if self.objective == "memory" else "seconds"].fillna(np.inf)
+        cost[DO_NOTHING] = cost[CAST.format("float64")]  # to do nothing is to run the model as it is
         within = [name for name in table.index if name in proposals and table.loc[name, "share"] <= _MARGIN]
-        cost = table["peak_gib" if self.objective == "memory" else "seconds"]
-        while within:
+        within = [name for name in within if name != DO_NOTHING and cost[name] < cost[DO_NOTHING]] + [DO_NOTHING]
+        while True:
             equals = [name for name in within if cost[name] <= _EQUAL * cost[within].min()]
             name = min(equals, key=lambda each: (table.loc[each, "share"], cost[each]))
             if checked is None:
                 break
-            holds = float((self._shares(checked.errors(proposals[name])).max(axis=1) <= 1).mean())
+            shares = self._shares(checked.errors(proposals[name]), held)
+            holds = float((shares.max(axis=1) <= 1).mean())
             table.loc[name, "held_out"] = holds
-            if holds >= _HOLDS:
+            if holds >= _HOLDS or name == DO_NOTHING:
                 break
-            notes.append(f"{name} was within the tolerance, but only on {holds:.0%} of the structures held out.")
+            notes.append(
+                f"{name} was within the tolerance on the structures searched on, but only on {holds:.0%} of those held "
+                "out."
+            )
             within.remove(name)
         return self._recommendation(name, table, proposals[name], blocks, held, notes)
 
@@ -263,19 +286,28 @@ class Search:
         notes: list[str],
     ) -> Recommendation:
         row = table.loc[name]
+        float32 = table.loc[CAST.format("float32")]
         if name == DO_NOTHING:
-            notes.append("No other policy keeps the tolerance and is faster: run the model in float64.")
-        elif row["vs_float32"] < 1 and self.objective == "time":
-            notes.append("It is not faster than the model cast to float32 as a whole, but more accurate.")
+            better = "faster" if self.objective == "time" else "smaller"
+            notes.append(f"No other policy keeps the tolerance and is {better}: run the model in float64.")
+            if row["share"] > 1:
+                dtype = next(self.trials.model.parameters()).dtype
+                notes.append(f"Not even that keeps the tolerance: the model gives its results in {dtype}.")
+        seconds = table["seconds"].to_dict()
+        own = seconds[CAST.format("float64") if name == DO_NOTHING else name]
+        if self.objective == "time" and seconds[CAST.format("float32")] < own:
+            notes.append(
+                "The model cast to float32 as a whole is faster; on the structures searched on its errors reach "
+                f"{float32['share']:.2g} of the tolerance, here {row['share']:.2g}."
+            )
         if held is None:
             notes.append("There were too few structures to hold any out: the tolerance was verified on none but these.")
         if set(self.judged) != set(self.tolerance):
             notes.append("The tolerance of stress was not judged: no structure is periodic in all directions.")
         rank = _rank_correlation(blocks)
-        notes.append(
-            f"{self.candidates.n_runs} runs of the model for errors; adjoints rank the blocks' force errors with a "
-            f"Spearman correlation of {rank:.2f}."
-        )
+        runs = f"{self.candidates.n_runs} runs of the model for errors"
+        ranks = f"; adjoints rank the blocks' force errors with a Spearman correlation of {rank:.2f}"
+        notes.append(f"{runs}{ranks if np.isfinite(rank) else ''}.")
         kept = table[table["pareto"] | (table.index == name) | table.index.str.startswith(CAST.format(""))]
         evidence = {
             "objective": self.objective,
@@ -302,16 +334,24 @@ class Search:
             choices[row["precision"]] = Option(-row["saves"], self._shares(table).flatten())
         return found
 
-    def _shares(self, errors: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Errors in tolerances, (structures, quantities); infinite where not finite, none where nothing is to judge."""
-        found = [np.zeros(len(errors))]
+    def _shares(self, errors: pd.DataFrame, trials: Trials | None = None) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Errors in tolerances, (structures, quantities).
+
+        All are infinite where energy or forces are not finite, even if they have no tolerance; those of the stress are
+        zero for structures that have none.
+        """
+        graphs = (self.trials if trials is None else trials).graphs
+        has_stress = np.asarray([bool(graph.periodic.all()) for graph in graphs])
+        is_broken = ~np.isfinite(errors[["energy", "forces"]]).all(axis=1)
+        found = []
         for name in self.judged:
-            is_missing = errors[name].isna() & (name == "stress") & np.isfinite(errors["forces"])
-            found.append(errors[name].where(~is_missing, 0.0).fillna(np.inf).to_numpy() / self.tolerance[name])
-        return np.stack(found[1:] or found, axis=1)
+            judged = errors[name].fillna(np.inf).where(has_stress | (name != "stress"), 0.0).to_numpy()
+            found.append(np.where(is_broken, np.inf, judged) / self.tolerance[name])
+        return np.stack(found, axis=1)
 
     def _row(self, errors: pd.DataFrame, timed: Timed) -> dict[str, float]:
-        rel_l2 = _root_of_squares(errors["forces_l2"]) / _root_of_squares(errors["forces_norm"])
+        norm = _root_of_squares(errors["forces_norm"])
+        rel_l2 = _root_of_squares(errors["forces_l2"]) / norm if norm else np.nan
         return {
             **{quantity: _largest(errors[quantity]) for quantity in _JUDGED},
             "forces_rel_l2": rel_l2,
@@ -322,7 +362,9 @@ class Search:
         }
 
     def _cost(self, timed: Timed) -> float:
-        return float(timed.peak_bytes or np.inf) if self.objective == "memory" else timed.median
+        if self.objective == "memory":
+            return np.inf if timed.peak_bytes is None else float(timed.peak_bytes)
+        return timed.median
 
     def _is_new(self, policy: Policy, others: Iterable[Policy]) -> bool:
         return all(policy.assignments(self.names) != other.assignments(self.names) for other in others)
@@ -332,6 +374,9 @@ def _check(tolerance: Mapping[str, float], objective: str, granularity: str) -> 
     if not tolerance or not set(tolerance) <= set(_JUDGED):
         known = ", ".join(f"{name} ({TOLERANCE_UNITS[name]})" for name in _JUDGED)
         raise InputError(f"A search needs tolerances of one or more of {known}; got {dict(tolerance)}.")
+    for name, limit in tolerance.items():
+        if not isinstance(limit, numbers.Real) or isinstance(limit, bool) or not 0 < limit < np.inf:
+            raise InputError(f"The tolerance of {name} is a finite number above zero, such as 1e-3; got {limit!r}.")
     if objective not in ("time", "memory"):
         raise InputError(f"The objective is time or memory; got {objective!r}.")
     if granularity not in ("block", "module"):
@@ -346,13 +391,27 @@ def _split(structures: list[Any], seed: int) -> tuple[list[Any], list[Any]]:
     return [structures[index] for index in searched], [structures[index] for index in held_out]
 
 
-def _allowed(allow: Any, search: Search) -> list[str]:
+def _check_finite(trials: Trials) -> None:
+    for graph, exact in zip(trials.graphs, trials.exact, strict=True):
+        if not all(bool(exact[name].isfinite().all()) for name in ("energy", "forces")):
+            raise InputError(
+                f"In float64 the model predicts NaN or infinity for the structure {graph.names[0]}, so that no error "
+                "can be measured. Leave the structure out."
+            )
+
+
+def _allowed(allow: Any, trials: Trials) -> list[str]:
     from precision_probe.backends import check_backend
     from precision_probe.probe import default_precisions
     from precision_probe.variants import check_device
 
-    device, model = search.trials.device, search.trials.model
+    device, model = trials.device, trials.model
     precisions = default_precisions(device, model) if allow is None else parse_precisions(allow)
+    if not precisions or any(precision.emulated for precision in precisions):
+        raise InputError(
+            f"A search chooses from one or more of {', '.join(list(PRECISIONS)[1:])}, beside float64, which is always "
+            f"allowed; got {allow!r}."
+        )
     check_device(device, precisions)
     check_backend(model, precisions, device)
     return [precision.name for precision in precisions]
@@ -373,7 +432,7 @@ def _rank_correlation(blocks: pd.DataFrame) -> float:
     found = [
         scipy.stats.spearmanr(rows["predicted"], rows["forces"]).statistic
         for _, rows in finite.groupby("precision")
-        if len(rows) > 2
+        if len(rows) > 2 and min(rows["predicted"].nunique(), rows["forces"].nunique()) > 1
     ]
     return float(np.mean(found)) if found else np.nan
 

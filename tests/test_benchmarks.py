@@ -18,6 +18,7 @@ from precision_probe.structures import read_structures
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import bench_precisions
+import bench_recommend
 import measure
 import plots
 
@@ -181,3 +182,24 @@ def test_own_model_and_structures(tmp_path, capsys):
     assert record["model_name"] == "demo"
     assert [system["n_atoms"] for system in record["systems"]] == [3, len(large)]
     assert str(tmp_path / "bench_precisions-cpu.json") in capsys.readouterr().out
+
+
+def test_policies_are_found_for_both_questions(tmp_path):
+    bench_recommend.main(["--smoke", "--device", "cpu", "--allow", "float16", "--out", str(tmp_path / "results")])
+    record = json.loads((tmp_path / "results" / "bench_recommend-e3nn-cpu.json").read_text(encoding="utf-8"))
+    assert record["schema"] == bench_recommend.SCHEMA
+    assert {row["block"] for row in record["blocks"]} == set(BLOCKS)
+    assert list(record["questions"]) == ["free digits", "fast"]
+    text = (tmp_path / "results" / "bench_recommend-e3nn-cpu.md").read_text(encoding="utf-8")
+    assert text == bench_recommend.markdown(record)
+    for question, result in record["questions"].items():
+        rows = {row["candidate"]: row for row in result["candidates"]}
+        assert {"float64", "float16", "model.to(float32)"} <= set(rows)
+        chosen = rows[result["chosen"]]
+        assert all(chosen[name] <= limit for name, limit in result["tolerance"].items())
+        assert chosen["held_out"] == 1
+        assert f"## {question}" in text
+        assert rows["model.to(float32)"]["vs_float32"] == 1
+    half = {row["candidate"]: row for row in record["questions"]["fast"]["candidates"]}["float16 after the embeddings"]
+    limit = record["questions"]["fast"]["tolerance"]["forces"]
+    assert limit == pytest.approx(half["forces"] / half["forces_rel_l2"] * bench_recommend.RELATIVE)

@@ -15,12 +15,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mace.calculators import MACECalculator
 from typer.testing import CliRunner
 
 import precision_probe as pp
+import precision_probe.candidates
 import precision_probe.observation
 from precision_probe.cli import app
 from precision_probe.models import build
+from precision_probe.policy import Policy, Rule
 from precision_probe.trace import Trace
 
 FINE, EXCEEDED, BAD_INPUT, FAILED = 0, 1, 2, 3
@@ -638,6 +641,129 @@ def test_sweep_replaces_its_outputs_with_force(folder, model_file, water_file):
     assert (folder / "there.svg").read_bytes().startswith(b"<?xml")
     with pp.open_trace("there.h5") as trace:
         assert trace.tables == ("sweep",)
+
+
+# recommend and apply
+
+
+@pytest.fixture
+def waters_file(water, tmp_path):
+    ase.io.write(tmp_path / "waters.xyz", rattled(water))
+    return tmp_path / "waters.xyz"
+
+
+def rattled(water):
+    found = [water.copy() for _ in range(3)]
+    for seed, atoms in enumerate(found):
+        atoms.rattle(0.05, seed=seed)
+    return found
+
+
+@pytest.fixture
+def policy_file(folder):
+    return Policy.uniform("float32").save(folder / "p.json")
+
+
+def recommend(*arguments):
+    """A quick one."""
+    return run("recommend", *arguments, "--tolerance", "forces=1e-2", "--allow", "float16", "--device", "cpu")
+
+
+def test_recommended_policies_are_applied_and_keep_the_tolerance(folder, model, model_file, waters_file, water):
+    result = recommend(model_file, waters_file, "-o", "p.json", "-q")
+    assert (result.exit_code, result.stdout, result.stderr) == (FINE, "", "")
+    assert names(folder) == ["p.json"]
+    result = run("apply", model_file, "p.json", "-o", "mixed.model")
+    assert result.exit_code == FINE, result.output
+    assert names(folder) == ["mixed.model", "p.json"]
+    mixed, exact = MACECalculator(model_paths="mixed.model"), MACECalculator(models=[model])
+    for atoms in rattled(water):
+        found, expected = (calculator.get_forces(atoms) for calculator in (mixed, exact))
+        assert np.isfinite(found).all()
+        assert np.abs(found - expected).max() <= 1e-2
+    policy = Policy.load("p.json")
+    assert policy.tolerance == {"forces": 1e-2}
+    assert mixed.models[0].policy.rules == policy.rules
+
+
+def test_recommend_prints_what_it_measured(folder, model_file, water_file):
+    result = recommend(model_file, water_file)
+    assert result.exit_code == FINE, result.output
+    assert all(words in flat(result.stdout) for words in ("Recommended: ", "model.to(float32)", "float16"))
+    assert "Policy written to policy.json" in result.stderr
+    assert names(folder) == ["policy.json"]
+
+
+def test_recommend_replaces_its_output_only_with_force(folder, model_file, water_file):
+    (folder / "p.json").write_bytes(b"precious")
+    (folder / "p.json.partial").write_bytes(b"begun")
+    for _ in range(2):  # with and without a search that was interrupted
+        refused(recommend("absent.model", water_file, "-o", "p.json"), "p.json exists", "--force")
+        (folder / "p.json.partial").unlink(missing_ok=True)
+    assert (folder / "p.json").read_bytes() == b"precious"
+    assert recommend(model_file, water_file, "-o", "p.json", "--force", "-q").exit_code == FINE
+    assert Policy.load("p.json").tolerance
+    assert names(folder) == ["p.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tolerance", "forces"], ["number above zero"]),
+        (["--tolerance", "forces=inf"], ["finite number"]),
+        (["--tolerance", "speed=1"], ["Unknown tolerance"]),
+        (["--tolerance", "stress=1e-3"], ["nothing would be judged"]),
+        (["--objective", "memory"], ["CUDA only"]),
+        (["--allow", "float31"], ["float31"]),
+        (["-o", "missing/p.json"], ["cannot be written"]),
+    ],
+)
+def test_recommend_refuses(folder, model_file, water_file, options, words):
+    refused(run("recommend", model_file, water_file, "-o", "p.json", "--device", "cpu", *options), *words)
+    assert names(folder) == []
+
+
+def test_an_interrupted_search_goes_on(folder, model_file, water_file, monkeypatch):
+    calls = []
+    original = precision_probe.candidates.MixedVariant.predict
+
+    def predict(self, sample):
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        calls.append(self.model.policy)
+        return original(self, sample)
+
+    monkeypatch.setattr(precision_probe.candidates.MixedVariant, "predict", predict)
+    result = recommend(model_file, water_file, "-o", "p.json", "-q")
+    refused(result, "Interrupted", "p.json.partial", "goes on from there", code=FAILED)
+    assert names(folder) == ["p.json.partial"]
+    again = []
+    monkeypatch.setattr(
+        precision_probe.candidates.MixedVariant,
+        "predict",
+        lambda self, sample: again.append(self.model.policy) or original(self, sample),
+    )
+    result = recommend(model_file, water_file, "-o", "p.json", "-q")
+    assert result.exit_code == FINE, result.output
+    assert names(folder) == ["p.json"]
+    assert again
+    assert not {policy.rules for policy in again} & {policy.rules for policy in calls}
+
+
+def test_apply_refuses(folder, model_file, policy_file):
+    (folder / "broken.json").write_text('{"rules": ', encoding="utf-8")
+    Policy((Rule("layers.*", "float32"),)).save(folder / "other.json")
+    (folder / "there.model").write_bytes(b"precious")
+    before = names(folder)
+    refused(run("apply", model_file, "broken.json", "-o", "m.model"), "broken.json", "not JSON")
+    refused(run("apply", model_file, "absent.json", "-o", "m.model"), "absent.json")
+    refused(run("apply", model_file, "other.json", "-o", "m.model"), "layers.*")
+    refused(run("apply", "absent.model", policy_file, "-o", "m.model"), "absent.model")
+    refused(run("apply", model_file, policy_file, "-o", "there.model"), "there.model exists", "--force")
+    assert names(folder) == before
+    assert (folder / "there.model").read_bytes() == b"precious"
+    assert run("apply", model_file, policy_file, "-o", "there.model", "--force", "-q").exit_code == FINE
+    refused(run("apply", "there.model", policy_file, "-o", "m.model"), "in mixed precision already")
 
 
 MISUSES = [["errors"], ["errors", "x.h5", "--format", "xml"], ["errors", "x.h5", "--eps", "-1"], ["audit", "--nope"]]
