@@ -32,7 +32,7 @@ from precision_probe.models import build, default_dtype
 from precision_probe.precisions import parse_precisions
 from precision_probe.probe import default_precisions
 from precision_probe.provenance import provenance
-from precision_probe.recommend import Recommendation, Search
+from precision_probe.recommendation import Recommendation, Search
 from precision_probe.trials import Trials
 from precision_probe.variants import check_device
 

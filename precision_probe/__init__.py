@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from precision_probe.policy import Policy, Rule
     from precision_probe.precisions import PRECISIONS, Precision
     from precision_probe.probe import Probe, attach
+    from precision_probe.recommendation import recommend
     from precision_probe.trace import Trace, open_trace
 
 __version__ = "0.1.0"
@@ -48,6 +49,7 @@ __all__ = [
     "errors",
     "explain",
     "open_trace",
+    "recommend",
     "summary",
     "sweep",
     "vibrations",
@@ -66,6 +68,7 @@ _HOMES = {
     "policy": ("Policy", "Rule"),
     "precisions": ("PRECISIONS", "Precision"),
     "probe": ("Probe", "attach"),
+    "recommendation": ("recommend",),
     "trace": ("Trace", "open_trace"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -1,9 +1,9 @@
 """Which precision for which block: the cheapest assignments for growing errors. Numbers in, assignments out.
 
 Errors of blocks are taken to know nothing of one another, so that their squares add, and costs to add too. Then the
-sum of costs plus λ times squared errors has its least value where each block's own has, and all λ together give the
-lower convex hull of cost against error (Everett 1963, Operations Research 11, 399). Both are approximations: what is
-proposed here is measured before anything is made of it.
+sum of costs plus λ times squared errors, each block's largest, has its least value where each block's own has, and all
+λ together give the lower convex hull of cost against that sum, which bounds the squared error from above (Everett 1963,
+Operations Research 11, 399). These are approximations: what is proposed here is measured before anything is made of it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -46,7 +46,7 @@ class Assignment:
 
 
 def assignments(options: Mapping[str, Mapping[str, Option]]) -> list[Assignment]:
-    """The assignments on the lower hull of cost against error, the cheapest first.
+    """The assignments on the lower hull of cost against that bound of the error, the cheapest first.
 
     Args:
         options: For each block, its precisions. All errors have the same length.

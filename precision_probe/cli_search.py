@@ -135,7 +135,7 @@ def recommend(
         check_writable(output, force=force or log.exists())  # an interrupted search goes on
         if output.exists() and not force:
             raise InputError(f"The output {output} exists. Choose another name, or replace it with --force.")
-        from precision_probe.recommend import recommend as search
+        from precision_probe.recommendation import recommend as search
 
         try:
             found = search(

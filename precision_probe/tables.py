@@ -25,7 +25,7 @@ from precision_probe.precisions import parse_precision
 from precision_probe.trace import LOSS, MODES
 
 if TYPE_CHECKING:
-    from precision_probe.recommend import Recommendation
+    from precision_probe.recommendation import Recommendation
 
 __all__ = [
     "FULL_WIDTH",

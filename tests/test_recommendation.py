@@ -16,7 +16,7 @@ from precision_probe.candidates import CAST, Candidates
 from precision_probe.exceptions import InputError
 from precision_probe.models import build, default_dtype
 from precision_probe.policy import Policy, Rule
-from precision_probe.recommend import DO_NOTHING, recommend
+from precision_probe.recommendation import DO_NOTHING, recommend
 from precision_probe.structures import build_graph
 from precision_probe.tables import recommendation_table
 from precision_probe.timing import Timed
