@@ -1,9 +1,10 @@
 """What explains a model's errors, found out by running it: tables that a trace keeps."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import ase
 import numpy as np
 import pandas as pd
 
@@ -12,6 +13,7 @@ from precision_probe.bit_sweep import SWEEP_TITLE, sweep_of
 from precision_probe.blocks import default_blocks
 from precision_probe.budget import budget
 from precision_probe.digits import significant_digits
+from precision_probe.dynamics import energy_drift
 from precision_probe.exceptions import InputError
 from precision_probe.noise import noise_floor
 from precision_probe.nonfinite import failures_of
@@ -34,6 +36,7 @@ def explain(
     precisions: str | Precision | Iterable[str | Precision],
     *,
     n_structures: int = 3,
+    steps: int = 0,
     head: str | None = None,
     device: str | None = None,
     progress: bool = True,
@@ -45,6 +48,7 @@ def explain(
         structures: As ``probe.run()`` takes them.
         precisions: Which.
         n_structures: How many of the structures are used, evenly spread over them: each is run some hundred times.
+        steps: Of dynamics at constant energy, four runs of the largest structure in each precision; none by default.
         head: Which head of a multi-head model.
         device: Where to run; by default a GPU if there is one.
         progress: Show a progress bar, where there is a terminal.
@@ -53,14 +57,23 @@ def explain(
         By name, for :meth:`precision_probe.trace.Trace.with_tables`. What the columns mean is said by the functions
         that make them: ``range`` (:mod:`precision_probe.nonfinite`), ``noise``, ``budget``, ``sweep``, ``prediction``,
         ``equivariance`` (:mod:`precision_probe.symmetry`), ``finite_differences`` and ``displacement``
-        (:mod:`precision_probe.smoothness`), ``digits``. Without a reduced precision there are no ``range``, ``budget``
-        and ``prediction``; there is no ``budget`` of tf32 either.
+        (:mod:`precision_probe.smoothness`), ``digits``, ``drift`` (:mod:`precision_probe.dynamics`). Without a reduced
+        precision there are no ``range``, ``budget`` and ``prediction``; there is no ``budget`` of tf32 either.
 
     Raises:
         InputError: If the model, a structure, a precision or the device cannot be used.
     """
     return dict(
-        explained(model, structures, precisions, n_structures=n_structures, head=head, device=device, progress=progress)
+        explained(
+            model,
+            structures,
+            precisions,
+            n_structures=n_structures,
+            steps=steps,
+            head=head,
+            device=device,
+            progress=progress,
+        )
     )
 
 
@@ -70,11 +83,14 @@ def explained(
     precisions: Any,
     *,
     n_structures: int,
+    steps: int,
     head: str | None,
     device: str | None,
     progress: bool,
 ) -> Iterator[tuple[str, StoredTable]]:
     """The tables of :func:`explain`, one by one, so that an interruption loses none that is made."""
+    if steps < 0:
+        raise InputError(f"The number of steps of dynamics must not be below zero; got {steps}.")
     if n_structures < 1:
         raise InputError(f"At least one structure must be used; got n_structures={n_structures}.")
     asked = parse_precisions(precisions)
@@ -84,7 +100,10 @@ def explained(
     check_device(trials.device, asked)
     check_backend(trials.model, asked, trials.device)
     variants = [trials.reference, *(Variant(trials.model, precision, trials.device) for precision in asked)]
-    for each in shown(_questions(trials, variants), "explaining", progress=progress):
+    questions = _questions(trials, variants)
+    if steps:
+        questions.append(_drift(trials, max((atoms[index] for index in chosen), key=len), asked, steps))
+    for each in shown(questions, "explaining", progress=progress):
         yield each.name, StoredTable(each.make(), each.title, each.units)
 
 
@@ -159,6 +178,15 @@ def _questions(trials: Trials, variants: list[Variant]) -> list[_Question]:
     ]
     empty = {"range", "budget", "prediction"} if not reduced else {"budget"} if not emulated else set()
     return [question for question in questions if question.name not in empty]
+
+
+def _drift(trials: Trials, atoms: ase.Atoms, precisions: Sequence[Precision], steps: int) -> _Question:
+    return _Question(
+        "drift",
+        f"Drift of the total energy at constant energy, four runs of {steps} steps of 0.5 fs",
+        lambda: energy_drift(trials.model, atoms, precisions, steps=steps, device=str(trials.device)).reset_index(),
+        {"drift": "meV/atom/ps", "confidence": "meV/atom/ps", "fluctuation": "meV/atom"},
+    )
 
 
 def _for_each(precisions: Iterable[Precision], table: Callable[[Precision], pd.DataFrame]) -> pd.DataFrame:

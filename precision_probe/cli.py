@@ -74,6 +74,9 @@ def audit(
     explain: Annotated[
         bool, typer.Option("--explain", help="Also find out why: budgets, symmetry, noise, … (minutes more).")
     ] = False,
+    dynamics: Annotated[
+        int, typer.Option(help="With --explain: steps of dynamics at constant energy, whose drift is compared.", min=0)
+    ] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")] = False,
     traceback: TracebackOption = False,
@@ -83,6 +86,8 @@ def audit(
         from precision_probe.analysis import parse_tolerances
         from precision_probe.trace import check_writable
 
+        if dynamics and not explain:
+            raise InputError(f"--dynamics {dynamics} needs --explain, which the drift is a part of.")
         limits = parse_tolerances(tolerance) if tolerance else None
         if output is not None:
             check_writable(output, force=force)
@@ -100,7 +105,7 @@ def audit(
             force=force,
         ) as probe:
             say(quiet, f"Auditing {probe.name} on {structures}, {probe.device}, in {probe.precision_names}")
-            outcome = _run(probe, structures, quiet=quiet, explain=explain)
+            outcome = _run(probe, structures, quiet=quiet, steps=dynamics if explain else None)
         over = _finish(probe, output, limits, quiet=quiet)
         if outcome is not None:
             raise outcome
@@ -212,15 +217,18 @@ def main() -> None:
     app()
 
 
-def _run(probe: "Probe", structures: str, *, quiet: bool, explain: bool) -> ProbeError | None:
-    """Run the structures; an interruption or a failure is returned, so that what is done can be kept first."""
+def _run(probe: "Probe", structures: str, *, quiet: bool, steps: int | None) -> ProbeError | None:
+    """Run the structures, and explain their errors if there is a number of steps of dynamics, even none.
+
+    An interruption or a failure is returned, so that what is done can be kept first.
+    """
     is_audited = False
     try:
         with termination_interrupts():
             probe.run(structures, progress=not quiet)
             is_audited = True
-            if explain:
-                probe.explain(structures, progress=not quiet)
+            if steps is not None:
+                probe.explain(structures, steps=steps, progress=not quiet)
     except InputError as error:
         if not is_audited:
             raise

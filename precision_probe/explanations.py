@@ -176,6 +176,17 @@ def _displacement(table: pd.DataFrame) -> View:
     return View("Steps that rounding makes along a displacement", frame, note)
 
 
+def _drift(table: pd.DataFrame) -> View:
+    units = {
+        "drift": "drift, meV/atom/ps",
+        "confidence": "± (95 % interval)",
+        "fluctuation": "fluctuation, meV/atom",
+    }
+    frame = table.set_index("precision")[list(units)].rename(columns=units).T.rename_axis("")
+    note = "Drift of the total energy in dynamics at constant energy, all precisions from the same velocities."
+    return View("Is energy conserved?", frame, note)
+
+
 _ARRANGED: dict[str, Callable[[pd.DataFrame], View]] = {
     "range": _range,
     "budget": _budget,
@@ -185,5 +196,6 @@ _ARRANGED: dict[str, Callable[[pd.DataFrame], View]] = {
     "displacement": _displacement,
     "noise": _noise,
     "digits": _digits,
+    "drift": _drift,
     "sweep": _sweep,
 }

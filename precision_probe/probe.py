@@ -189,12 +189,13 @@ class Probe:
             self._n_unfinished -= 1
             self._record(_Observation(present, predictions, captured))
 
-    def explain(self, structures: Any, *, n_structures: int = 3, progress: bool = True) -> None:
+    def explain(self, structures: Any, *, n_structures: int = 3, steps: int = 0, progress: bool = True) -> None:
         """Find out where the errors of energies and forces come from, and keep the tables in the trace.
 
         Args:
             structures: As :meth:`run` takes them.
             n_structures: How many of them are used, evenly spread: each is run some hundred times.
+            steps: Of dynamics at constant energy, four runs of the largest in each precision; none by default.
             progress: Show a progress bar, where there is a terminal.
 
         Raises:
@@ -209,6 +210,7 @@ class Probe:
             structures,
             [variant.precision for variant in self._observer.variants[1:]],
             n_structures=n_structures,
+            steps=steps,
             head=self._subject.about.get("head"),
             device=str(self.device),
             progress=progress,

@@ -284,7 +284,8 @@ def plain_table(title: str | None, *headings: str, show_header: bool = True) -> 
 
 def errors_table(errors: pd.DataFrame) -> RenderableType:
     """Every row of :func:`precision_probe.analysis.errors`, with all metrics; dim where the reference is noise."""
-    metrics = [name for name in errors.columns if name in METRICS]
+    shown = {*METRICS, "floor", *(["noise"] if errors["noise"].notna().any() else [])}
+    metrics = [name for name in errors.columns if name in shown]
     resolved = [name for name in ("irrep", "element") if name in errors]
     table = plain_table(None, "precision", "mode", "tensor", "direction", *resolved, "units", "n")
     for metric in metrics:

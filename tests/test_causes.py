@@ -203,3 +203,20 @@ def test_an_interruption_keeps_the_tables_that_were_made(model, water, monkeypat
         with pytest.raises(KeyboardInterrupt):
             probe.explain(water, progress=False)
     assert probe.trace().tables == ("range", "noise")
+
+
+def test_dynamics_are_run_where_steps_are_asked_for(model, water):
+    with pp.attach(model, precisions="float32", device="cpu") as probe:
+        probe.run(water, progress=False)
+        for table in ("sweep", "budget"):
+            assert table not in probe.trace().tables
+        probe.explain(water, steps=4, progress=False)
+    trace = probe.trace()
+    expected = pp.energy_drift(model, water, "float32", steps=4)
+    found = trace.table("drift").frame.set_index("precision")
+    assert found.index.tolist() == ["float64", "float32"]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    shown = view(trace, "drift").frame
+    assert shown.loc["drift, meV/atom/ps", "float32"] == expected.loc["float32", "drift"]
+    with pytest.raises(pp.InputError, match="below zero"):
+        explain(model, water, "float32", steps=-1)

@@ -580,7 +580,7 @@ def test_an_explanation_that_fails_leaves_the_audit(folder, model_file, water_fi
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("precision_probe.causes.explain", fail)
+    monkeypatch.setattr("precision_probe.causes.explained", fail)
     result = audit(model_file, water_file, "--explain", "-o", "out.h5", "-q")
     refused(result, "after 1 structure", code=FAILED)
     with pp.open_trace("out.h5") as trace:
@@ -806,3 +806,11 @@ def test_runs_as_a_module():
     command = [sys.executable, "-m", "precision_probe", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
     assert all(verb in done.stdout for verb in ("audit", "inspect", "errors", "Exit codes"))
+
+
+def test_dynamics_without_explain_is_refused(model_file, water, tmp_path):
+    water.write(tmp_path / "water.xyz")
+    done = run("audit", model_file, tmp_path / "water.xyz", "--dynamics", "10", "-o", tmp_path / "t.h5")
+    assert done.exit_code == 2
+    assert "needs --explain" in done.stderr
+    assert not (tmp_path / "t.h5").exists()
