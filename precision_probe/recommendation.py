@@ -285,6 +285,30 @@ class Search:
         held: Trials | None,
         notes: list[str],
     ) -> Recommendation:
+        rank = _rank_correlation(blocks)
+        runs = f"{self.candidates.n_runs} runs of the model for errors"
+        ranks = f"; adjoints rank the blocks' force errors with a Spearman correlation of {rank:.2f}"
+        notes = [*notes, *self._notes(name, table, held), f"{runs}{ranks if np.isfinite(rank) else ''}."]
+        kept = table[table["pareto"] | (table.index == name) | table.index.str.startswith(CAST.format(""))]
+        evidence = {
+            "objective": self.objective,
+            "device": provenance(self.trials.model, self.trials.device)["device"],
+            "searched": [graph.names[0] for graph in self.trials.graphs],
+            "held_out": 0 if held is None else len(held.graphs),
+            "runs": self.candidates.n_runs,
+            "adjoint_rank_correlation": _plain(rank),
+            "chosen": name,
+            "candidates": {
+                str(index): {key: _plain(value) for key, value in line.items() if not pd.isna(value)}
+                for index, line in kept.iterrows()
+            },
+        }
+        about = {"class": type(self.trials.model).__name__, "sha256": weights_sha256(self.trials.model)}
+        return Recommendation(Policy(policy.rules, self.tolerance, evidence, about), table, blocks, tuple(notes))
+
+    def _notes(self, name: str, table: pd.DataFrame, held: Trials | None) -> list[str]:
+        """What a reader of the choice should know."""
+        notes = []
         row = table.loc[name]
         float32 = table.loc[CAST.format("float32")]
         if name == DO_NOTHING:
@@ -304,26 +328,7 @@ class Search:
             notes.append("There were too few structures to hold any out: the tolerance was verified on none but these.")
         if set(self.judged) != set(self.tolerance):
             notes.append("The tolerance of stress was not judged: no structure is periodic in all directions.")
-        rank = _rank_correlation(blocks)
-        runs = f"{self.candidates.n_runs} runs of the model for errors"
-        ranks = f"; adjoints rank the blocks' force errors with a Spearman correlation of {rank:.2f}"
-        notes.append(f"{runs}{ranks if np.isfinite(rank) else ''}.")
-        kept = table[table["pareto"] | (table.index == name) | table.index.str.startswith(CAST.format(""))]
-        evidence = {
-            "objective": self.objective,
-            "device": provenance(self.trials.model, self.trials.device)["device"],
-            "searched": [graph.names[0] for graph in self.trials.graphs],
-            "held_out": 0 if held is None else len(held.graphs),
-            "runs": self.candidates.n_runs,
-            "adjoint_rank_correlation": _plain(rank),
-            "chosen": name,
-            "candidates": {
-                str(index): {key: _plain(value) for key, value in line.items() if not pd.isna(value)}
-                for index, line in kept.iterrows()
-            },
-        }
-        about = {"class": type(self.trials.model).__name__, "sha256": weights_sha256(self.trials.model)}
-        return Recommendation(Policy(policy.rules, self.tolerance, evidence, about), table, blocks, tuple(notes))
+        return notes
 
     def _options(self, blocks: pd.DataFrame) -> dict[str, dict[str, Option]]:
         n = len(self.trials.graphs) * len(self.judged)

@@ -19,12 +19,12 @@ from precision_probe.analysis import (
     worst_blocks,
 )
 from precision_probe.comparison import ROUNDOFFS
-from precision_probe.explanations import View
 from precision_probe.metrics import EPS, METRICS
 from precision_probe.precisions import parse_precision
 from precision_probe.trace import LOSS, MODES
 
 if TYPE_CHECKING:
+    from precision_probe.explanations import View
     from precision_probe.recommendation import Recommendation
 
 __all__ = [
@@ -46,7 +46,7 @@ __all__ = [
 GUIDE: Tolerance = {"energy": 1e-3, "forces": 1e-2, "stress": 1e-3}
 
 # Columns that the tables, and the table of all metrics, need: a narrower terminal wraps lines and loses no digit.
-WIDTH, FULL_WIDTH = 120, 240
+WIDTH, FULL_WIDTH = 120, 256
 
 _COLUMNS = {
     "energy": ("energy\nmeV/atom", 1000),
@@ -195,7 +195,7 @@ def sweep_table(sweep: pd.DataFrame, quantity: str, tolerance: float) -> Rendera
     return Group(table, Text(notes, style="dim"))
 
 
-def view_table(view: View) -> RenderableType:
+def view_table(view: "View") -> RenderableType:
     """A table that explains errors."""
     table = plain_table(view.title, str(view.frame.index.name or ""))
     for column in view.frame.columns:
