@@ -1,5 +1,6 @@
 """cli.py: what each verb does, writes, prints and exits with."""
 
+import copy
 import csv
 import io
 import json
@@ -676,7 +677,10 @@ def test_recommended_policies_are_applied_and_keep_the_tolerance(folder, model, 
     result = run("apply", model_file, "p.json", "-o", "mixed.model")
     assert result.exit_code == FINE, result.output
     assert names(folder) == ["mixed.model", "p.json"]
-    mixed, exact = MACECalculator(model_paths="mixed.model"), MACECalculator(models=[model])
+    mixed, exact = (
+        MACECalculator(model_paths="mixed.model"),
+        MACECalculator(models=[copy.deepcopy(model)]),
+    )  # which freezes it
     for atoms in rattled(water):
         found, expected = (calculator.get_forces(atoms) for calculator in (mixed, exact))
         assert np.isfinite(found).all()
