@@ -5,7 +5,6 @@ this module knows what their inputs and outputs are called, whether rows are ato
 """
 
 import difflib
-import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ import torch
 from precision_probe._mace import o3
 from precision_probe.backends import irreps_layout
 from precision_probe.exceptions import InputError
+from precision_probe.globs import matches
 
 __all__ = ["Block", "Port", "default_blocks", "named_tensors", "select_blocks"]
 
@@ -140,7 +140,7 @@ def select_blocks(model: torch.nn.Module, patterns: str | Sequence[str] | None) 
     included = [pattern for pattern in patterns if not pattern.startswith("!")]
     chosen = set() if included else set(usual)
     for pattern in (*included, *(pattern for pattern in patterns if pattern.startswith("!"))):
-        matched = {name for name in eager if _matches(name, pattern.removeprefix("!"))}
+        matched = {name for name in eager if matches(name, pattern.removeprefix("!"))}
         if not matched:
             raise InputError(_nothing_matches(pattern.removeprefix("!"), modules, usual, eager))
         chosen = chosen - matched if pattern.startswith("!") else chosen | matched
@@ -153,7 +153,7 @@ def select_blocks(model: torch.nn.Module, patterns: str | Sequence[str] | None) 
 def _nothing_matches(
     pattern: str, modules: Mapping[str, torch.nn.Module], usual: Sequence[str], eager: Sequence[str]
 ) -> str:
-    scripted = [name for name in modules if name not in eager and _matches(name, pattern)]
+    scripted = [name for name in modules if name not in eager and matches(name, pattern)]
     if scripted:
         if "." not in scripted[0]:
             return f"{scripted[0]} is a list of blocks; name its members with {scripted[0]}.*"
@@ -168,11 +168,6 @@ def _nothing_matches(
     return (
         f"No block matches {pattern!r}.{hint} The model's blocks: {', '.join(usual)}; submodules of these also match."
     )
-
-
-def _matches(name: str, pattern: str) -> bool:
-    parts, globs = name.split("."), pattern.split(".")
-    return len(parts) == len(globs) and all(map(fnmatch.fnmatchcase, parts, globs))
 
 
 def _can_be_hooked(module: torch.nn.Module) -> bool:

@@ -153,13 +153,11 @@ def first_failure(table: pd.DataFrame) -> str:
 
 
 def _check_reference(trials: Trials) -> None:
-    for graph, exact in zip(trials.graphs, trials.exact, strict=True):
-        bad = [name for name in ("energy", "forces") if not torch.isfinite(exact[name]).all()]
-        if bad:
-            raise InputError(
-                f"Structure {graph.names[0]}: {' and '.join(bad)} NaN or infinite in float64 already, so that no other "
-                "precision is to blame. Look at the model's weights and at the structure."
-            )
+    for name, bad in trials.not_finite():
+        raise InputError(
+            f"Structure {name}: {' and '.join(bad)} NaN or infinite in float64 already, so that no other precision is "
+            "to blame. Look at the model's weights and at the structure."
+        )
 
 
 def _every_block(model: torch.nn.Module) -> list[Block]:

@@ -4,7 +4,6 @@ Nothing here imports torch or mace, so a policy is read and written anywhere; :m
 """
 
 import difflib
-import fnmatch
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_probe.exceptions import InputError
+from precision_probe.globs import matches
 from precision_probe.precisions import PRECISIONS, Precision, parse_precision
 from precision_probe.trace import check_writable, replacing
 
@@ -68,8 +68,7 @@ class Rule:
 
     def matches(self, name: str) -> bool:
         """Whether the glob matches the name of a module, as globs of blocks do everywhere in this package."""
-        parts, globs = name.split("."), self.blocks.split(".")
-        return len(parts) == len(globs) and all(map(fnmatch.fnmatchcase, parts, globs))
+        return matches(name, self.blocks)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import scipy.stats
 
 from precision_probe.analysis import TOLERANCE_UNITS
 from precision_probe.assignment_search import Option, assignments, rules_of
+from precision_probe.backends import check_backend
 from precision_probe.blocks import default_blocks
 from precision_probe.candidates import CAST, Candidates
 from precision_probe.exceptions import InputError
@@ -29,11 +30,13 @@ from precision_probe.models import load_model, weights_sha256
 from precision_probe.policy import Policy, Rule
 from precision_probe.precisions import PRECISIONS, parse_precisions
 from precision_probe.prediction import sensitivities
+from precision_probe.probe import default_precisions
 from precision_probe.progress import shown
 from precision_probe.provenance import provenance
 from precision_probe.structures import read_structures
 from precision_probe.timing import Timed
 from precision_probe.trials import Trials
+from precision_probe.variants import check_device
 
 __all__ = ["DO_NOTHING", "Recommendation", "Search", "recommend"]
 
@@ -397,19 +400,14 @@ def _split(structures: list[Any], seed: int) -> tuple[list[Any], list[Any]]:
 
 
 def _check_finite(trials: Trials) -> None:
-    for graph, exact in zip(trials.graphs, trials.exact, strict=True):
-        if not all(bool(exact[name].isfinite().all()) for name in ("energy", "forces")):
-            raise InputError(
-                f"In float64 the model predicts NaN or infinity for the structure {graph.names[0]}, so that no error "
-                "can be measured. Leave the structure out."
-            )
+    for name, _ in trials.not_finite():
+        raise InputError(
+            f"In float64 the model predicts NaN or infinity for the structure {name}, so that no error can be "
+            "measured. Leave the structure out."
+        )
 
 
 def _allowed(allow: Any, trials: Trials) -> list[str]:
-    from precision_probe.backends import check_backend
-    from precision_probe.probe import default_precisions
-    from precision_probe.variants import check_device
-
     device, model = trials.device, trials.model
     precisions = default_precisions(device, model) if allow is None else parse_precisions(allow)
     if not precisions or any(precision.emulated for precision in precisions):

@@ -63,6 +63,14 @@ class Trials:
         self.reference.predict(self.graphs[0])  # TorchScript compiles in the second call
         self.exact = [self.reference.predict(graph) for graph in self.graphs]
 
+    def not_finite(self) -> list[tuple[str, list[str]]]:
+        """The structures for which float64 itself gives NaN or infinity, with the quantities: energy, forces."""
+        found = [
+            (graph.names[0], [name for name in ("energy", "forces") if not torch.isfinite(exact[name]).all()])
+            for graph, exact in zip(self.graphs, self.exact, strict=True)
+        ]
+        return [(name, bad) for name, bad in found if bad]
+
     def errors(self, predict: Callable[[Graph], Prediction]) -> dict[str, float]:
         """How far predictions are from the exact ones.
 
