@@ -43,13 +43,11 @@ from measure import (
     PERCENTILES,
     WARM_UP,
     Record,
-    attempt,
     block_errors,
     call_block,
     call_model,
     interleave,
     model_errors,
-    peak_of,
     ratio,
     reference_calls,
     summary,
@@ -66,6 +64,7 @@ from precision_probe.precisions import PRECISIONS, parse_precisions
 from precision_probe.probe import attach, default_precisions
 from precision_probe.provenance import provenance
 from precision_probe.structures import Graph, build_graph, read_structures
+from precision_probe.timing import attempt, peak_of
 from precision_probe.variants import Variant, check_device
 
 SCHEMA = "precision-probe/bench_precisions/1"

@@ -1,7 +1,5 @@
 """How the benchmark measures: variants in turn, by CUDA events or the wall clock, with memory and errors."""
 
-import gc
-import re
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,6 +17,7 @@ from precision_probe.evaluation import interaction_energy
 from precision_probe.metrics import compare
 from precision_probe.precisions import Precision
 from precision_probe.structures import Graph
+from precision_probe.timing import attempt, peak_of
 from precision_probe.variants import Variant
 
 T = TypeVar("T")
@@ -40,19 +39,6 @@ class Measured:
     def phase(self, index: int) -> list[float]:
         """The times of one phase, one for each round."""
         return [times[index] for times in self.times]
-
-
-def attempt(function: Callable[..., T], *args: Any) -> T | None:
-    """Call a function; ``None`` if the memory did not suffice. Nothing of the failed call is kept alive."""
-    try:
-        return function(*args)
-    except RuntimeError as error:  # TorchScript turns torch.OutOfMemoryError into a plain RuntimeError
-        if not re.search("out of memory|can't allocate memory", str(error)):
-            raise
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return None
 
 
 def interleave(
@@ -86,18 +72,6 @@ def interleave(
                 (_, result), found[name].peak = with_peak
                 found[name].results.append(result)
     return found
-
-
-def peak_of(device: torch.device, function: Callable[[], T]) -> tuple[T, int | None]:
-    """A function's result, and the most memory (bytes) that was in use meanwhile, over what was before; CUDA only."""
-    if device.type != "cuda":
-        return function(), None
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    result = function()
-    torch.cuda.synchronize(device)
-    return result, torch.cuda.max_memory_allocated(device) - before
 
 
 def mark(device: torch.device) -> Any:

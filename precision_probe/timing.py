@@ -5,12 +5,14 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-__all__ = ["Timed", "side_by_side"]
+__all__ = ["Timed", "attempt", "peak_of", "side_by_side"]
+
+T = TypeVar("T")
 
 _WARM_UP = 2  # calls; TorchScript compiles in the second
 
@@ -42,19 +44,8 @@ def side_by_side(calls: Mapping[str, Callable[[], Any]], device: torch.device, *
         rounds: How often each is timed, after two calls to warm up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    peaks: dict[str, int | None] = {}
-    fitting = dict(calls)
-    for name, call in calls.items():
-        try:
-            for _ in range(_WARM_UP):
-                call()
-            peaks[name] = _peak(call, device)
-        except RuntimeError as error:  # TorchScript turns torch.OutOfMemoryError into a plain RuntimeError
-            if not re.search("out of memory|can't allocate memory", str(error)):
-                raise
-            del fitting[name]
-            peaks[name] = None
-            _free(device)
+    peaks = {name: attempt(_warmed_up, call, device) for name, call in calls.items()}
+    fitting = {name: call for name, call in calls.items() if peaks[name] is not None}
     names = list(fitting)
     for turn in range(rounds):
         start = turn % max(1, len(names))
@@ -64,25 +55,42 @@ def side_by_side(calls: Mapping[str, Callable[[], Any]], device: torch.device, *
             fitting[name]()
             _synchronize(device)
             seconds[name].append(time.perf_counter() - begin)
-    return {name: Timed(tuple(seconds[name]), peaks[name]) for name in calls}
+    return {name: Timed(tuple(seconds[name]), (peaks[name] or (None,))[0]) for name in calls}
 
 
-def _peak(call: Callable[[], Any], device: torch.device) -> int | None:
+def attempt(function: Callable[..., T], *args: Any) -> T | None:
+    """Call a function; ``None`` if the memory did not suffice. Nothing of the failed call is kept alive."""
+    try:
+        return function(*args)
+    except RuntimeError as error:  # TorchScript turns torch.OutOfMemoryError into a plain RuntimeError
+        if not re.search("out of memory|can't allocate memory", str(error)):
+            raise
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def peak_of(device: torch.device, function: Callable[[], T]) -> tuple[T, int | None]:
+    """A function's result, and the most memory (bytes) that was in use meanwhile, over what was before; CUDA only."""
     if device.type != "cuda":
-        call()
-        return None
-    _free(device)
+        return function(), None
+    torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    call()
+    result = function()
     torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
+    return result, torch.cuda.max_memory_allocated(device) - before
 
 
-def _free(device: torch.device) -> None:
+def _warmed_up(call: Callable[[], Any], device: torch.device) -> tuple[int | None]:
+    """The peak memory of a call after others; in a tuple, because ``None`` alone would say that it does not fit."""
+    for _ in range(_WARM_UP):
+        call()
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    return (peak_of(device, call)[1],)
 
 
 def _synchronize(device: torch.device) -> None:
