@@ -108,12 +108,13 @@ def _round_significand(
 ) -> torch.Tensor:
     bits = x.contiguous().view(torch.int64)
     if stochastic:
-        noise = torch.randint(1 << dropped, bits.shape, generator=generator, device=bits.device)
-        bits = bits + noise
+        device = generator.device if generator is not None else bits.device  # scalars are on the CPU
+        bits = bits + torch.randint(1 << dropped, bits.shape, generator=generator, device=device).to(bits.device)
     else:
         bits = bits + ((1 << (dropped - 1)) - 1) + ((bits >> dropped) & 1)
     return (bits & -(1 << dropped)).view(torch.float64)
 
 
 def _uniform(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-    return torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    device = generator.device if generator is not None else x.device
+    return torch.rand(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)

@@ -14,11 +14,12 @@ from precision_probe.precisions import parse_precision
 from precision_probe.trials import Trials
 from precision_probe.variants import Prediction, Variant
 
+WATER = ase.Atoms("OHH", [(0.02, 0.0, 0.11), (0.0, 0.78, -0.48), (0.05, -0.75, -0.45)])
+
 
 @pytest.fixture(scope="module")
 def trials(model):
-    water = ase.Atoms("OHH", [(0.02, 0.0, 0.11), (0.0, 0.78, -0.48), (0.05, -0.75, -0.45)])
-    return Trials(model, water, device="cpu")
+    return Trials(model, WATER, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +105,11 @@ def test_what_cannot_be_sampled_is_refused_at_once(trials, monkeypatch, precisio
     monkeypatch.setattr(digits, "Variant", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(InputError, match=words):
         significant_digits(trials, precisions, n_samples=n_samples)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_as_on_a_cpu(model, trials):
+    found = significant_digits(Trials(model, WATER, device="cuda"), ["e8m10sr"])
+    expected = significant_digits(trials, ["e8m10sr"])
+    np.testing.assert_allclose(found["digits"], expected["digits"], atol=0.7)  # other random numbers
