@@ -8,7 +8,7 @@ converted model is built anew from its architecture, in its own precision, and g
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,10 +18,53 @@ from precision_probe.exceptions import InputError
 from precision_probe.models import default_dtype
 from precision_probe.precisions import Precision
 
-__all__ = ["backend", "check_backend", "clone", "irreps_layout", "math_dtype", "supports"]
+__all__ = ["Architecture", "backend", "check_backend", "clone", "irreps_layout", "math_dtype", "supports"]
 
 _LIBRARIES = {"cueq_config": "cuEquivariance", "oeq_config": "OpenEquivariance"}
 _KERNEL_DTYPES = (torch.float64, torch.float32)  # of the compiled kernels of both libraries
+
+
+class Architecture:
+    """What a converted model is built from. It can be copied and pickled; the model's fused convolutions cannot.
+
+    Args:
+        model: The model.
+
+    Raises:
+        InputError: If mace-torch cannot tell its architecture.
+    """
+
+    def __init__(self, model: Any) -> None:
+        options = scripts_utils.extract_config_mace_model(model)
+        self._options = options | {name: _config(model, name) for name in _LIBRARIES}
+        self._made_from, self._library = type(model), backend(model)
+        self._neighbors = [interaction.avg_num_neighbors for interaction in model.interactions]
+        if "error" in options:
+            raise InputError(
+                f"The model is a {type(model).__name__} converted to {self._library}, which mace-torch cannot build "
+                "anew in another precision. Give the e3nn model that it was converted from."
+            )
+
+    def built(self, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> torch.nn.Module:
+        """The same class and architecture with this arithmetic, on the device of the weights and buffers it is given.
+
+        Raises:
+            InputError: If a library refuses.
+        """
+        try:
+            with default_dtype(dtype), torch.random.fork_rng(devices=[]), _exact_couplings(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # TorchScript's notices about e3nn's own code
+                made = self._made_from(**self._options).to(next(iter(state.values())).device)
+                made.load_state_dict(state)
+        except Exception as error:  # of three libraries
+            raise InputError(
+                f"The {self._made_from.__name__} converted to {self._library} cannot be built anew in {dtype} "
+                f"({type(error).__name__}: {error}). Give the e3nn model that it was converted from."
+            ) from error
+        for interaction, neighbors in zip(made.interactions, self._neighbors, strict=True):
+            interaction.avg_num_neighbors = neighbors  # not part of the state in every class
+        built: torch.nn.Module = made
+        return built
 
 
 def backend(model: torch.nn.Module) -> str:
@@ -55,11 +98,7 @@ def check_backend(model: torch.nn.Module, precisions: tuple[Precision, ...], dev
     library = backend(model)
     if library == "e3nn":
         return
-    if "error" in scripts_utils.extract_config_mace_model(model):
-        raise InputError(
-            f"The model is a {type(model).__name__} converted to {library}, which mace-torch cannot build anew in "
-            "another precision. Give the e3nn model that it was converted from."
-        )
+    Architecture(model)
     if "OpenEquivariance" not in library:
         return
     if device.type != "cuda":
@@ -85,31 +124,15 @@ def clone(model: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> t
         dtype: Of every floating-point parameter and buffer, and of the arithmetic (see :func:`math_dtype`).
         device: Where the copy lives.
     """
-    made = copy.deepcopy(model) if backend(model) == "e3nn" else _rebuilt(model, math_dtype(model, dtype, device))
+    if backend(model) == "e3nn":
+        made = copy.deepcopy(model)
+    else:
+        made = Architecture(model).built(model.state_dict(), math_dtype(model, dtype, device)).train(model.training)
     for module in made.modules():
         if not isinstance(module, torch.jit.ScriptModule):  # a script module has none, and refuses the question
             for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
                 getattr(module, hooks).clear()
     return made.to(device=device, dtype=dtype).requires_grad_(False)
-
-
-def _rebuilt(model: Any, dtype: torch.dtype) -> torch.nn.Module:
-    """The same class and architecture, built with this arithmetic; weights and buffers are the model's own."""
-    try:
-        options = scripts_utils.extract_config_mace_model(model) | {name: _config(model, name) for name in _LIBRARIES}
-        with default_dtype(dtype), torch.random.fork_rng(devices=[]), _exact_couplings(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TorchScript's notices about e3nn's own code
-            made: Any = type(model)(**options).to(next(model.parameters()).device)
-            made.load_state_dict(model.state_dict())
-    except Exception as error:  # of three libraries
-        raise InputError(
-            f"The {type(model).__name__} converted to {backend(model)} cannot be built anew in {dtype} "
-            f"({type(error).__name__}: {error}). Give the e3nn model that it was converted from."
-        ) from error
-    for new, old in zip(made.interactions, model.interactions, strict=True):
-        new.avg_num_neighbors = old.avg_num_neighbors  # not part of the state in every class
-    rebuilt: torch.nn.Module = made.train(model.training)
-    return rebuilt
 
 
 @contextlib.contextmanager

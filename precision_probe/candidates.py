@@ -6,41 +6,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
 from precision_probe.backends import backend
-from precision_probe.evaluation import mace_evaluation
-from precision_probe.mixed import Assembly, MixedModel
+from precision_probe.mixed import Assembly, MixedVariant
 from precision_probe.models import weights_sha256
 from precision_probe.policy import Policy
 from precision_probe.precisions import PRECISIONS
 from precision_probe.structures import Graph
 from precision_probe.timing import Timed, side_by_side
 from precision_probe.trials import Trials
-from precision_probe.variants import Prediction, Variant
+from precision_probe.variants import Variant
 
-__all__ = ["CAST", "Candidates", "MixedVariant"]
+__all__ = ["CAST", "Candidates"]
 
 CAST = "model.to({})"  # name of a model that is cast as a whole, as people do today
-
-
-class MixedVariant:
-    """A model in mixed precision that predicts as a :class:`precision_probe.variants.Variant` does.
-
-    Args:
-        model: The model.
-        device: Where it is.
-    """
-
-    def __init__(self, model: MixedModel, device: torch.device) -> None:
-        self.model, self.device = model, device
-        self._evaluation = mace_evaluation(model)
-
-    def predict(self, sample: Graph) -> Prediction:
-        """Energy, forces and stress; not timed."""
-        return Prediction(self._evaluation.predict(self.model, sample.cast(torch.float64), sample), np.nan)
 
 
 class Candidates:

@@ -12,8 +12,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 
-from precision_probe.candidates import MixedVariant
-from precision_probe.mixed import apply
+from precision_probe.mixed import MixedVariant, apply
 from precision_probe.models import load_model
 from precision_probe.policy import Policy
 from precision_probe.precisions import PRECISIONS, parse_precisions

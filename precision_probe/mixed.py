@@ -4,21 +4,25 @@ The blocks are taken from clones of the model, one clone for each dtype, and put
 enters a block is cast to its dtype; energies are summed in float64.
 """
 
+import types
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
-from precision_probe.backends import check_backend, clone
+from precision_probe.backends import Architecture, backend, check_backend, clone
 from precision_probe.blocks import select_blocks
+from precision_probe.evaluation import mace_evaluation
 from precision_probe.exceptions import InputError
 from precision_probe.inputs import map_tensors
 from precision_probe.models import default_dtype, load_model, weights_sha256
 from precision_probe.policy import Policy
-from precision_probe.variants import check_device, matmul_mode
+from precision_probe.structures import Graph
+from precision_probe.variants import Prediction, check_device, matmul_mode
 
-__all__ = ["GENERATED", "Assembly", "MixedModel", "apply", "calculator"]
+__all__ = ["GENERATED", "Assembly", "MixedModel", "MixedVariant", "apply", "calculator"]
 
 # Their outputs are inputs of other blocks, which cast them; those of any other block are summed.
 _HANDED_ON = ("node_embedding", "radial_embedding", "spherical_harmonics", "interactions", "products")
@@ -80,6 +84,12 @@ class MixedModel(torch.nn.Module):
             )
         return super().train(mode)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Take converted models apart: fused convolutions lose their arguments when they are copied or pickled."""
+        if backend(self.model) == "e3nn":
+            return super().__reduce_ex__(protocol)
+        return _restored, (Architecture(self.model), self.model.state_dict(), self.policy, self.interface.dtype)
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -100,6 +110,23 @@ class MixedModel(torch.nn.Module):
 
         super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+class MixedVariant:
+    """A model in mixed precision that predicts as a :class:`precision_probe.variants.Variant` does.
+
+    Args:
+        model: The model.
+        device: Where it is.
+    """
+
+    def __init__(self, model: MixedModel, device: torch.device) -> None:
+        self.model, self.device = model, device
+        self._evaluation = mace_evaluation(model)
+
+    def predict(self, sample: Graph) -> Prediction:
+        """Energy, forces and stress; not timed."""
+        return Prediction(self._evaluation.predict(self.model, sample.cast(torch.float64), sample), np.nan)
 
 
 def apply(policy: Policy, model: Any, device: str | None = None) -> MixedModel:
@@ -146,11 +173,12 @@ class Assembly:
     Args:
         model: The model, which is not changed.
         device: Where the clones live.
+        interface: Of what is made; by default the dtype of the model's first parameter.
     """
 
-    def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
+    def __init__(self, model: torch.nn.Module, device: torch.device, interface: torch.dtype | None = None) -> None:
         self._original, self._device = model, device
-        self._interface = next(model.parameters()).dtype
+        self._interface = interface or next(model.parameters()).dtype
         self._clones: dict[torch.dtype, torch.nn.Module] = {}
 
     def model(self, policy: Policy) -> MixedModel:
@@ -178,6 +206,14 @@ def calculator(policy: Policy, model: Any, device: str = "cpu", **options: Any) 
     mixed = apply(policy, model, device)
     dtype = str(mixed.interface.dtype).removeprefix("torch.")
     return MACECalculator(models=[mixed], device=device, **{"default_dtype": dtype, **options})
+
+
+def _restored(
+    architecture: Architecture, state: Mapping[str, torch.Tensor], policy: Policy, interface: torch.dtype
+) -> MixedModel:
+    """The same model again; its weights, rounded before, do not change when they are rounded once more."""
+    device = next(iter(state.values())).device
+    return Assembly(architecture.built(state, torch.float64), device, interface).model(policy)
 
 
 def _check_blocks(glob: str, model: torch.nn.Module) -> None:
@@ -222,6 +258,9 @@ def _shallow_copy(module: torch.nn.Module) -> torch.nn.Module:
     made = type(module).__new__(type(module))
     made.__dict__.update(module.__dict__)
     made.__dict__["_modules"] = dict(module._modules)
+    for name, value in module.__dict__.items():
+        if isinstance(value, types.MethodType) and value.__self__ is module:
+            made.__dict__[name] = types.MethodType(value.__func__, made)
     return made
 
 
@@ -230,13 +269,14 @@ class _Computing:
 
     def __init__(self, module: torch.nn.Module, dtype: torch.dtype, returned: torch.dtype) -> None:
         self.module = module
+        self.own = module.__dict__.get("forward")  # mace-torch gives one to fused convolutions, which their class lacks
         self.dtype = dtype
         self.returned = returned
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         args, kwargs = _cast((args, kwargs), self.dtype)
         with default_dtype(self.dtype):  # which the masks of multi-head readouts are made in
-            found = type(self.module).forward(self.module, *args, **kwargs)
+            found = self.own(*args, **kwargs) if self.own else type(self.module).forward(self.module, *args, **kwargs)
         return _cast(found, self.returned)
 
 

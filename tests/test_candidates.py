@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import precision_probe.candidates
-from precision_probe.candidates import CAST, Candidates, MixedVariant
+from precision_probe.candidates import CAST, Candidates
+from precision_probe.mixed import MixedVariant
 from precision_probe.models import build, default_dtype
 from precision_probe.policy import Policy, Rule
 from precision_probe.structures import build_graph

@@ -729,7 +729,7 @@ def test_recommend_refuses(folder, model_file, water_file, options, words):
 
 def test_an_interrupted_search_goes_on(folder, model_file, water_file, monkeypatch):
     calls = []
-    original = precision_probe.candidates.MixedVariant.predict
+    original = precision_probe.mixed.MixedVariant.predict
 
     def predict(self, sample):
         if len(calls) == 7:
@@ -737,13 +737,13 @@ def test_an_interrupted_search_goes_on(folder, model_file, water_file, monkeypat
         calls.append(self.model.policy)
         return original(self, sample)
 
-    monkeypatch.setattr(precision_probe.candidates.MixedVariant, "predict", predict)
+    monkeypatch.setattr(precision_probe.mixed.MixedVariant, "predict", predict)
     result = recommend(model_file, water_file, "-o", "p.json", "-q")
     refused(result, "Interrupted", "p.json.partial", "goes on from there", code=FAILED)
     assert names(folder) == ["p.json.partial"]
     again = []
     monkeypatch.setattr(
-        precision_probe.candidates.MixedVariant,
+        precision_probe.mixed.MixedVariant,
         "predict",
         lambda self, sample: again.append(self.model.policy) or original(self, sample),
     )

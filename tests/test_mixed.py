@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import io
+import types
 import warnings
 
 import ase.build
@@ -311,6 +312,42 @@ def test_gradients_reach_the_positions_that_a_user_gave(model, graph):
     assert all(torch.equal(data[name], tensor) for name, tensor in before.items())
 
 
+def test_a_module_with_a_forward_of_its_own_keeps_it(model, graph):
+    changed = copy.deepcopy(model)
+    conv = changed.interactions[0].conv_tp
+
+    def twice(self, *args):  # as mace-torch changes fused convolutions
+        return 2 * type(self).forward(self, *args)
+
+    conv.forward = types.MethodType(twice, conv)
+    expected = outputs(changed, graph)["forces"]
+    assert error(outputs(model, graph)["forces"], expected) > 0.01
+    for policy in (FLOAT64, FLOAT32, Policy((Rule("interactions.0.conv_tp", "float32"),))):
+        mixed = policy.apply(changed)
+        for each in (mixed, copy.deepcopy(mixed)):
+            assert error(outputs(each, graph)["forces"], expected) < 1e-5
+
+
+@pytest.mark.cuda
+@needs_cuda
+def test_fused_convolutions_of_cuequivariance(model, graph):
+    pytest.importorskip("cuequivariance_torch")
+    from mace.cli.convert_e3nn_cueq import run
+
+    with default_dtype(torch.float64), torch.random.fork_rng(devices=[]):
+        cueq = run(copy.deepcopy(model).cuda(), device="cuda").eval()
+    assert "forward" in cueq.interactions[0].conv_tp.__dict__  # fused
+    expected = outputs(model, graph)["forces"]
+    for rules in ((), (Rule("interactions.0.conv_tp", "float32"), Rule("interactions.*", "float16"))):
+        mixed = Policy(rules).apply(cueq)
+        buffer = io.BytesIO()
+        torch.save(mixed, buffer)
+        buffer.seek(0)
+        for each in (mixed, copy.deepcopy(mixed), torch.load(buffer, weights_only=False)):
+            found = outputs(each, graph.to("cuda"))["forces"].cpu()
+            assert error(found, expected) < (5e-2 if rules else 1e-9)
+
+
 def test_a_model_converted_to_cuequivariance(model):
     pytest.importorskip("cuequivariance_torch")
     import cuequivariance_torch as cuet
@@ -324,7 +361,16 @@ def test_a_model_converted_to_cuequivariance(model):
     mixed = Policy((Rule("interactions.0.conv_tp", "float32"), Rule("interactions.*", "float16"))).apply(cueq)
     found = outputs(mixed, graph)
     assert 0 < error(found["forces"], expected["forces"]) < 5e-2
-    assert_same(outputs(copy.deepcopy(mixed), graph), found)
+    buffer = io.BytesIO()
+    torch.save(mixed, buffer)
+    buffer.seek(0)
+    for other in (copy.deepcopy(mixed), torch.load(buffer, weights_only=False)):
+        assert_same(outputs(other, graph), found)
+        assert other.policy == mixed.policy
+        assert other.interface.dtype is torch.float64
+        assert {name: tensor.dtype for name, tensor in other.state_dict().items()} == {
+            name: tensor.dtype for name, tensor in mixed.state_dict().items()
+        }
 
     def math_dtypes(name):
         parts = mixed.get_submodule(name).modules()
