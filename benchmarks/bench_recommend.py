@@ -4,13 +4,15 @@
     python benchmarks/bench_recommend.py --device cuda --cueq      # the same, converted to cuEquivariance
     python benchmarks/bench_recommend.py --smoke                   # small, on a CPU, for CI
 
-Two questions are asked of the model and structures of ``bench_precisions.py`` (random weights, so errors mean something
+Questions asked of the model and structures of ``bench_precisions.py`` (random weights, so errors mean something
 relative to the model's own forces only):
 
 - *free digits*: what is as fast as the model cast to float32, with forces 5 and the total energy 50 times better?
 - *fast*: what is the fastest with a relative force error (L2) of 2.5e-3?
+- *fast, by module*: the same, where parts of blocks may have a precision of their own.
+- *small*: what needs the least memory at that error?
 
-Each block's sensitivity and time are measured once; proposals are then searched, measured and verified for each
+What each block costs in each precision is measured once; proposals are then searched, measured and verified for each
 question, on one structure, and on another held out. Writes ``bench_recommend-NAME.json`` and ``.md``.
 """
 
@@ -19,6 +21,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +32,11 @@ from bench_precisions import architecture, plain, supercells
 
 from precision_probe.candidates import Candidates
 from precision_probe.models import build, default_dtype
+from precision_probe.policy_search import Search
 from precision_probe.precisions import parse_precisions
 from precision_probe.probe import default_precisions
 from precision_probe.provenance import provenance
-from precision_probe.recommendation import Recommendation, Search
+from precision_probe.recommendation import Recommendation, verified
 from precision_probe.trials import Trials
 from precision_probe.variants import check_device
 
@@ -53,15 +57,29 @@ COLUMNS = {
 Record = dict[str, Any]
 
 
-def questions(candidates: Candidates, precisions: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The tolerances of both questions, from the errors of float32 and of a half precision after the embeddings."""
+@dataclass(frozen=True)
+class Question:
+    """What is asked: the tolerance (eV/Å, eV/atom), what is to be least, and of what parts."""
+
+    tolerance: dict[str, float]
+    objective: str = "time"
+    by_module: bool = False
+
+
+def questions(candidates: Candidates, precisions: Sequence[str]) -> dict[str, Question]:
+    """All questions; tolerances are from the errors of float32 and of a half precision after the embeddings."""
     float32 = candidates.cast_errors("float32")
-    found = {"free digits": {"forces": float32["forces"].max() / BETTER_FORCES}}
-    found["free digits"]["energy"] = float32["energy"].max() / BETTER_ENERGY
+    free = {
+        "forces": float(float32["forces"].max()) / BETTER_FORCES,
+        "energy": float(float32["energy"].max()) / BETTER_ENERGY,
+    }
     half = Search(candidates, {"forces": 1.0}).uniform(precisions)["float16 after the embeddings"]
     errors = candidates.errors(half)
     relative = np.sqrt((errors["forces_l2"] ** 2).sum() / (errors["forces_norm"] ** 2).sum())
-    found["fast"] = {"forces": errors["forces"].max() / relative * RELATIVE}
+    fast = {"forces": float(errors["forces"].max() / relative * RELATIVE)}
+    found = {"free digits": Question(free), "fast": Question(fast), "fast, by module": Question(fast, by_module=True)}
+    if candidates.trials.device.type == "cuda":
+        found["small"] = Question(fast, objective="memory")
     return found
 
 
@@ -74,18 +92,24 @@ def converted(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     return found
 
 
-def answer(search: Search, blocks: pd.DataFrame, precisions: Sequence[str], held: Trials) -> Recommendation:
-    """One question."""
+def answer(
+    question: Question, candidates: Candidates, blocks: pd.DataFrame, precisions: Sequence[str], held: Trials
+) -> Recommendation:
+    """Search, measure, choose and verify."""
+    search = Search(candidates, question.tolerance, question.objective)
     proposals = search.proposals(blocks, precisions)
+    if question.by_module:
+        proposals |= search.refined(proposals, progress=True)
     table = search.measured(proposals, precisions, progress=True)
-    return search.verified(table, proposals, blocks, held)
+    return verified(search, table, proposals, blocks, held)
 
 
-def record_of(found: Recommendation, tolerance: dict[str, float]) -> Record:
+def record_of(found: Recommendation, question: Question) -> Record:
     """What the results keep of an answer."""
     rows = found.candidates.reset_index().to_dict("records")
     return {
-        "tolerance": tolerance,
+        "tolerance": question.tolerance,
+        "objective": question.objective,
         "chosen": found.policy.evidence["chosen"],
         "rules": [[rule.blocks, rule.compute] for rule in found.policy.rules],
         "candidates": [{key: plain(value) for key, value in row.items()} for row in rows],
@@ -147,21 +171,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     precisions = [precision.name for precision in allowed]
     candidates = Candidates(Trials(model, searched, device=str(device)))
     held = candidates.trials.on(held_out)
-    name = f"{'cueq' if given.cueq else 'e3nn'}-{device.type}"
+    n_atoms = len(searched[0])
+    name = f"{'cueq' if given.cueq else 'e3nn'}-{device.type}-{n_atoms}"
     record: Record = {
         "schema": SCHEMA,
         "name": name,
         "command": shlex.join(["python", *sys.argv]),
         "provenance": provenance(model, device),
-        "n_atoms": len(searched[0]),
+        "n_atoms": n_atoms,
         "questions": {},
     }
-    tolerances = questions(candidates, precisions)
-    blocks = Search(candidates, tolerances["fast"]).alone(precisions, progress=True)
+    asked = questions(candidates, precisions)
+    blocks = Search(candidates, asked["fast"].tolerance).alone(precisions, progress=True)
     record["blocks"] = [{key: plain(value) for key, value in row.items()} for row in blocks.to_dict("records")]
-    for question, tolerance in tolerances.items():
-        found = answer(Search(candidates, tolerance), blocks, precisions, held)
-        record["questions"][question] = record_of(found, {key: float(value) for key, value in tolerance.items()})
+    for name_asked, question in asked.items():
+        found = answer(question, candidates, blocks, precisions, held)
+        record["questions"][name_asked] = record_of(found, question)
         (given.out / f"bench_recommend-{name}.json").write_text(
             json.dumps(record, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8"
         )

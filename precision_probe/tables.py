@@ -216,7 +216,8 @@ def _entry(value: Any) -> str:
 def recommendation_table(found: "Recommendation") -> RenderableType:
     """What was measured in a search, what was chosen, and what a reader should know."""
     chosen = found.policy.evidence["chosen"]
-    order = "the fastest" if found.policy.evidence["objective"] == "time" else "the smallest"
+    is_time = found.policy.evidence["objective"] == "time"
+    order, better = ("the fastest", "faster") if is_time else ("the smallest", "smaller")
     table = plain_table(f"Candidates, {order} first", "candidate", "rules")
     columns = {
         "energy": "energy\nmeV/atom",
@@ -241,7 +242,7 @@ def recommendation_table(found: "Recommendation") -> RenderableType:
         ]
         style = "bold green" if name == chosen else "" if row["pareto"] else "dim"
         table.add_row(str(name), row["rules"], *cells, style=style)
-    notes = "\n".join(("Bright: nothing measured is both faster and more accurate (Pareto front).", *found.notes))
+    notes = "\n".join((f"Bright: nothing measured is both {better} and more accurate (Pareto front).", *found.notes))
     rules = ", ".join(f"{rule.blocks} {rule.compute}" for rule in found.policy.rules)
     choice = f"{chosen} ({rules}); the rest is float64." if rules else "the model as it is, in float64."
     return Group(table, Text(f"Recommended: {choice}", style="bold"), Text(notes))

@@ -184,13 +184,13 @@ def test_own_model_and_structures(tmp_path, capsys):
     assert str(tmp_path / "bench_precisions-cpu.json") in capsys.readouterr().out
 
 
-def test_policies_are_found_for_both_questions(tmp_path):
+def test_policies_are_found_for_each_question(tmp_path):
     bench_recommend.main(["--smoke", "--device", "cpu", "--allow", "float16", "--out", str(tmp_path / "results")])
-    record = json.loads((tmp_path / "results" / "bench_recommend-e3nn-cpu.json").read_text(encoding="utf-8"))
+    record = json.loads((tmp_path / "results" / "bench_recommend-e3nn-cpu-8.json").read_text(encoding="utf-8"))
     assert record["schema"] == bench_recommend.SCHEMA
     assert {row["block"] for row in record["blocks"]} == set(BLOCKS)
-    assert list(record["questions"]) == ["free digits", "fast"]
-    text = (tmp_path / "results" / "bench_recommend-e3nn-cpu.md").read_text(encoding="utf-8")
+    assert list(record["questions"]) == ["free digits", "fast", "fast, by module"]
+    text = (tmp_path / "results" / "bench_recommend-e3nn-cpu-8.md").read_text(encoding="utf-8")
     assert text == bench_recommend.markdown(record)
     for question, result in record["questions"].items():
         rows = {row["candidate"]: row for row in result["candidates"]}

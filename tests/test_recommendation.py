@@ -16,7 +16,8 @@ from precision_probe.candidates import CAST, Candidates
 from precision_probe.exceptions import InputError
 from precision_probe.models import build, default_dtype
 from precision_probe.policy import Policy, Rule
-from precision_probe.recommendation import DO_NOTHING, recommend
+from precision_probe.policy_search import DO_NOTHING
+from precision_probe.recommendation import recommend
 from precision_probe.structures import build_graph
 from precision_probe.tables import recommendation_table
 from precision_probe.timing import Timed
@@ -194,6 +195,50 @@ def test_a_policy_slower_than_the_model_as_it_is_is_not_chosen(search, monkeypat
     found = search({"forces": 1.0})
     assert found.policy.rules == ()
     assert "cast to float32 as a whole is faster" in text_of(found)
+
+
+def timed_as(seconds, peak):
+    """Instead of measuring: times and memory from functions of the policy, or of the precision of a cast."""
+
+    def timed(self, policies, casts=(), **_):
+        found = {name: Timed(seconds(policy), peak(policy)) for name, policy in policies.items()}
+        return found | {CAST.format(name): Timed(seconds(name), peak(name)) for name in casts}
+
+    return timed
+
+
+@pytest.mark.parametrize(
+    ("seconds", "peak", "chosen"),
+    [
+        ((0.5, 1.0), None, "float16"),
+        ((0.995, 1.0), None, DO_NOTHING),  # as fast within 1 %: the most accurate
+        ((0.995, 1.0), (10, 20), "float16"),  # as fast, but smaller
+        ((0.995, 1.0), (196, 200), DO_NOTHING),  # as fast, and hardly smaller
+        ((0.9, 1.0), (200, 100), "float16"),  # time comes first
+    ],
+)
+def test_of_policies_as_fast_the_smallest_then_the_most_accurate_is_chosen(search, monkeypatch, seconds, peak, chosen):
+    def low(policy):
+        return policy == Policy.uniform("float16")
+
+    def pick(pair, policy):
+        return pair[0] if low(policy) else pair[1]
+
+    fake = timed_as(lambda policy: (pick(seconds, policy),) * 3, lambda policy: peak and pick(peak, policy) * 2**20)
+    monkeypatch.setattr(Candidates, "timed", fake)
+    found = search({"forces": 1.0}, allow="float16")
+    assert found.policy.evidence["chosen"] == chosen
+
+
+@pytest.mark.parametrize(("spread", "chosen"), [(0.001, "float16"), (0.2, DO_NOTHING)])
+def test_a_gain_within_the_spread_of_repetitions_is_none(search, monkeypatch, spread, chosen):
+    def seconds(policy):
+        middle = 0.95 if policy == Policy.uniform("float16") else 1.0
+        return (middle - spread, middle, middle + spread)
+
+    monkeypatch.setattr(Candidates, "timed", timed_as(seconds, lambda policy: None))
+    found = search({"forces": 1.0}, allow="float16")
+    assert found.policy.evidence["chosen"] == chosen
 
 
 def test_that_the_cast_model_is_faster_is_said_with_both_errors(found, search):
