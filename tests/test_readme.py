@@ -176,6 +176,39 @@ def test_table_is_that_of_the_committed_results():
         ]
 
 
+@pytest.mark.parametrize(("page", "question", "n_rows"), [("README.md", "fast", 6), ("docs/policies.md", None, 20)])
+def test_policies_are_those_of_the_committed_results(page, question, n_rows):
+    """Rows: a question (where the page has several), the rules, five numbers; the results are named before a table."""
+    found, results = 0, {}
+    for line in (ROOT / page).read_text("utf-8").splitlines():
+        if name := re.search(r"bench_recommend-[-a-z0-9]+(?=\.md)", line):
+            path = ROOT / "benchmarks" / "results" / f"{name[0]}.json"
+            results = json.loads(path.read_text("utf-8"))["questions"]
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        asked = question or cells[0]
+        if len(cells) < 6 or asked not in results or not re.match(r"[\d.]+( ±|$)", cells[-5]):
+            continue
+        rules = cells[-6].replace("\\", "")
+        candidates = results[asked]["candidates"]
+        cast = re.search(r"model\.to\(\w+\)", rules)
+        (row,) = [
+            row
+            for row in candidates
+            if (row["candidate"] == cast[0] if cast else row["rules"] == rules.removesuffix(" (chosen)"))
+        ]
+        assert rules.endswith("(chosen)") == (question is None and row["candidate"] == results[asked]["chosen"])
+        time, *others = (float(cell.partition(" ±")[0]) for cell in cells[-5:])
+        assert time == pytest.approx(1e3 * row["seconds"], abs=0.0501)
+        assert others == [
+            pytest.approx(row["vs_float32"], abs=0.00501),
+            pytest.approx(row["memory_vs_float32"], abs=0.00501),
+            pytest.approx(row["forces_rel_l2"], rel=0.05),
+            pytest.approx(1e3 * row["energy"], rel=0.05),
+        ]
+        found += 1
+    assert found == n_rows
+
+
 def test_errors_of_the_bundled_model_are_those_beside_it():
     with resources.as_file(resources.files("precision_probe") / "demo" / "validation.json") as path:
         about = json.loads(path.read_text("utf-8"))
