@@ -87,8 +87,8 @@ def _warmed_up(call: Callable[[], Any], device: torch.device) -> tuple[int | Non
     """The peak memory of a call after others; in a tuple, because ``None`` alone would say that it does not fit."""
     for _ in range(_WARM_UP):
         call()
-    gc.collect()
     if device.type == "cuda":
+        gc.collect()  # what the calls left must not count as memory in use before the next
         torch.cuda.empty_cache()
     return (peak_of(device, call)[1],)
 

@@ -1,6 +1,7 @@
 """appending.py, and traces written as they grow: what is in the file is what would have been in memory."""
 
 import gc
+import shutil
 import signal
 import subprocess
 import sys
@@ -271,17 +272,26 @@ model(dict(build_graph(last, model).data))
 """
 
 
-def killed_run(model_file, output):
-    """A process that is killed when it has written two structures and computes a third."""
-    structures = output.parent / "three.traj"
-    ase.io.write(structures, [molecule(seed) for seed in range(3)])
-    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(model_file), str(structures), str(output)]
-    return subprocess.run(command, capture_output=True, check=False).returncode
+@pytest.fixture(scope="module")
+def killed(model, tmp_path_factory):
+    """The folder of a process that was killed when it had written two structures and computed a third."""
+    folder = tmp_path_factory.mktemp("killed")
+    torch.save(model, folder / "small.model")
+    ase.io.write(folder / "three.traj", [molecule(seed) for seed in range(3)])
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, "small.model", "three.traj", "out.h5"]
+    done = subprocess.run(command, capture_output=True, check=False, cwd=folder)
+    assert done.returncode == -signal.SIGKILL
+    assert not (folder / "out.h5").exists()
+    return folder
 
 
-def test_killed_process_leaves_what_it_had_written(mine, model_file, output, after_every_structure):
-    assert killed_run(model_file, output) == -signal.SIGKILL
-    assert not output.exists()
+@pytest.fixture
+def left_behind(killed, output):
+    """What that process left, at another output."""
+    shutil.copy(killed / "out.h5.partial", partial(output))
+
+
+def test_killed_process_leaves_what_it_had_written(mine, model_file, output, left_behind, after_every_structure):
     with pp.open_trace(partial(output)) as trace:
         positions = np.concatenate([molecule(0).positions, molecule(1).positions])
         np.testing.assert_array_equal(trace.structures["positions"], positions)
@@ -295,8 +305,7 @@ def test_killed_process_leaves_what_it_had_written(mine, model_file, output, aft
 
 
 @pytest.mark.parametrize("many_bytes", [1])
-def test_force_begins_anew_where_a_run_was_killed(mine, model_file, output, monkeypatch, many_bytes):
-    killed_run(model_file, output)
+def test_force_begins_anew_where_a_run_was_killed(mine, output, left_behind, monkeypatch, many_bytes):
     monkeypatch.setattr(recorder, "_MANY_BYTES", many_bytes)
     with pp.attach(mine, **CHEAP, output=output, force=True) as probe:
         probe.run(molecule(3), progress=False)

@@ -205,7 +205,8 @@ def test_an_interruption_keeps_the_tables_that_were_made(model, water, monkeypat
     assert probe.trace().tables == ("range", "noise")
 
 
-def test_dynamics_are_run_where_steps_are_asked_for(model, water):
+def test_dynamics_are_run_where_steps_are_asked_for(overflowing, water):
+    model = overflowing  # though not without carbon
     with pp.attach(model, precisions="float32", device="cpu") as probe:
         probe.run(water, progress=False)
         for table in ("sweep", "budget"):

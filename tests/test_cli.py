@@ -690,22 +690,17 @@ def test_recommended_policies_are_applied_and_keep_the_tolerance(folder, model, 
     assert mixed.models[0].policy.rules == policy.rules
 
 
-def test_recommend_prints_what_it_measured(folder, model_file, water_file):
-    result = recommend(model_file, water_file)
-    assert result.exit_code == FINE, result.output
-    assert all(words in flat(result.stdout) for words in ("Recommended: ", "model.to(float32)", "float16"))
-    assert "Policy written to policy.json" in result.stderr
-    assert names(folder) == ["policy.json"]
-
-
-def test_recommend_replaces_its_output_only_with_force(folder, model_file, water_file):
+def test_recommend_prints_what_it_measured_and_replaces_its_output_only_with_force(folder, model_file, water_file):
     (folder / "p.json").write_bytes(b"precious")
     (folder / "p.json.partial").write_bytes(b"begun")
     for _ in range(2):  # with and without a search that was interrupted
         refused(recommend("absent.model", water_file, "-o", "p.json"), "p.json exists", "--force")
         (folder / "p.json.partial").unlink(missing_ok=True)
     assert (folder / "p.json").read_bytes() == b"precious"
-    assert recommend(model_file, water_file, "-o", "p.json", "--force", "-q").exit_code == FINE
+    result = recommend(model_file, water_file, "-o", "p.json", "--force")
+    assert result.exit_code == FINE, result.output
+    assert all(words in flat(result.stdout) for words in ("Recommended: ", "model.to(float32)", "float16"))
+    assert "Policy written to p.json" in result.stderr
     assert Policy.load("p.json").tolerance
     assert names(folder) == ["p.json"]
 

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import ase.io
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -11,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import findings
 import findings_page
 from findings_data import number
+
+from precision_probe.structures import read_structures
 
 ROOT = Path(__file__).parents[1]
 FIGURES = {"findings-bits.png", "findings-budget.png", "findings-energy.png"}
@@ -23,7 +26,8 @@ UNITS = [
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
-    findings.main(["--smoke", "--out", str(folder), "measure", "demo", "demo", "demo"])
+    ase.io.write(folder / "two.traj", [read_structures("demo")[index] for index in (0, 6)])
+    findings.main(["--smoke", "--out", str(folder), "measure", "demo", "demo", str(folder / "two.traj")])
     return folder
 
 

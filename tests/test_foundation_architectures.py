@@ -50,7 +50,12 @@ class Probed:
     after: tuple[str, dict[str, int]]
 
 
-@pytest.fixture(scope="module", params=FOUNDATIONS)
+WIDE = ("mace-mp-0-large", "mace-off23-medium", "mace-off23-large", "mace-omat-0-medium")  # more of the same
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in WIDE else ()) for name in FOUNDATIONS]
+)
 def probed(request):
     config = FOUNDATIONS[request.param]
     model = build(config, seed=0)

@@ -75,20 +75,20 @@ def langevin(atoms, steps, seed=0):
     return visited, atoms.positions.copy(), atoms.get_momenta()
 
 
-def test_three_hundred_steps_of_molecular_dynamics():
+def test_a_hundred_steps_of_molecular_dynamics():
     model, _ = load_model("demo")
     (atoms,) = demo("ethanol")
     bare, watched = atoms.copy(), atoms.copy()
     bare.calc = calculator(model)
-    visited, *end = langevin(bare, 300)
+    visited, *end = langevin(bare, 100)
     watched.calc = calculator(model)
-    with pp.attach(watched.calc, **CHEAP, every=30) as probe:
-        _, *watched_end = langevin(watched, 300)
+    with pp.attach(watched.calc, **CHEAP, every=10) as probe:
+        _, *watched_end = langevin(watched, 100)
     for ours, theirs in zip(watched_end, end, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert len(visited) == 301  # one call for each, the first before the first step
-    assert names_of(probe) == [f"call {number}" for number in range(30, 301, 30)]
-    expected = np.concatenate([visited[number - 1] for number in range(30, 301, 30)])
+    assert len(visited) == 101  # one call for each, the first before the first step
+    assert names_of(probe) == [f"call {number}" for number in range(10, 101, 10)]
+    expected = np.concatenate([visited[number - 1] for number in range(10, 101, 10)])
     np.testing.assert_array_equal(probe.trace().structures["positions"], expected)
     assert probe.trace().attributes["complete"] is True
 

@@ -23,7 +23,8 @@ MEASURED = {"float32": (2.3e-3, 1.9e-2), "float16": (19.9, 459.0), "bfloat16": (
 
 @pytest.fixture(scope="module")
 def trace():
-    with pp.attach(MODEL, precisions=list(MEASURED), device="cpu") as probe:
+    options = {"modes": "propagated", "gradients": False, "blocks": "readouts.1"}
+    with pp.attach(MODEL, precisions=list(MEASURED), device="cpu", **options) as probe:
         probe.run(ase.io.read(DATA, ":16"), progress=False)
     return probe.trace()
 
