@@ -17,11 +17,13 @@ from precision_probe.structures import read_structures
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import bench_policy_drift
 import bench_precisions
 import bench_recommend
 import measure
 import plots
 
+ROOT = Path(__file__).parents[1]
 SMOKE = ["float64", "float32", "bfloat16", "float16"]
 BLOCKS = [
     "node_embedding",
@@ -203,3 +205,28 @@ def test_policies_are_found_for_each_question(tmp_path):
     half = {row["candidate"]: row for row in record["questions"]["fast"]["candidates"]}["float16 after the embeddings"]
     limit = record["questions"]["fast"]["tolerance"]["forces"]
     assert limit == pytest.approx(half["forces"] / half["forces_rel_l2"] * bench_recommend.RELATIVE)
+
+
+def test_drift_of_policies(tmp_path):
+    for system in ("water", "water again"):
+        bench_policy_drift.main([system, "demo", "demo@0", "--smoke", "--out", str(tmp_path)])
+    record = json.loads((tmp_path / "bench_policy_drift.json").read_text(encoding="utf-8"))
+    assert list(record) == ["water", "water again"]
+    assert record["water"] == record["water again"]
+    names = ["float64", "float32", "float32 after the embeddings", "float16 after the embeddings"]
+    assert [row["precision"] for row in record["water"]["drift"]] == names
+    assert (tmp_path / "bench_policy_drift.md").read_text(encoding="utf-8") == bench_policy_drift.markdown(record)
+
+
+def test_drifts_of_policies_in_the_docs_are_the_committed_ones():
+    record = json.loads((ROOT / "benchmarks" / "results" / "bench_policy_drift.json").read_text(encoding="utf-8"))
+    assert bench_policy_drift.markdown(record) in (ROOT / "docs" / "policies.md").read_text("utf-8")
+    assert {(found["steps"], found["n_runs"]) for found in record.values()} == {(1000, 4)}
+
+
+@pytest.mark.parametrize("structure", ["demo", "demo@99", "absent.xyz@0"])
+def test_drift_refuses(tmp_path, structure):
+    with pytest.raises(SystemExit) as stopped:
+        bench_policy_drift.main(["x", "demo", structure, "--smoke", "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert not list(tmp_path.iterdir())

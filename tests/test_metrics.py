@@ -161,7 +161,7 @@ def test_against_reference(library, data, precision):
 
 
 @given(data=several, precision=formats)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_against_reference_dask(data, precision):
     y, y_hat = map(list, zip(*data, strict=True))
     check(make_dask, np.asarray(y), rounded(y_hat, precision), precision)
