@@ -32,6 +32,7 @@ __all__ = ["Recommendation", "recommend", "verified"]
 
 _HOLDS = 0.95  # of the structures held out must be within the tolerance
 _N_SEARCHED, _N_HELD_OUT = 8, 64  # structures at most
+_BUSY = 0.1  # interquartile range of times, relative to their median, above which a reader is told
 _EQUAL = (1.01, 1.05)  # costs that differ by less are the same: of the objective, and of the other
 
 
@@ -212,6 +213,12 @@ def _notes(search: Search, name: str, table: pd.DataFrame, held: Trials | None) 
             notes.append(
                 f"The model cast to float32 as a whole is {'as fast' if own_is_least else 'faster'}; on the structures "
                 f"searched on its errors reach {float32['share']:.2g} of the tolerance, here {row['share']:.2g}."
+            )
+        spread = row["iqr"] / row["seconds"]
+        if spread > _BUSY:
+            notes.append(
+                f"Repetitions differ by {spread:.0%}, and policies that do not differ by more count as equally fast. "
+                "Let nothing else run beside a search, or give a larger structure."
             )
     if held is None:
         notes.append("There were too few structures to hold any out: the tolerance was verified on none but these.")

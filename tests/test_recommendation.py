@@ -239,6 +239,7 @@ def test_a_gain_within_the_spread_of_repetitions_is_none(search, monkeypatch, sp
     monkeypatch.setattr(Candidates, "timed", timed_as(seconds, lambda policy: None))
     found = search({"forces": 1.0}, allow="float16")
     assert found.policy.evidence["chosen"] == chosen
+    assert ("Repetitions differ by 20%" in text_of(found)) == (spread == 0.2)
 
 
 def test_that_the_cast_model_is_faster_is_said_with_both_errors(found, search):
