@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+import dask
 import dask.array as da
 import ml_dtypes
 import mpmath
@@ -55,6 +56,12 @@ def call(name: str, y: Any, y_hat: Any, precision: Precision) -> Any:
     function = getattr(metrics, name)
     needs_precision = "precision" in inspect.signature(function).parameters
     return function(y, y_hat, precision) if needs_precision else function(y, y_hat)
+
+
+def alone(y: Any, y_hat: Any, precision: Precision) -> dict[str, float]:
+    """Every metric, called as a user would; those of dask computed together, which takes a tenth of the time."""
+    results = [call(name, y, y_hat, precision) for name in METRICS]
+    return {name: float(value) for name, value in zip(METRICS, dask.compute(*results), strict=True)}
 
 
 def finfo(precision: str) -> Any:
@@ -128,10 +135,11 @@ def check(make: Callable[[np.ndarray], Any], y: np.ndarray, y_hat: np.ndarray, p
     assert list(together) == list(METRICS)
     # Cancellation: the mean may be much smaller than what is summed.
     tolerances = {"bias": 1e-14 * expected["mean_abs"], "cosine": 1e-14, "sqnr_db": 1e-12}
+    each = alone(*arrays, PRECISIONS[precision])
     for name, value in together.items():
         tolerance = max(tolerances.get(name, 0.0), 1e-323)
         assert value == pytest.approx(expected[name], rel=1e-13, abs=tolerance), name
-        assert float(call(name, *arrays, PRECISIONS[precision])) == value, name
+        assert each[name] == value, name
 
 
 def rounded(values: list[float], precision: str) -> np.ndarray:
@@ -278,9 +286,9 @@ def test_defined_answers(make, case):
     precision = PRECISIONS["float16"]
     settings_before = np.geterr()
     together = compare(*arrays, precision)
-    alone = {name: float(call(name, *arrays, precision)) for name in METRICS}
+    each = alone(*arrays, precision)
     assert together == pytest.approx(expected, rel=1e-11, abs=1e-15, nan_ok=True)
-    assert alone == pytest.approx(together, rel=0, abs=0, nan_ok=True)
+    assert each == pytest.approx(together, rel=0, abs=0, nan_ok=True)
     assert np.geterr() == settings_before
     exact = ("equal", "empty", "both all zero")
     assert case not in exact or together == expected
@@ -468,8 +476,13 @@ def test_kind_of_the_result(make, name):
     assert type(result) is type(y)
     assert result.shape == ()
     assert str(result.dtype).removeprefix("torch.") == ("int64" if name in ("nonfinite", "flushed") else "float64")
-    number = compare(y, y_hat, PRECISIONS["float32"])[name]
-    assert type(number) is (int if name in ("nonfinite", "flushed") else float)
+
+
+@in_every_library
+def test_compare_gives_plain_numbers(make):
+    y, y_hat = make(np.asarray([1.0, 2.0, 3.0, 4.0])), make(np.asarray([1.0, 2.5, 3.0, 0.0], dtype=np.float32))
+    for name, number in compare(y, y_hat, PRECISIONS["float32"]).items():
+        assert type(number) is (int if name in ("nonfinite", "flushed") else float)
 
 
 @pytest.mark.parametrize("name", METRICS)

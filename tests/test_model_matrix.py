@@ -45,7 +45,8 @@ def checked(row, device, precisions):
 def mostly_alike(row):
     """Rows of which others, quicker ones, show the same: deeper models, conversions of one class after another."""
     is_conversion = "cuEquivariance" in row.name
-    return "3 layers" in row.name or (is_conversion and ("Interaction" in row.name or "correlation 3" in row.name))
+    is_deep = re.search("[23] layers, max_ell", row.name)
+    return is_deep or (is_conversion and ("Interaction" in row.name or "correlation 3" in row.name))
 
 
 @pytest.mark.parametrize(
