@@ -25,7 +25,6 @@ AFTER = {
 }
 COLUMNS = ("system", "computed in", "drift / meV/atom/ps", "95 % interval", "fluctuation / meV/atom")
 
-
 Record = dict[str, Any]
 
 

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from bench_precisions import architecture, plain, supercells
 
@@ -36,7 +35,7 @@ from precision_probe.policy_search import Search
 from precision_probe.precisions import parse_precisions
 from precision_probe.probe import default_precisions
 from precision_probe.provenance import provenance
-from precision_probe.recommendation import Recommendation, verified
+from precision_probe.recommendation import Recommendation, answer
 from precision_probe.trials import Trials
 from precision_probe.variants import check_device
 
@@ -63,7 +62,7 @@ class Question:
 
     tolerance: dict[str, float]
     objective: str = "time"
-    by_module: bool = False
+    granularity: str = "block"
 
 
 def questions(candidates: Candidates, precisions: Sequence[str]) -> dict[str, Question]:
@@ -77,7 +76,11 @@ def questions(candidates: Candidates, precisions: Sequence[str]) -> dict[str, Qu
     errors = candidates.errors(half)
     relative = np.sqrt((errors["forces_l2"] ** 2).sum() / (errors["forces_norm"] ** 2).sum())
     fast = {"forces": float(errors["forces"].max() / relative * RELATIVE)}
-    found = {"free digits": Question(free), "fast": Question(fast), "fast, by module": Question(fast, by_module=True)}
+    found = {
+        "free digits": Question(free),
+        "fast": Question(fast),
+        "fast, by module": Question(fast, granularity="module"),
+    }
     if candidates.trials.device.type == "cuda":
         found["small"] = Question(fast, objective="memory")
     return found
@@ -90,18 +93,6 @@ def converted(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     with default_dtype(torch.float64):
         found: torch.nn.Module = run(model.to(device), device=device.type)
     return found
-
-
-def answer(
-    question: Question, candidates: Candidates, blocks: pd.DataFrame, precisions: Sequence[str], held: Trials
-) -> Recommendation:
-    """Search, measure, choose and verify."""
-    search = Search(candidates, question.tolerance, question.objective)
-    proposals = search.proposals(blocks, precisions)
-    if question.by_module:
-        proposals |= search.refined(proposals, progress=True)
-    table = search.measured(proposals, precisions, progress=True)
-    return verified(search, table, proposals, blocks, held)
 
 
 def record_of(found: Recommendation, question: Question) -> Record:
@@ -185,7 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     blocks = Search(candidates, asked["fast"].tolerance).alone(precisions, progress=True)
     record["blocks"] = [{key: plain(value) for key, value in row.items()} for row in blocks.to_dict("records")]
     for name_asked, question in asked.items():
-        found = answer(question, candidates, blocks, precisions, held)
+        search = Search(candidates, question.tolerance, question.objective)
+        found = answer(search, blocks, precisions, held, granularity=question.granularity, progress=True)
         record["questions"][name_asked] = record_of(found, question)
         (given.out / f"bench_recommend-{name}.json").write_text(
             json.dumps(record, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8"

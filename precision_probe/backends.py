@@ -36,14 +36,14 @@ class Architecture:
 
     def __init__(self, model: Any) -> None:
         options = scripts_utils.extract_config_mace_model(model)
-        self._options = options | {name: _config(model, name) for name in _LIBRARIES}
         self._made_from, self._library = type(model), backend(model)
-        self._neighbors = [interaction.avg_num_neighbors for interaction in model.interactions]
         if "error" in options:
             raise InputError(
                 f"The model is a {type(model).__name__} converted to {self._library}, which mace-torch cannot build "
                 "anew in another precision. Give the e3nn model that it was converted from."
             )
+        self._options = options | {name: _config(model, name) for name in _LIBRARIES}
+        self._neighbors = [interaction.avg_num_neighbors for interaction in model.interactions]
 
     def built(self, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> torch.nn.Module:
         """The same class and architecture with this arithmetic, on the device of the weights and buffers it is given.
@@ -98,7 +98,7 @@ def check_backend(model: torch.nn.Module, precisions: tuple[Precision, ...], dev
     library = backend(model)
     if library == "e3nn":
         return
-    Architecture(model)
+    Architecture(model)  # raises, if that is unknown
     if "OpenEquivariance" not in library:
         return
     if device.type != "cuda":

@@ -28,7 +28,7 @@ from precision_probe.structures import read_structures
 from precision_probe.trials import Trials
 from precision_probe.variants import check_device
 
-__all__ = ["Recommendation", "recommend", "verified"]
+__all__ = ["Recommendation", "answer", "recommend"]
 
 _HOLDS = 0.95  # of the structures held out must be within the tolerance
 _N_SEARCHED, _N_HELD_OUT = 8, 64  # structures at most
@@ -110,25 +110,32 @@ def recommend(
         _check_finite(each)
     search = Search(Candidates(trials, None if log is None else Path(log)), tolerance, objective)
     blocks = search.alone(names, progress=progress)
-    proposals = search.proposals(blocks, names)
-    if granularity == "module":
-        proposals |= search.refined(proposals, progress=progress)
-    table = search.measured(proposals, names, progress=progress)
-    return verified(search, table, proposals, blocks, held)
+    return answer(search, blocks, names, held, granularity=granularity, progress=progress)
 
 
-def verified(
-    search: Search, table: pd.DataFrame, policies: Mapping[str, Policy], blocks: pd.DataFrame, held: Trials | None
+def answer(
+    search: Search,
+    blocks: pd.DataFrame,
+    precisions: Sequence[str],
+    held: Trials | None,
+    *,
+    granularity: str,
+    progress: bool,
 ) -> Recommendation:
-    """Choose the best of what a search measured that holds on the structures held out too.
+    """Propose policies, measure them, and choose the best that holds on the structures held out too.
 
     Args:
         search: The search.
-        table: What :meth:`Search.measured` found of the policies.
-        policies: By name; to do nothing is among them.
         blocks: What :meth:`Search.alone` found.
+        precisions: Those to choose from.
         held: The structures held out, if there are any.
+        granularity: As :func:`recommend` takes it.
+        progress: Likewise.
     """
+    policies = search.proposals(blocks, precisions)
+    if granularity == "module":
+        policies |= search.refined(policies, progress=progress)
+    table = search.measured(policies, precisions, progress=progress)
     notes = []
     checked = Candidates(held) if held is not None else None
     within = [name for name in table.index if name in policies and table.loc[name, "share"] <= MARGIN]

@@ -691,18 +691,18 @@ def test_recommended_policies_are_applied_and_keep_the_tolerance(folder, model, 
 
 
 def test_recommend_prints_what_it_measured_and_replaces_its_output_only_with_force(folder, model_file, water_file):
-    (folder / "p.json").write_bytes(b"precious")
-    (folder / "p.json.partial").write_bytes(b"begun")
+    (folder / "policy.json").write_bytes(b"precious")
+    (folder / "policy.json.partial").write_bytes(b"begun")
     for _ in range(2):  # with and without a search that was interrupted
-        refused(recommend("absent.model", water_file, "-o", "p.json"), "p.json exists", "--force")
-        (folder / "p.json.partial").unlink(missing_ok=True)
-    assert (folder / "p.json").read_bytes() == b"precious"
-    result = recommend(model_file, water_file, "-o", "p.json", "--force")
+        refused(recommend("absent.model", water_file), "policy.json exists", "--force")
+        (folder / "policy.json.partial").unlink(missing_ok=True)
+    assert (folder / "policy.json").read_bytes() == b"precious"
+    result = recommend(model_file, water_file, "--force")
     assert result.exit_code == FINE, result.output
     assert all(words in flat(result.stdout) for words in ("Recommended: ", "model.to(float32)", "float16"))
-    assert "Policy written to p.json" in result.stderr
-    assert Policy.load("p.json").tolerance
-    assert names(folder) == ["p.json"]
+    assert "Policy written to policy.json" in result.stderr
+    assert Policy.load("policy.json").tolerance
+    assert names(folder) == ["policy.json"]
 
 
 @pytest.mark.parametrize(
