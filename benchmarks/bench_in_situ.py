@@ -34,11 +34,12 @@ from mace.calculators import MACECalculator
 from measure import Record, summary
 
 from precision_probe.exceptions import InputError
-from precision_probe.models import default_dtype, load_model
-from precision_probe.probe import attach
-from precision_probe.provenance import provenance
+from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.loading import load_model
+from precision_probe.models.provenance import provenance
+from precision_probe.probe.probe import attach
 from precision_probe.structures import read_structures
-from precision_probe.variants import check_device
+from precision_probe.variants.devices import check_device
 
 SCHEMA = "precision-probe/bench_in_situ/1"
 TARGET = 0.01
@@ -197,7 +198,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
     """Measure, and write the results."""
     if args.rounds < 1 or args.calls < 1:
         raise InputError("--rounds and --calls must be 1 or more.")
-    device = check_device(args.device or ("cuda" if torch.cuda.is_available() and not args.smoke else "cpu"), ())
+    device = check_device(args.device or ("cpu" if args.smoke else None))
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

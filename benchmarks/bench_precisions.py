@@ -56,16 +56,19 @@ from rich.console import Console
 from rich.progress import Progress
 
 import precision_probe
-from precision_probe.blocks import Block, select_blocks
+from precision_probe.analysis.metrics import EPS
 from precision_probe.exceptions import InputError
-from precision_probe.metrics import EPS
-from precision_probe.models import build, default_config, load_model
+from precision_probe.models.blocks import Block, select_blocks
+from precision_probe.models.building import build, default_config
+from precision_probe.models.graphs import Graph, build_graph
+from precision_probe.models.loading import load_model
+from precision_probe.models.provenance import provenance
 from precision_probe.precisions import PRECISIONS, parse_precisions
-from precision_probe.probe import attach, default_precisions
-from precision_probe.provenance import provenance
-from precision_probe.structures import Graph, build_graph, read_structures
-from precision_probe.timing import attempt, peak_of
-from precision_probe.variants import Variant, check_device
+from precision_probe.probe.probe import attach
+from precision_probe.search.timing import attempt, peak_of
+from precision_probe.structures import read_structures
+from precision_probe.variants.devices import check_device, check_precisions, default_precisions
+from precision_probe.variants.variant import Variant
 
 SCHEMA = "precision-probe/bench_precisions/1"
 BLOCK_REPEATS = 5
@@ -236,10 +239,10 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
         raise InputError(f"--repeats is how often each precision is timed, at least 1; got {args.repeats}.")
     if args.structures and args.sizes:
         raise InputError("--sizes is for the default structures; leave it out, or leave out --structures.")
-    device = check_device(args.device or ("cuda" if torch.cuda.is_available() and not args.smoke else "cpu"), ())
+    device = check_device(args.device or ("cpu" if args.smoke else None))
     wanted = args.precisions or ("float32,bfloat16,float16" if args.smoke else default_precisions(device))
     precisions = parse_precisions(wanted)
-    device = check_device(device, precisions)
+    check_precisions(precisions, device)
     model, name = load_model(args.model or build(architecture(args.seed, args.smoke), args.seed))
     sizes = args.sizes or (SMOKE_SIZES if args.smoke else SIZES)
     structures = read_structures(args.structures or supercells(sizes, args.seed))

@@ -29,15 +29,17 @@ import numpy as np
 import torch
 from bench_precisions import architecture, plain, supercells
 
-from precision_probe.candidates import Candidates
-from precision_probe.models import build, default_dtype
-from precision_probe.policy_search import Search
+from precision_probe.diagnostics.reference import Reference
+from precision_probe.models.blocks import default_blocks
+from precision_probe.models.building import build
+from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.provenance import provenance
 from precision_probe.precisions import parse_precisions
-from precision_probe.probe import default_precisions
-from precision_probe.provenance import provenance
-from precision_probe.recommendation import Recommendation, answer
-from precision_probe.trials import Trials
-from precision_probe.variants import check_device
+from precision_probe.search.measuring import Candidates
+from precision_probe.search.proposals import uniform
+from precision_probe.search.recommendation import Recommendation, answer
+from precision_probe.search.search import Search
+from precision_probe.variants.devices import check_device, default_precisions
 
 SCHEMA = "precision-probe/bench_recommend/1"
 BETTER_FORCES, BETTER_ENERGY, RELATIVE = 5, 50, 2.5e-3
@@ -72,7 +74,8 @@ def questions(candidates: Candidates, precisions: Sequence[str]) -> dict[str, Qu
         "forces": float(float32["forces"].max()) / BETTER_FORCES,
         "energy": float(float32["energy"].max()) / BETTER_ENERGY,
     }
-    half = Search(candidates, {"forces": 1.0}).uniform(precisions)["float16 after the embeddings"]
+    blocks = [block.name for block in default_blocks(candidates.reference.model)]
+    half = uniform(blocks, precisions)["float16 after the embeddings"]
     errors = candidates.errors(half)
     relative = np.sqrt((errors["forces_l2"] ** 2).sum() / (errors["forces_norm"] ** 2).sum())
     fast = {"forces": float(errors["forces"].max() / relative * RELATIVE)}
@@ -81,7 +84,7 @@ def questions(candidates: Candidates, precisions: Sequence[str]) -> dict[str, Qu
         "fast": Question(fast),
         "fast, by module": Question(fast, granularity="module"),
     }
-    if candidates.trials.device.type == "cuda":
+    if candidates.reference.device.type == "cuda":
         found["small"] = Question(fast, objective="memory")
     return found
 
@@ -153,15 +156,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true", help="a small model and structures, for CI")
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
-    device = check_device(given.device, ())
+    device = check_device(given.device)
     model = build(architecture(0, given.smoke), seed=0)
     model = converted(model, device) if given.cueq else model
     sizes = "8" if given.smoke else given.atoms
     searched, held_out = (supercells(sizes, seed) for seed in (0, 1))
     allowed = parse_precisions(given.allow) if given.allow else default_precisions(device, model)
     precisions = [precision.name for precision in allowed]
-    candidates = Candidates(Trials(model, searched, device=str(device)))
-    held = candidates.trials.on(held_out)
+    candidates = Candidates(Reference(model, searched, device=str(device)))
+    held = candidates.reference.on(held_out)
     n_atoms = len(searched[0])
     name = f"{'cueq' if given.cueq else 'e3nn'}-{device.type}-{n_atoms}"
     record: Record = {

@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 
 import precision_probe as pp
-from precision_probe import roughness
-from precision_probe.analysis import block_errors
+from precision_probe.analysis import energy_steps as roughness
+from precision_probe.analysis.errors import block_errors
 from precision_probe.exceptions import InputError
 
 PRECISIONS = "float32,bfloat16,float16"

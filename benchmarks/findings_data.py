@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from precision_probe.analysis import bits_needed
+from precision_probe.analysis.errors import bits_needed
 
 MILLI = 1e3
 TOLERANCES = (0.1, 1.0, 10.0)  # meV/Å

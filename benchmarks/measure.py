@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from precision_probe.blocks import Block, Port
-from precision_probe.capture import Call, capture, input_gradients, replay
-from precision_probe.evaluation import interaction_energy
-from precision_probe.metrics import compare
+from precision_probe.analysis.metrics import compare
+from precision_probe.models.blocks import Block, Port
+from precision_probe.models.evaluation import interaction_energy
+from precision_probe.models.graphs import Graph
 from precision_probe.precisions import Precision
-from precision_probe.structures import Graph
-from precision_probe.timing import attempt, peak_of
-from precision_probe.variants import Variant
+from precision_probe.search.timing import attempt, peak_of
+from precision_probe.variants.hooks import Call, capture, input_gradients, replay
+from precision_probe.variants.variant import Variant
 
 T = TypeVar("T")
 Record = dict[str, Any]

@@ -35,14 +35,15 @@ from rich.console import Console
 from rich.progress import track
 
 import precision_probe as pp
-from precision_probe.analysis import MODEL
-from precision_probe.comparison import first_difference
-from precision_probe.metrics import rel_l2
-from precision_probe.models import default_dtype, weights_sha256
-from precision_probe.provenance import describe_device
-from precision_probe.structures import build_graph
-from precision_probe.trace import MODES
-from precision_probe.variants import check_device
+from precision_probe.analysis.comparison import first_difference
+from precision_probe.analysis.metrics import rel_l2
+from precision_probe.analysis.pairs import MODEL
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.graphs import build_graph
+from precision_probe.models.provenance import describe_device
+from precision_probe.trace.trace import MODES
+from precision_probe.variants.devices import check_device
 
 __all__ = ["Result", "check", "main", "markdown"]
 
@@ -381,7 +382,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.merge:
             records = [read(path) for path in args.merge]
         else:
-            device = check_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"), ()).type
+            device = check_device(args.device).type
             records = [run(device, args.quiet)]
     except (pp.InputError, OSError, ValueError) as error:
         print(f"model_matrix: {error}", file=sys.stderr)

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from foundation_architectures import FOUNDATIONS
 
-from precision_probe._mace import modules
-from precision_probe.models import build, default_config, default_dtype
+from precision_probe.models._mace import modules
+from precision_probe.models.building import build, default_config
+from precision_probe.models.dtypes import default_dtype
 
 __all__ = ["ALL", "CLASSES", "DIPOLE", "ENERGY", "ROWS", "Row", "latin_square"]
 

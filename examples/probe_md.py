@@ -12,7 +12,7 @@ import pandas as pd
 from ase.md.langevin import Langevin
 
 import precision_probe as pp
-from precision_probe.models import load_model
+from precision_probe.models.loading import load_model
 from precision_probe.structures import read_structures
 
 

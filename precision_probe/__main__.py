@@ -1,5 +1,5 @@
 """``python -m precision_probe``."""
 
-from precision_probe.cli import main
+from precision_probe.cli.main import main
 
 main()

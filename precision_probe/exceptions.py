@@ -10,3 +10,8 @@ class ProbeError(Exception):
 
 class InputError(ProbeError, ValueError):
     """A model, a structure, an option or a file that cannot be used."""
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, short enough for one sentence of ours."""
+    return (str(error).strip().splitlines() or [""])[0][:120]

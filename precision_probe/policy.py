@@ -1,9 +1,11 @@
 """Which precision each block of a model computes in: a short list of rules, in memory and as a JSON file.
 
-Nothing here imports torch or mace, so a policy is read and written anywhere; :mod:`precision_probe.mixed` runs it.
+Nothing here imports torch or mace, so a policy is read and written anywhere;
+:mod:`precision_probe.variants.mixed` runs it.
 """
 
 import difflib
+import importlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -12,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from precision_probe.exceptions import InputError
+from precision_probe.files import check_writable, replacing
 from precision_probe.globs import matches
 from precision_probe.precisions import PRECISIONS, Precision, parse_precision
-from precision_probe.trace import check_writable, replacing
 
 __all__ = ["SCHEMA_VERSION", "SUMMED", "Policy", "Rule"]
 
@@ -108,7 +110,7 @@ class Policy:
     model: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if {"float32", "tf32"} <= {rule.compute for rule in self.rules}:
+        if {PRECISIONS["float32"], PRECISIONS["tf32"]} <= set(self.precisions):
             raise InputError(
                 "A policy has float32 and tf32, but torch computes all float32 matrix products one way or the other. "
                 "Choose one of them for all rules."
@@ -128,6 +130,11 @@ class Policy:
         """Those that the rules name, each once, in order."""
         return tuple(dict.fromkeys(rule.precision for rule in self.rules))
 
+    @property
+    def matmul_mode(self) -> str:
+        """How float32 matrix products are computed, all of them: torch's ``fp32_precision``."""
+        return next((each.matmul_mode for each in self.precisions if each.products_only), "ieee")
+
     def precision_of(self, name: str) -> Precision:
         """What the module of this name computes in; the model itself has the empty name."""
         parts = name.split(".") if name and name.split(".")[0] not in SUMMED else []
@@ -142,16 +149,12 @@ class Policy:
         return {name: self.precision_of(name) for name in names}
 
     def apply(self, model: Any, device: str | None = None) -> Any:
-        """A copy of a model that computes so: see :func:`precision_probe.mixed.apply`."""
-        from precision_probe.mixed import apply
-
-        return apply(self, model, device)
+        """A copy of a model that computes so: see :func:`precision_probe.variants.mixed.apply`."""
+        return _mixed().apply(self, model, device)
 
     def calculator(self, model: Any, device: str = "cpu", **options: Any) -> Any:
-        """An ASE calculator that computes so: see :func:`precision_probe.mixed.calculator`."""
-        from precision_probe.mixed import calculator
-
-        return calculator(self, model, device, **options)
+        """An ASE calculator that computes so: see :func:`precision_probe.variants.mixed.calculator`."""
+        return _mixed().calculator(self, model, device, **options)
 
     def to_json(self) -> str:
         """The policy as JSON text.
@@ -212,6 +215,11 @@ class Policy:
                 f"The policy {path} cannot be read ({why}). Expected is JSON, as save() writes."
             ) from error
         return _policy(text, f"The policy {path}")
+
+
+def _mixed() -> Any:
+    """What makes models of policies, found by name: it needs torch, and imports this module."""
+    return importlib.import_module("precision_probe.variants.mixed")
 
 
 _RULE_KEYS = ("blocks", "compute", "accumulate")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from precision_probe.exceptions import InputError
 
-__all__ = ["DEFAULT_PRECISIONS", "PRECISIONS", "Precision", "parse_precision", "parse_precisions"]
+__all__ = ["PRECISIONS", "Precision", "emulated", "parse_precision", "parse_precisions"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,10 @@ class Precision:
         exponent_bits: Bits of the exponent (11 for float64).
         dtype: Name of the dtype that stores the numbers. ``tf32`` stores float32: only the inputs of its
             matrix products are rounded to 11 bits. Emulated formats are stored in float64.
-        emulated: Whether every operation is computed in float64 and its result rounded.
+        products_only: Whether only the inputs of matrix products are rounded to the format, and everything else is
+            computed in the dtype that stores the numbers: so NVIDIA's tensor cores have tf32.
+        emulated: Whether the results of operations are rounded to the format in software, whatever computed them:
+            :mod:`precision_probe.variants.rounding` says what does.
         has_range: Whether numbers too large or too small for the format overflow, lose digits or become zero. An
             emulated format may have float64's exponents instead, so that rounding is all that differs.
         stochastic: Whether results are rounded up or down at random, in proportion to their distance, rather than to
@@ -42,6 +45,7 @@ class Precision:
     significand_bits: int
     exponent_bits: int
     dtype: str
+    products_only: bool = False
     emulated: bool = False
     has_range: bool = True
     stochastic: bool = False
@@ -79,7 +83,17 @@ class Precision:
     @property
     def needs_cuda(self) -> bool:
         """Whether only a CUDA device computes in it."""
-        return self.name == "tf32"
+        return self.products_only
+
+    @property
+    def matmul_mode(self) -> str:
+        """How float32 matrix products are computed: torch's ``fp32_precision``."""
+        return "tf32" if self.products_only else "ieee"
+
+    @property
+    def storage(self) -> "Precision":
+        """The precision that numbers are stored in and most operations computed: float32 of tf32, else itself."""
+        return PRECISIONS[self.dtype] if self.products_only else self
 
     def __str__(self) -> str:
         return self.name
@@ -90,13 +104,11 @@ PRECISIONS: dict[str, Precision] = {
     for precision in (
         Precision("float64", 53, 11, "float64"),
         Precision("float32", 24, 8, "float32"),
-        Precision("tf32", 11, 8, "float32"),
+        Precision("tf32", 11, 8, "float32", products_only=True),
         Precision("bfloat16", 8, 8, "bfloat16"),
         Precision("float16", 11, 5, "float16"),
     )
 }
-
-DEFAULT_PRECISIONS = ("float32", "bfloat16", "float16")
 
 _ALIASES = {
     "fp64": "float64",
@@ -139,7 +151,8 @@ def parse_precision(name: str | Precision) -> Precision:
     if key in PRECISIONS:
         return PRECISIONS[key]
     if found := re.fullmatch(r"(?:e(\d+))?m(\d+)(sr)?", key):
-        return _emulated(key, *found.groups())
+        exponent, stored, stochastic = found.groups()
+        return emulated(int(stored) + 1, int(exponent) if exponent else None, stochastic=bool(stochastic))
     close = difflib.get_close_matches(key, PRECISIONS, n=1) or difflib.get_close_matches(key, _ALIASES, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise InputError(
@@ -148,10 +161,26 @@ def parse_precision(name: str | Precision) -> Precision:
     )
 
 
-def _emulated(name: str, exponent: str | None, stored: str, stochastic: str | None) -> Precision:
+def emulated(significand_bits: int, exponent_bits: int | None = None, *, stochastic: bool = False) -> Precision:
+    """Return the emulated format with so many bits.
+
+    Args:
+        significand_bits: The leading one included.
+        exponent_bits: ``None`` for float64's exponents, so that nothing overflows.
+        stochastic: Whether results are rounded up or down at random.
+
+    Raises:
+        InputError: If float64 cannot hold its numbers.
+
+    Example:
+        >>> emulated(11, 5).name, emulated(8, stochastic=True).name
+        ('e5m10', 'm7sr')
+    """
     float64 = PRECISIONS["float64"]
-    exponent_bits = float64.exponent_bits if exponent is None else int(exponent)
-    significand_bits = int(stored) + 1
+    has_range = exponent_bits is not None
+    exponent = f"e{exponent_bits}" if has_range else ""
+    name = f"{exponent}m{significand_bits - 1}{'sr' if stochastic else ''}"
+    exponent_bits = float64.exponent_bits if exponent_bits is None else exponent_bits
     if not 2 <= exponent_bits <= float64.exponent_bits or not 2 <= significand_bits <= float64.significand_bits:
         raise InputError(
             f"The format {name!r} cannot be emulated in float64: 2 to {float64.exponent_bits} bits of exponent and 1 "
@@ -163,8 +192,8 @@ def _emulated(name: str, exponent: str | None, stored: str, stochastic: str | No
         exponent_bits,
         "float64",
         emulated=True,
-        has_range=exponent is not None,
-        stochastic=stochastic is not None,
+        has_range=has_range,
+        stochastic=stochastic,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from precision_probe.models import build, default_config
+from precision_probe.models.building import build, default_config
 
 
 @pytest.fixture(autouse=True)

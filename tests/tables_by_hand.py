@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from precision_probe.stored_tables import StoredTable
+from precision_probe.trace.tables import StoredTable
 
 PRECISIONS = ("float64", "float16", "float32")  # in no order of size or alphabet
 

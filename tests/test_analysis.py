@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import precision_probe as pp
-from precision_probe.analysis import TOLERANCE_UNITS, block_errors, exceeded, parse_tolerances, worst_blocks
-from precision_probe.metrics import METRICS
-from precision_probe.models import build
+from precision_probe.analysis.errors import TOLERANCE_UNITS, block_errors, exceeded, parse_tolerances, worst_blocks
+from precision_probe.analysis.metrics import METRICS
+from precision_probe.models.building import build
 from precision_probe.precisions import PRECISIONS
-from precision_probe.stored_tables import StoredTable
-from precision_probe.trace import Trace
+from precision_probe.trace.tables import StoredTable
+from precision_probe.trace.trace import Trace
 
 NAMES = ("float32", "bfloat16", "float16")
 IDENTITY = ["precision", "mode", "block", "tensor", "direction", "units", "n"]
@@ -465,7 +465,7 @@ def test_a_trace_is_read_without_torch_mace_and_e3nn(path, table):
             assert "ScaleShiftMACE" in repr(trace)
             assert list(pp.summary(trace).index) == ["float64", "float32", "bfloat16", "float16"]
             print(len(pp.errors(trace)))
-        from precision_probe.cli import app
+        from precision_probe.cli.main import app
 
         app(["errors", sys.argv[1], "--format", "csv"])
     """

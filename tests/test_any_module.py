@@ -9,7 +9,8 @@ import torch
 from e3nn import o3
 
 import precision_probe as pp
-from precision_probe.models import default_dtype, weights_sha256
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.dtypes import default_dtype
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CPU = {"device": "cpu", "precisions": "float32,bfloat16,float16"}

@@ -20,11 +20,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import precision_probe as pp
-from precision_probe import appending, recorder
-from precision_probe.appending import append, set_attributes
-from precision_probe.cli import app
-from precision_probe.models import build
-from precision_probe.structures import build_graph, read_structures
+from precision_probe.cli.main import app
+from precision_probe.models.building import build
+from precision_probe.models.graphs import build_graph
+from precision_probe.structures import read_structures
+from precision_probe.trace import growing_file as appending
+from precision_probe.trace import recorder
+from precision_probe.trace.growing_file import append, set_attributes
 
 CHEAP = {"precisions": "float32", "device": "cpu", "blocks": "readouts.*", "modes": "isolated"}
 MORE = {"precisions": "float32,float16", "device": "cpu", "blocks": ["interactions.0", "readouts.*"]}
@@ -259,8 +261,8 @@ KILLED = """
 import os, signal, sys
 import ase.io, torch
 import precision_probe as pp
-from precision_probe import recorder
-from precision_probe.structures import build_graph, read_structures
+from precision_probe.trace import recorder
+from precision_probe.models.graphs import build_graph, read_structures
 recorder._MANY_BYTES = 1
 model = torch.load(sys.argv[1], weights_only=False)
 *done, last = read_structures(sys.argv[2])

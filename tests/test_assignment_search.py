@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from precision_probe.assignment_search import Option, assignments, rules_of
 from precision_probe.policy import Policy, Rule
+from precision_probe.search.convex_hull import Option, assignments, rules_of
 
 PRECISIONS = ("float64", "float32", "bfloat16", "float16")
 BLOCKS = ("node_embedding", "interactions.0", "products.0", "interactions.1", "products.1", "readouts.0")

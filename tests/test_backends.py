@@ -18,11 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import precision_probe as pp
-from precision_probe import backends
-from precision_probe.blocks import Port
-from precision_probe.models import build, default_dtype, weights_sha256
+from precision_probe.models import backends
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.blocks import Port
+from precision_probe.models.building import build
+from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.graphs import build_graph
 from precision_probe.precisions import parse_precisions
-from precision_probe.structures import build_graph
 
 CPU = torch.device("cpu")
 HALVES = [torch.bfloat16, torch.float16]

@@ -11,7 +11,8 @@ import ase.io
 import pytest
 import torch
 
-from precision_probe.models import build, weights_sha256
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.building import build
 from precision_probe.precisions import PRECISIONS
 from precision_probe.structures import read_structures
 

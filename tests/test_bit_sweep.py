@@ -10,24 +10,24 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from precision_probe.analysis import bits_needed
-from precision_probe.bit_sweep import WHOLE, sweep
-from precision_probe.blocks import default_blocks
-from precision_probe.budget import PARTS_TOGETHER, TOTAL, UNEXPLAINED, budget, emulation_of
-from precision_probe.cli import app
+from precision_probe.analysis.errors import bits_needed
+from precision_probe.cli.main import app
+from precision_probe.diagnostics.bit_sweep import WHOLE, sweep
+from precision_probe.diagnostics.error_budget import PARTS_TOGETHER, TOTAL, UNEXPLAINED, budget, emulation_of
+from precision_probe.diagnostics.reference import Reference
 from precision_probe.exceptions import InputError
-from precision_probe.models import weights_sha256
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.blocks import default_blocks
 from precision_probe.precisions import PRECISIONS, parse_precision
-from precision_probe.rounded_blocks import rounded_blocks, rounded_weights
-from precision_probe.rounding import round_to
-from precision_probe.trials import Trials
-from precision_probe.variants import Variant
+from precision_probe.variants.rounded_blocks import rounded_blocks, rounded_weights
+from precision_probe.variants.rounding import round_to
+from precision_probe.variants.variant import Variant
 
 
 @pytest.fixture(scope="module")
 def trials(model):
     water = ase.Atoms("OHH", [(0.02, 0.0, 0.11), (0.0, 0.78, -0.48), (0.05, -0.75, -0.45)])
-    return Trials(model, water, device="cpu")
+    return Reference(model, water, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,12 @@ def names(trials):
 
 
 def forces(trials):
-    return trials.reference.predict(trials.graphs[0])["forces"]
+    return trials.variant.predict(trials.graphs[0])["forces"]
 
 
 def test_blocks_in_all_of_float64s_bits_change_nothing_but_rounding(trials, names):
     exact = forces(trials)
-    with rounded_blocks(trials.reference.model, dict.fromkeys(names, parse_precision("m52"))):
+    with rounded_blocks(trials.variant.model, dict.fromkeys(names, parse_precision("m52"))):
         found = forces(trials)
     np.testing.assert_allclose(found, exact, rtol=0, atol=1e-14 * float(exact.abs().max()))
 
@@ -49,20 +49,20 @@ def test_blocks_in_all_of_float64s_bits_change_nothing_but_rounding(trials, name
 def test_a_rounded_block_does_what_a_rounded_model_does_to_it(trials):
     """The readout alone: its output is that of a copy whose weights, inputs and operations are rounded by hand."""
     precision = parse_precision("e8m7")
-    readout = trials.reference.model.readouts[0]
+    readout = trials.variant.model.readouts[0]
     x = torch.randn(5, readout.linear.irreps_in.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     weight = round_to(readout.linear.weight.detach(), precision)
     mul = readout.linear.irreps_in[0].mul
     scalars = round_to(x, precision)[:, :mul]
     expected = round_to(round_to(scalars @ weight[:mul].view(mul, 1), precision) / np.sqrt(mul), precision)
-    with rounded_blocks(trials.reference.model, {"readouts.0": precision}):
+    with rounded_blocks(trials.variant.model, {"readouts.0": precision}):
         found = readout(x)
     np.testing.assert_allclose(found.detach(), expected, rtol=2 * precision.unit_roundoff)
     assert torch.equal(round_to(found.detach(), precision), found.detach())
 
 
 def test_everything_is_as_it_was_afterwards(trials, names):
-    model = trials.reference.model
+    model = trials.variant.model
     before, exact = weights_sha256(model), forces(trials)
     with rounded_blocks(model, dict.fromkeys(names, parse_precision("m4"))):
         assert weights_sha256(model) != before

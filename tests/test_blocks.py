@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from precision_probe.blocks import Block, Port, default_blocks, select_blocks
-from precision_probe.capture import capture, gradients
-from precision_probe.evaluation import interaction_energy
 from precision_probe.exceptions import InputError
-from precision_probe.models import build
-from precision_probe.structures import build_graph
+from precision_probe.models.blocks import Block, Port, default_blocks, select_blocks
+from precision_probe.models.building import build
+from precision_probe.models.evaluation import interaction_energy
+from precision_probe.models.graphs import build_graph
+from precision_probe.variants.hooks import capture, gradients
 
 EMBEDDINGS = ["node_embedding", "radial_embedding", "spherical_harmonics"]
 LAYERS = ["interactions.0", "products.0", "interactions.1", "products.1"]

@@ -6,14 +6,15 @@ import pandas as pd
 import pytest
 import torch
 
-import precision_probe.candidates
-from precision_probe.candidates import CAST, Candidates
-from precision_probe.mixed import MixedVariant
-from precision_probe.models import build, default_dtype
+import precision_probe.search.measuring
+from precision_probe.diagnostics.reference import Reference
+from precision_probe.models.building import build
+from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.graphs import build_graph
 from precision_probe.policy import Policy, Rule
-from precision_probe.structures import build_graph
-from precision_probe.timing import Timed
-from precision_probe.trials import Trials
+from precision_probe.search.measuring import CAST, Candidates
+from precision_probe.search.timing import Timed
+from precision_probe.variants.mixed import MixedVariant
 
 HALF = Policy((Rule("interactions.*", "float16"), Rule("products.*", "float16")))
 SINGLE = Policy.uniform("float32")
@@ -31,7 +32,7 @@ def cell():
 
 @pytest.fixture(scope="module")
 def trials(model):
-    return Trials(model, [molecule(1), cell()], device="cpu")
+    return Reference(model, [molecule(1), cell()], device="cpu")
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_a_log_of_something_else_is_begun_anew(config, trials, log, written):
     others = [
         trials.on([molecule(2), cell()]),
         trials.on([molecule(1)]),
-        Trials(build(config, seed=4), [molecule(1), cell()], device="cpu"),
+        Reference(build(config, seed=4), [molecule(1), cell()], device="cpu"),
     ]
     for other in others:
         log.write_bytes(before)
@@ -162,7 +163,7 @@ def test_a_log_of_another_head_is_begun_anew(config, log):
         "atomic_inter_scale": [0.8, 0.9],
         "atomic_inter_shift": [0.1, 0.2],
     }
-    trials = Trials(build(config | heads, seed=3), [molecule(1)], head="pbe", device="cpu")
+    trials = Reference(build(config | heads, seed=3), [molecule(1)], head="pbe", device="cpu")
     Candidates(trials, log).errors(SINGLE)
     other = Candidates(trials.on([molecule(1)], head="r2scan"), log)
     other.errors(SINGLE)
@@ -199,7 +200,7 @@ def test_times_are_of_the_largest_structure(trials, monkeypatch):
         seen.extend(call()["forces"].shape[0] for call in calls.values())
         return {name: Timed((1.0,) * rounds, None) for name in calls}
 
-    monkeypatch.setattr(precision_probe.candidates, "side_by_side", side_by_side)
+    monkeypatch.setattr(precision_probe.search.measuring, "side_by_side", side_by_side)
     found = Candidates(trials).timed({"half": HALF}, ("float64", "float32"), stress=True, rounds=3)
     assert list(found) == ["half", CAST.format("float64"), CAST.format("float32")]
     assert seen == [3, 3, 3]

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from precision_probe.blocks import Block, default_blocks, select_blocks
-from precision_probe.capture import Call, capture, gradients, input_gradients, replay
-from precision_probe.models import build
-from precision_probe.structures import build_graph
+from precision_probe.models.blocks import Block, default_blocks, select_blocks
+from precision_probe.models.building import build
+from precision_probe.models.graphs import build_graph
+from precision_probe.variants.hooks import Call, capture, gradients, input_gradients, replay
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 

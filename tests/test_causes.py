@@ -6,13 +6,14 @@ import pytest
 import torch
 
 import precision_probe as pp
-from precision_probe import causes
-from precision_probe.causes import explain
-from precision_probe.explanations import view, views
-from precision_probe.models import build, weights_sha256
+from precision_probe.analysis.views import view, views
+from precision_probe.diagnostics import suite as causes
+from precision_probe.diagnostics.suite import explain
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.building import build
+from precision_probe.models.graphs import build_graph
 from precision_probe.precisions import PRECISIONS, parse_precision
-from precision_probe.structures import build_graph
-from precision_probe.variants import Variant
+from precision_probe.variants.variant import Variant
 
 CPU = torch.device("cpu")
 REDUCED = ["float32", "float16"]
@@ -197,7 +198,7 @@ def test_an_interruption_keeps_the_tables_that_were_made(model, water, monkeypat
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("precision_probe.causes.budget", interrupted)
+    monkeypatch.setattr("precision_probe.diagnostics.suite.budget", interrupted)
     with pp.attach(model, precisions="float16", device="cpu") as probe:
         probe.run(water, progress=False)
         with pytest.raises(KeyboardInterrupt):

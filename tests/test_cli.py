@@ -20,12 +20,12 @@ from mace.calculators import MACECalculator
 from typer.testing import CliRunner
 
 import precision_probe as pp
-import precision_probe.candidates
-import precision_probe.observation
-from precision_probe.cli import app
-from precision_probe.models import build
+import precision_probe.probe.observer
+import precision_probe.search.measuring
+from precision_probe.cli.main import app
+from precision_probe.models.building import build
 from precision_probe.policy import Policy, Rule
-from precision_probe.trace import Trace
+from precision_probe.trace.trace import Trace
 
 FINE, EXCEEDED, BAD_INPUT, FAILED = 0, 1, 2, 3
 
@@ -297,7 +297,7 @@ def test_files_without_structures_are_refused(folder, model_file, tmp_path, name
 
 def fail_in_observation(monkeypatch, number, error):
     """Let the observation of this number (from 1) raise an error or a signal."""
-    observe = precision_probe.observation.Observer.predict
+    observe = precision_probe.probe.observer.Observer.predict
     calls = []
 
     def observe_or_fail(*arguments):
@@ -308,7 +308,7 @@ def fail_in_observation(monkeypatch, number, error):
             raise error
         return observe(*arguments)
 
-    monkeypatch.setattr(precision_probe.observation.Observer, "predict", observe_or_fail)
+    monkeypatch.setattr(precision_probe.probe.observer.Observer, "predict", observe_or_fail)
 
 
 FAILURES = {
@@ -515,7 +515,7 @@ def test_explain_prints_one_table(explained, name):
 
 @pytest.mark.parametrize("name", ["physics", "range", "budget"])
 def test_explain_writes_one_table_as_json_and_csv(explained, name):
-    from precision_probe.physics import by_structure
+    from precision_probe.analysis.physical_errors import by_structure
 
     _, path = explained
     with pp.open_trace(path) as trace:
@@ -581,7 +581,7 @@ def test_an_explanation_that_fails_leaves_the_audit(folder, model_file, water_fi
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("precision_probe.causes.explained", fail)
+    monkeypatch.setattr("precision_probe.diagnostics.suite.explained", fail)
     result = audit(model_file, water_file, "--explain", "-o", "out.h5", "-q")
     refused(result, "after 1 structure", code=FAILED)
     with pp.open_trace("out.h5") as trace:
@@ -724,7 +724,7 @@ def test_recommend_refuses(folder, model_file, water_file, options, words):
 
 def test_an_interrupted_search_goes_on(folder, model_file, water_file, monkeypatch):
     calls = []
-    original = precision_probe.mixed.MixedVariant.predict
+    original = precision_probe.variants.mixed.MixedVariant.predict
 
     def predict(self, sample):
         if len(calls) == 7:
@@ -732,13 +732,13 @@ def test_an_interrupted_search_goes_on(folder, model_file, water_file, monkeypat
         calls.append(self.model.policy)
         return original(self, sample)
 
-    monkeypatch.setattr(precision_probe.mixed.MixedVariant, "predict", predict)
+    monkeypatch.setattr(precision_probe.variants.mixed.MixedVariant, "predict", predict)
     result = recommend(model_file, water_file, "-o", "p.json", "-q")
     refused(result, "Interrupted", "p.json.partial", "goes on from there", code=FAILED)
     assert names(folder) == ["p.json.partial"]
     again = []
     monkeypatch.setattr(
-        precision_probe.mixed.MixedVariant,
+        precision_probe.variants.mixed.MixedVariant,
         "predict",
         lambda self, sample: again.append(self.model.policy) or original(self, sample),
     )
@@ -792,7 +792,7 @@ def test_help_comes_at_once():
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; from precision_probe.cli import app; app(['audit', '--help'], standalone_mode=False); "
+        "import sys; from precision_probe.cli.main import app; app(['audit', '--help'], standalone_mode=False); "
         "print('loaded:', *sorted({'torch', 'mace', 'e3nn', 'xarray', 'pandas', 'numpy', 'ase'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

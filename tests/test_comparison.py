@@ -15,12 +15,13 @@ import torch
 from typer.testing import CliRunner
 
 import precision_probe as pp
-from precision_probe import comparison, subjects
-from precision_probe.cli import app
-from precision_probe.comparison import first_difference, provenance_differences
-from precision_probe.metrics import rel_l2
-from precision_probe.models import build
-from precision_probe.trace import Trace
+from precision_probe.analysis import comparison
+from precision_probe.analysis.comparison import first_difference, provenance_differences
+from precision_probe.analysis.metrics import rel_l2
+from precision_probe.cli.main import app
+from precision_probe.models import targets as subjects
+from precision_probe.models.building import build
+from precision_probe.trace.trace import Trace
 
 STRUCTURES = [
     ase.Atoms("OHH", [(0.02, 0.0, 0.11), (0.0, 0.78, -0.48), (0.05, -0.75, -0.45)], info={"name": "water"}),
@@ -487,7 +488,7 @@ def test_traces_are_compared_without_torch_mace_and_e3nn(files):
                     raise ImportError(f"{name} is not installed here")
 
         sys.meta_path.insert(0, Refuse())
-        from precision_probe.cli import main
+        from precision_probe.cli.main import main
 
         main()
     """

@@ -5,21 +5,21 @@ import numpy as np
 import pytest
 import torch
 
-from precision_probe import digits
-from precision_probe.digits import significant_digits
-from precision_probe.evaluation import ENERGY, FORCES
+from precision_probe.diagnostics import significant_digits as digits
+from precision_probe.diagnostics.reference import Reference
+from precision_probe.diagnostics.significant_digits import significant_digits
 from precision_probe.exceptions import InputError
-from precision_probe.models import weights_sha256
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.evaluation import ENERGY, FORCES, Prediction
 from precision_probe.precisions import parse_precision
-from precision_probe.trials import Trials
-from precision_probe.variants import Prediction, Variant
+from precision_probe.variants.variant import Variant
 
 WATER = ase.Atoms("OHH", [(0.02, 0.0, 0.11), (0.0, 0.78, -0.48), (0.05, -0.75, -0.45)])
 
 
 @pytest.fixture(scope="module")
 def trials(model):
-    return Trials(model, WATER, device="cpu")
+    return Reference(model, WATER, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def scattered(monkeypatch):
 def test_scatter_that_is_known(model, scattered, name, factor):
     """Bits that float64 has too few of make the scatter of the samples larger, by two for each."""
     structures = [ase.Atoms("OHH", [(0, 0, 0), (0, 0, 1), (0, 1, 0)]), ase.Atoms("CO", [(0, 0, 0), (0, 0, 1.1)])]
-    found = significant_digits(Trials(model, structures, device="cpu"), [name], n_samples=2000)
+    found = significant_digits(Reference(model, structures, device="cpu"), [name], n_samples=2000)
     assert found["precision"].tolist() == [name] * 2
     found = found.set_index("quantity")
     worst = scattered[2]  # of the two structures, in eV/atom and eV/Å
@@ -110,6 +110,6 @@ def test_what_cannot_be_sampled_is_refused_at_once(trials, monkeypatch, precisio
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_as_on_a_cpu(model, trials):
-    found = significant_digits(Trials(model, WATER, device="cuda"), ["e8m10sr"])
+    found = significant_digits(Reference(model, WATER, device="cuda"), ["e8m10sr"])
     expected = significant_digits(trials, ["e8m10sr"])
     np.testing.assert_allclose(found["digits"], expected["digits"], atol=0.7)  # other random numbers

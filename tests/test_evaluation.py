@@ -11,11 +11,12 @@ from mace.calculators import MACECalculator
 from rich.console import Console
 
 import precision_probe as pp
-from precision_probe.analysis import exceeded
-from precision_probe.evaluation import interaction_energy
-from precision_probe.models import build
-from precision_probe.structures import build_graph, read_structures
-from precision_probe.tables import block_table, model_table
+from precision_probe.analysis.errors import exceeded
+from precision_probe.cli.tables import block_table, model_table
+from precision_probe.models.building import build
+from precision_probe.models.evaluation import interaction_energy
+from precision_probe.models.graphs import build_graph
+from precision_probe.structures import read_structures
 
 ENERGIES = [-13.6, -1029.5, -2042.0]
 ONLY = {"device": "cpu", "modes": "propagated"}

@@ -9,17 +9,17 @@ import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 
 import precision_probe as pp
-from precision_probe.blocks import default_blocks
-from precision_probe.dynamics import VariantCalculator, _summary, energy_drift
-from precision_probe.models import build
-from precision_probe.noise import noise_floor
-from precision_probe.physics import ALL, by_structure
+from precision_probe.analysis.physical_errors import ALL, by_structure
+from precision_probe.diagnostics.dynamics import VariantCalculator, _summary, energy_drift
+from precision_probe.diagnostics.equivariance import _random_rotation, equivariance
+from precision_probe.diagnostics.reference import Reference
+from precision_probe.diagnostics.repeatability import noise_floor
+from precision_probe.diagnostics.sensitivity import predicted_errors, sensitivities
+from precision_probe.models.blocks import default_blocks
+from precision_probe.models.building import build
+from precision_probe.models.graphs import build_graph
 from precision_probe.precisions import PRECISIONS, parse_precision
-from precision_probe.prediction import predicted_errors, sensitivities
-from precision_probe.structures import build_graph
-from precision_probe.symmetry import _random_rotation, equivariance
-from precision_probe.trials import Trials
-from precision_probe.variants import Variant
+from precision_probe.variants.variant import Variant
 
 CPU = torch.device("cpu")
 
@@ -113,15 +113,15 @@ def _not_forked():
 
 def test_sensitivity_of_the_energy_is_the_gradient_times_the_input(model, molecule):
     """Of the last readout, ∂E/∂x·x by finite differences of the energy in a scale of all its inputs."""
-    trials = Trials(model, molecule, device="cpu")
+    trials = Reference(model, molecule, device="cpu")
     table = sensitivities(trials, n_probes=2).set_index(["block", "input"])
-    readout = trials.reference.model.readouts[1]
+    readout = trials.variant.model.readouts[1]
     plain = readout.forward
 
     def energy(scales):
         readout.forward = lambda x, heads: plain(x * scales, heads)
         try:
-            return float(trials.reference.predict(trials.graphs[0])["interaction_energy"])
+            return float(trials.variant.predict(trials.graphs[0])["interaction_energy"])
         finally:
             del readout.forward
 
@@ -139,7 +139,7 @@ def test_sensitivity_of_the_energy_is_the_gradient_times_the_input(model, molecu
 
 
 def test_predictions_scale_with_the_roundoff_and_are_of_the_right_size(model, molecule):
-    trials = Trials(model, molecule, device="cpu")
+    trials = Reference(model, molecule, device="cpu")
     table = sensitivities(trials)
     coarse, fine = (predicted_errors(table, name) for name in ("m10", "m14"))
     np.testing.assert_allclose(coarse / fine, 16)

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import precision_probe as pp
-from precision_probe._mace import o3
-from precision_probe.metrics import rel_l2
-from precision_probe.models import build, weights_sha256
+from precision_probe.analysis.metrics import rel_l2
+from precision_probe.models._mace import o3
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.building import build
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 

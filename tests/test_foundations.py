@@ -6,9 +6,10 @@ import pytest
 import torch
 from mace.calculators import foundations_models
 
-from precision_probe import foundations
 from precision_probe.exceptions import InputError
-from precision_probe.models import load_model, weights_sha256
+from precision_probe.models import foundations
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.loading import load_model
 
 NAMES = [f"mace-mp:{name}" for name in foundations_models.mace_mp_urls]
 NAMES += [f"mace-off:{name}" for name in foundations_models.mace_off_urls]

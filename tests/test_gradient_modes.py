@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import precision_probe as pp
-from precision_probe.blocks import select_blocks
-from precision_probe.capture import capture, gradients
-from precision_probe.models import build
-from precision_probe.structures import build_graph
+from precision_probe.models.blocks import select_blocks
+from precision_probe.models.building import build
+from precision_probe.models.graphs import build_graph
+from precision_probe.variants.hooks import capture, gradients
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-14}
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

@@ -8,11 +8,11 @@ import torch
 from ase.vibrations import VibrationsData
 
 import precision_probe as pp
-from precision_probe.evaluation import ENERGY, FORCES
-from precision_probe.hessian import _compared, frequencies, hessian, vibrations
+from precision_probe.diagnostics.vibrations import _compared, frequencies, hessian, vibrations
+from precision_probe.models.evaluation import ENERGY, FORCES, Prediction
+from precision_probe.models.graphs import build_graph
 from precision_probe.precisions import PRECISIONS
-from precision_probe.structures import build_graph
-from precision_probe.variants import Prediction, Variant
+from precision_probe.variants.variant import Variant
 
 CPU = torch.device("cpu")
 # ν̃ = √(k/m) / 2πc, for k in eV/Å² and m in u

@@ -12,9 +12,11 @@ from ase.md.langevin import Langevin
 from mace.calculators import MACECalculator
 
 import precision_probe as pp
-from precision_probe.models import build, load_model
-from precision_probe.observation import Observer
-from precision_probe.structures import build_graph, read_structures
+from precision_probe.models.building import build
+from precision_probe.models.graphs import build_graph
+from precision_probe.models.loading import load_model
+from precision_probe.probe.observer import Observer
+from precision_probe.structures import read_structures
 
 FAST = {"precisions": "float32", "device": "cpu", "blocks": "readouts.*", "modes": "isolated"}
 

@@ -8,11 +8,12 @@ import torch
 from e3nn import o3
 from rich.console import Console
 
-from precision_probe.describe import print_inspection
+from precision_probe.cli.inspect import describe_blocks, describe_graph, print_inspection, smoke_test
 from precision_probe.exceptions import InputError
-from precision_probe.inspection import describe_blocks, describe_graph, smoke_test
-from precision_probe.models import build, weights_sha256
-from precision_probe.structures import build_graph, read_structures
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.building import build
+from precision_probe.models.graphs import build_graph
+from precision_probe.structures import read_structures
 
 
 @pytest.fixture

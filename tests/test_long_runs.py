@@ -18,8 +18,10 @@ from ase.optimize import BFGS, FIRE
 from mace.calculators import MACECalculator
 
 import precision_probe as pp
-from precision_probe.models import build, load_model
-from precision_probe.structures import build_graph, graph_of_call, read_structures
+from precision_probe.models.building import build
+from precision_probe.models.graphs import build_graph, graph_of_call
+from precision_probe.models.loading import load_model
+from precision_probe.structures import read_structures
 
 CHEAP = {"precisions": "float32", "device": "cpu", "blocks": "readouts.*", "modes": "isolated"}
 WHOLE = {"precisions": "float32", "device": "cpu", "blocks": "readouts.*"}

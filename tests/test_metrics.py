@@ -17,9 +17,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from precision_probe import metrics
+from precision_probe.analysis import metrics
+from precision_probe.analysis.metrics import METRICS, compare
 from precision_probe.exceptions import InputError
-from precision_probe.metrics import METRICS, compare
 from precision_probe.precisions import PRECISIONS, Precision
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -18,12 +18,15 @@ from hypothesis import strategies as st
 from mace.calculators import MACECalculator
 from mace.tools import torch_geometric
 
-from precision_probe.blocks import select_blocks
 from precision_probe.exceptions import InputError
-from precision_probe.mixed import MixedModel, apply
-from precision_probe.models import build, default_dtype, load_model, weights_sha256
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.blocks import select_blocks
+from precision_probe.models.building import build
+from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.graphs import build_graph
+from precision_probe.models.loading import load_model
 from precision_probe.policy import Policy, Rule
-from precision_probe.structures import build_graph
+from precision_probe.variants.mixed import MixedModel, apply
 
 FLOAT64 = Policy(())
 FLOAT32 = Policy.uniform("float32")

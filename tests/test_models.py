@@ -16,11 +16,15 @@ from mace.modules import MACE, ScaleShiftMACE
 from safetensors.torch import load_file, save_file
 
 from precision_probe.exceptions import InputError
-from precision_probe.models import build, default_config, default_dtype, load_model, save_model, weights_sha256
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.building import build, default_config, save_model
+from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.graphs import build_graph
+from precision_probe.models.loading import load_model
 from precision_probe.precisions import PRECISIONS
-from precision_probe.probe import attach
-from precision_probe.structures import build_graph, read_structures
-from precision_probe.variants import Variant
+from precision_probe.probe.probe import attach
+from precision_probe.structures import read_structures
+from precision_probe.variants.variant import Variant
 
 
 def floats_of(model):

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from precision_probe.blocks import default_blocks
-from precision_probe.models import build
-from precision_probe.noise import noise_floor
+from precision_probe.diagnostics.repeatability import noise_floor
+from precision_probe.models.blocks import default_blocks
+from precision_probe.models.building import build
+from precision_probe.models.graphs import build_graph
 from precision_probe.precisions import PRECISIONS
-from precision_probe.structures import build_graph
-from precision_probe.variants import Variant
+from precision_probe.variants.variant import Variant
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -10,9 +10,10 @@ import torch
 from ase.data import covalent_radii
 
 import precision_probe as pp
-from precision_probe.models import build, weights_sha256
-from precision_probe.nonfinite import first_failure, range_failures
-from precision_probe.structures import build_graph
+from precision_probe.diagnostics.range_failures import first_failure, range_failures
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.building import build
+from precision_probe.models.graphs import build_graph
 
 LARGEST = 65504.0
 HALF_SMALLEST = 2.0**-25  # of float16: 2^-24 is the smallest subnormal number

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from tables_by_hand import TABLES
 
 import precision_probe as pp
-from precision_probe.plots import check_figure, plot_sweep
+from precision_probe.report.plots import check_figure, plot_sweep
 
 SWEEP = TABLES["sweep"].frame
 SIGNATURES = {".png": b"\x89PNG\r\n\x1a\n", ".pdf": b"%PDF-", ".svg": b"<?xml", ".PNG": b"\x89PNG"}
@@ -85,7 +85,7 @@ def test_without_matplotlib_it_is_said_what_to_install(tmp_path, monkeypatch):
 
 def test_figures_need_no_torch_and_open_no_window(tmp_path):
     code = (
-        "import sys; import precision_probe.plots as p; p.check_figure(sys.argv[1]); "
+        "import sys; import precision_probe.report.plots as p; p.check_figure(sys.argv[1]); "
         "assert not {'torch', 'mace', 'matplotlib.pyplot'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "figure.png")], check=True, timeout=60)

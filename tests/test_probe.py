@@ -11,10 +11,12 @@ import torch
 from mace.calculators import MACECalculator
 
 from precision_probe.exceptions import InputError
-from precision_probe.models import build, default_dtype, weights_sha256
-from precision_probe.probe import attach
-from precision_probe.structures import build_graph
-from precision_probe.variants import Variant
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.building import build
+from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.graphs import build_graph
+from precision_probe.probe.probe import attach
+from precision_probe.variants.variant import Variant
 
 FLOAT16 = {"precisions": "float16", "device": "cpu"}
 HEADLINE = FLOAT16 | {"modes": "propagated", "gradients": False}

@@ -11,8 +11,8 @@ import pytest
 import torch
 import typer
 
-from precision_probe.cli import app
-from precision_probe.models import default_dtype
+from precision_probe.cli.main import app
+from precision_probe.models.dtypes import default_dtype
 
 ROOT = Path(__file__).parents[1]
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if path.is_file()]

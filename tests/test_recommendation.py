@@ -11,16 +11,17 @@ import pytest
 import torch
 from rich.console import Console
 
-from precision_probe.blocks import default_blocks
-from precision_probe.candidates import CAST, Candidates
+from precision_probe.cli.search_tables import recommendation_table
 from precision_probe.exceptions import InputError
-from precision_probe.models import build, default_dtype
+from precision_probe.models.blocks import default_blocks
+from precision_probe.models.building import build
+from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.graphs import build_graph
 from precision_probe.policy import Policy, Rule
-from precision_probe.policy_search import DO_NOTHING
-from precision_probe.recommendation import recommend
-from precision_probe.structures import build_graph
-from precision_probe.tables import recommendation_table
-from precision_probe.timing import Timed
+from precision_probe.search.measuring import CAST, Candidates
+from precision_probe.search.proposals import DO_NOTHING
+from precision_probe.search.recommendation import recommend
+from precision_probe.search.timing import Timed
 
 TOLERANCE = {"forces": 1e-4, "energy": 5e-5}
 GAINS = {"float64": 0.0, "float32": 0.3, "bfloat16": 0.5, "float16": 0.6}
@@ -42,7 +43,7 @@ def fake_times(gains):
     """Instead of measuring: each block saves its share of the time, by precision; what casts save, all."""
 
     def timed(self, policies, casts=(), **_):
-        blocks = [block.name for block in default_blocks(self.trials.model)]
+        blocks = [block.name for block in default_blocks(self.reference.model)]
         seconds = {
             name: 1 - np.mean([gains[policy.precision_of(block).name] for block in blocks])
             for name, policy in policies.items()
@@ -93,7 +94,7 @@ def patch_errors(monkeypatch):
 
     def patch(change):
         def errors(self, policy):
-            return change(self.trials, policy, original(self, policy).copy())
+            return change(self.reference, policy, original(self, policy).copy())
 
         monkeypatch.setattr(Candidates, "errors", errors)
 

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import precision_probe as pp
-import precision_probe.observation
-from precision_probe.models import build
-from precision_probe.recorder import Captured, Predicted, Recorder, Sizes
+import precision_probe.probe.observer
+from precision_probe.models.building import build
+from precision_probe.trace.arrays import BlockArray, ModelArray, Sizes
+from precision_probe.trace.recorder import Recorder
 
 GROUP = "isolated/float32"
 KINDS = ("structure", "atom", "edge")
@@ -23,7 +24,7 @@ def hydrogen():
 
 
 def captured(values, tensor="output", block="layer", **more):
-    return Captured(block, tensor, np.asarray(values, dtype=np.float32), "float32", **more)
+    return BlockArray(block, tensor, np.asarray(values, dtype=np.float32), "float32", **more)
 
 
 def structure_arrays(sizes):
@@ -44,8 +45,8 @@ def structure_arrays(sizes):
 
 def add(recorder, sizes, *arrays):
     predicted = [
-        Predicted("energy", np.arange(float(sizes.structure)), ("structure",), "eV", "total energy"),
-        Predicted("forces", np.ones((sizes.atom, 3)), ("atom", "xyz"), "eV/Å", "forces"),
+        ModelArray("energy", np.arange(float(sizes.structure)), ("structure",), "eV", "total energy"),
+        ModelArray("forces", np.ones((sizes.atom, 3)), ("atom", "xyz"), "eV/Å", "forces"),
     ]
     recorder.add(structure_arrays(sizes), sizes, {"float32": predicted}, {GROUP: arrays})
 
@@ -200,7 +201,7 @@ def test_an_add_that_fails_adds_nothing(graphs, position):
 def test_an_observation_that_fails_leaves_the_trace_as_it_was(model, stage, calls):
     water = ase.Atoms("OHH", [(0.02, 0.0, 0.11), (0.0, 0.78, -0.48), (0.05, -0.75, -0.45)])
     carbon = ase.Atoms("CC", [(0.0, 0.0, 0.0), (0.0, 0.1, 1.3)])
-    home = precision_probe.observation.Observer if stage == "predict" else precision_probe.observation
+    home = precision_probe.probe.observer.Observer if stage == "predict" else precision_probe.probe.observer
     works, remaining = getattr(home, stage), [0 if stage == "predict" else calls]
 
     def fails(*args, **kwargs):

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from precision_probe.analysis.rounding_floor import representation_floor, represented
 from precision_probe.precisions import PRECISIONS, parse_precision
-from precision_probe.representation import representation_floor, represented
-from precision_probe.rounding import round_to
+from precision_probe.variants.rounding import round_to
 
 any_bits = arrays(np.uint64, 64, elements=st.integers(0, 2**64 - 1))
 DTYPES = {"float32": np.float32, "tf32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}

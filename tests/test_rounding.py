@@ -10,10 +10,10 @@ from hypothesis.extra.numpy import arrays
 
 import precision_probe as pp
 from precision_probe.exceptions import InputError
-from precision_probe.models import build
+from precision_probe.models.building import build
 from precision_probe.precisions import parse_precision
-from precision_probe.rounding import Rounding, round_to
 from precision_probe.structures import read_structures
+from precision_probe.variants.rounding import Rounding, round_to
 
 # IEEE 754 formats of two other libraries, by name
 FORMATS = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import precision_probe as pp
-from precision_probe.models import load_model
+from precision_probe.models.loading import load_model
 
 SHARED = Path(__file__).parents[2] / "shared"
 MODEL = SHARED / "models" / "3bpa-64x0e-64x1o.model"

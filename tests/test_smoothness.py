@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import precision_probe as pp
-from precision_probe.evaluation import ENERGY, FORCES
+from precision_probe.analysis.energy_steps import steps
+from precision_probe.diagnostics.finite_differences import along_displacement, displaced, finite_differences
+from precision_probe.models.evaluation import ENERGY, FORCES, Prediction
+from precision_probe.models.graphs import build_graph
 from precision_probe.precisions import PRECISIONS, Precision, parse_precision
-from precision_probe.roughness import steps
-from precision_probe.smoothness import along_displacement, displaced, finite_differences
-from precision_probe.structures import build_graph
-from precision_probe.variants import Prediction, Variant
+from precision_probe.variants.variant import Variant
 
 CPU = torch.device("cpu")
 NAMES = ("float64", "float32", "bfloat16", "float16")

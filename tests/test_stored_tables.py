@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from tables_by_hand import TABLES
 
 import precision_probe as pp
-from precision_probe import recorder
-from precision_probe.stored_tables import StoredTable
-from precision_probe.trace import SCHEMA_VERSION, Trace
+from precision_probe.trace import recorder
+from precision_probe.trace.tables import StoredTable
+from precision_probe.trace.trace import SCHEMA_VERSION, Trace
 
 CHEAP = {"precisions": "float16", "device": "cpu", "blocks": "readouts.*", "modes": "propagated"}
 MIXED = StoredTable(
@@ -156,13 +156,13 @@ def test_reading_needs_neither_torch_nor_mace(path):
         import sys
 
         import precision_probe as pp
-        from precision_probe.explanations import view, views
+        from precision_probe.analysis.views import view, views
 
         with pp.open_trace(sys.argv[1]) as trace:
             for name in trace.tables:
                 print(name, len(trace.table(name).frame))
             assert len([view(trace, name) for name in views(trace)]) == len(trace.tables) + 1
-        from precision_probe.cli import app
+        from precision_probe.cli.main import app
 
         app(["explain", sys.argv[1]], standalone_mode=False)
         assert not {"torch", "mace", "e3nn"} & set(sys.modules)

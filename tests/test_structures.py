@@ -16,8 +16,9 @@ from mace.tools import AtomicNumberTable
 from mace.tools.torch_geometric import Batch
 
 from precision_probe.exceptions import InputError
-from precision_probe.models import default_dtype
-from precision_probe.structures import build_graph, graph_of_call, read_structures
+from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.graphs import build_graph, graph_of_call
+from precision_probe.structures import read_structures
 
 CELL = np.array([[4.0, 0.2, 0.0], [0.0, 3.5, 0.3], [0.1, 0.0, 4.4]])
 

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 import precision_probe as pp
-from precision_probe.analysis import block_errors, worst_blocks
-from precision_probe.metrics import METRICS
-from precision_probe.tables import FULL_WIDTH, GUIDE, WIDTH, block_table, errors_table, model_table
+from precision_probe.analysis.errors import block_errors, worst_blocks
+from precision_probe.analysis.metrics import METRICS
+from precision_probe.cli.tables import FULL_WIDTH, GUIDE, WIDTH, block_table, errors_table, model_table
 
 NAMES = ["float32", "bfloat16", "float16"]
 nan = math.nan

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from precision_probe.timing import Timed, side_by_side
+from precision_probe.search.timing import Timed, side_by_side
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("precision_probe.timing.time.perf_counter", clock)
+    monkeypatch.setattr("precision_probe.search.timing.time.perf_counter", clock)
     return clock
 
 

@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import precision_probe as pp
-from precision_probe.trace import SCHEMA_VERSION, Trace, check_writable
+from precision_probe.files import check_writable
+from precision_probe.trace.trace import SCHEMA_VERSION, Trace
 
 HALVES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 DATA_GROUPS = [f"{mode}/{name}" for mode in ("propagated", "isolated") for name in ("float64", "float32", *HALVES)]
@@ -246,7 +247,7 @@ json_values = st.recursive(
 
 
 def attribute_after_layout(value):
-    from precision_probe.recorder import Recorder
+    from precision_probe.trace.recorder import Recorder
 
     recorder = Recorder()
     recorder.attributes = {"value": value}

@@ -12,10 +12,12 @@ from mace.tools import torch_geometric
 from mace.tools.train import evaluate, take_step
 
 import precision_probe as pp
-from precision_probe._mace import data as mace_data
-from precision_probe._mace import tools
-from precision_probe.models import build, default_dtype
-from precision_probe.structures import build_graph, read_structures
+from precision_probe.models._mace import data as mace_data
+from precision_probe.models._mace import tools
+from precision_probe.models.building import build
+from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.graphs import build_graph
+from precision_probe.structures import read_structures
 
 FAST = {"precisions": "float32", "device": "cpu", "blocks": ["interactions.0", "readouts.*"]}
 OUTPUTS = {"forces": True, "virials": False, "stress": False, "dipoles": False}

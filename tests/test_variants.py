@@ -9,10 +9,15 @@ import torch
 from mace.modules import interaction_classes
 
 from precision_probe.exceptions import InputError
-from precision_probe.models import build, default_dtype, load_model, weights_sha256
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.building import build
+from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.graphs import build_graph
+from precision_probe.models.loading import load_model
 from precision_probe.precisions import PRECISIONS, parse_precisions
-from precision_probe.structures import build_graph, read_structures
-from precision_probe.variants import Variant, check_device
+from precision_probe.structures import read_structures
+from precision_probe.variants.devices import check_device
+from precision_probe.variants.variant import Variant
 
 CPU = torch.device("cpu")
 ON_CPU = ("float64", "float32", "bfloat16", "float16")

@@ -11,9 +11,9 @@ import xarray as xr
 from tables_by_hand import PRECISIONS, QUANTITIES, TABLES
 
 import precision_probe as pp
-from precision_probe.explanations import numbers, view, views
-from precision_probe.stored_tables import StoredTable
-from precision_probe.trace import SCHEMA_VERSION, Trace
+from precision_probe.analysis.views import numbers, view, views
+from precision_probe.trace.tables import StoredTable
+from precision_probe.trace.trace import SCHEMA_VERSION, Trace
 
 REDUCED = list(PRECISIONS[1:])
 MILLI = 1000

@@ -1,0 +1,40 @@
+from .analysis.comparison import compare_traces
+from .analysis.errors import bits_needed, errors, summary
+from .analysis.metrics import compare
+from .analysis.physical_errors import by_structure
+from .diagnostics.bit_sweep import sweep
+from .diagnostics.dynamics import energy_drift
+from .diagnostics.suite import explain
+from .diagnostics.vibrations import vibrations
+from .exceptions import InputError, ProbeError
+from .policy import Policy, Rule
+from .precisions import PRECISIONS, Precision
+from .probe.probe import Probe, attach
+from .search.recommendation import recommend
+from .trace.trace import Trace, open_trace
+from .version import __version__
+
+__all__ = [
+    "PRECISIONS",
+    "InputError",
+    "Policy",
+    "Precision",
+    "Probe",
+    "ProbeError",
+    "Rule",
+    "Trace",
+    "__version__",
+    "attach",
+    "bits_needed",
+    "by_structure",
+    "compare",
+    "compare_traces",
+    "energy_drift",
+    "errors",
+    "explain",
+    "open_trace",
+    "recommend",
+    "summary",
+    "sweep",
+    "vibrations",
+]

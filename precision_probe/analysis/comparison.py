@@ -1,0 +1,199 @@
+"""Two traces side by side: another backend, version or machine, block by block. Nothing here imports torch or mace."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from precision_probe.analysis.errors import errors
+from precision_probe.analysis.metrics import compare
+from precision_probe.analysis.pairs import MODEL, Pair, pairs
+from precision_probe.exceptions import InputError
+from precision_probe.precisions import PRECISIONS, parse_precision
+from precision_probe.trace.trace import Trace
+
+__all__ = ["ROUNDOFFS", "compare_traces", "first_difference", "provenance_differences"]
+
+ROUNDOFFS = 1e4  # of float64, which two correct ways to compute the same may be apart
+_TIMES = 10  # the rounding error of A, in a reduced precision
+_ALLOWANCE = (
+    f"in float64 within {ROUNDOFFS:g} unit roundoffs; "
+    f"in a reduced precision within {_TIMES} times A's own rounding error"
+)
+_SAME_PLACE = 1e-5  # Å
+_ZERO = {("isolated", "spherical_harmonics", "vectors", "backward")}  # of Σ Y², which is constant
+_EDGE_KEYS = ("sender", "receiver", "image")
+
+
+def compare_traces(a: Trace, b: Trace) -> pd.DataFrame:
+    """How far trace B is from trace A, for every array that both have.
+
+    Args:
+        a: The trace to compare with, such as one of the e3nn model.
+        b: The other, such as one of the model converted to cuEquivariance.
+
+    Returns:
+        One row for each precision (float64 first), mode, block (``model`` for the model's own results), tensor and
+        direction, with ``difference`` (rel_l2 of B against A), ``max_abs`` (in ``units``), ``error_a`` and ``error_b``
+        (rel_l2 against A's float64), ``allowed`` and ``equivalent``. Edges are brought into the same order.
+
+    In float64 two correct ways to compute the same differ by some unit roundoffs; ``allowed`` is :data:`ROUNDOFFS` of
+    them. In a reduced precision rounding itself makes them differ, so ten times A's own error is allowed, or ten times
+    the median over A's arrays where A happens to have a smaller one (a single energy may be right by luck). Where A's
+    float64 is rounding noise (:func:`precision_probe.errors` says which), nothing is judged. ``attrs["left_out"]``
+    names the arrays that cannot be compared: neighbour lists differ, or a submodule works in its library's own layout;
+    ``attrs["allowance"]`` says in words what is allowed.
+
+    Raises:
+        InputError: If the traces are not of the same structures, or have no precision or block in common.
+    """
+    _check_structures(a, b)
+    order = _edge_order(a.structures, b.structures)
+    resolved = errors(a).groupby(["mode", "block", "tensor", "direction"])["resolved"].all()
+    rows: list[dict[str, Any]] = []
+    left_out: set[str] = set()
+    precisions = ["float64", *(str(p) for p in a.precisions if p in b.precisions)]
+    for mode in (mode for mode in _modes(a) if mode in _modes(b)):
+        reference = _by_tensor(a, mode, "float64")
+        for precision in precisions:
+            theirs = _by_tensor(b, mode, precision)
+            for key, pair in _by_tensor(a, mode, precision).items():
+                other = theirs.get(key)
+                if other is None:
+                    continue
+                if (pair.rows == "edge" and order is None) or not _match(pair, other):
+                    left_out.add(f"{pair.block}.{pair.tensor}")
+                    continue
+                y_hat = other.y if pair.rows != "edge" else other.y[order]
+                is_resolved = bool(resolved.get((mode, *key), True)) and (mode, *key) not in _ZERO
+                found = _compared(reference[key].y, pair.y, y_hat, precision, is_resolved)
+                rows.append({"precision": precision, "mode": mode, **pair.identity, **found})
+    if not rows:
+        raise InputError("The traces have no precision, mode and block in common, so there is nothing to compare.")
+    table = _judged(pd.DataFrame(rows))
+    table.attrs["left_out"] = sorted(left_out)
+    table.attrs["allowance"] = _ALLOWANCE
+    rank = {name: index for index, name in enumerate(precisions)}
+    return table.sort_values("precision", key=lambda column: column.map(rank), kind="stable", ignore_index=True)
+
+
+def first_difference(table: pd.DataFrame) -> "pd.Series[Any] | None":
+    """The row of :func:`compare_traces` where a difference that rounding does not explain comes in.
+
+    Of the blocks' outputs the first, as the model runs: what is wrong makes all that comes after it wrong. If only
+    gradients differ, those of a block alone say which it is; else the last, as gradients run backward.
+    """
+    different = table[~table["equivalent"]]
+    if different.empty:
+        return None
+    blocks = different[different["block"] != MODEL]
+    forward, backward = (blocks[blocks["direction"] == direction] for direction in ("forward", "backward"))
+    alone = backward[backward["mode"] == "isolated"]
+    row = next((rows.iloc[at] for rows, at in ((forward, 0), (alone, 0), (backward, -1)) if len(rows)), None)
+    found: pd.Series[Any] = different.iloc[0] if row is None else row
+    return found
+
+
+def provenance_differences(a: Trace, b: Trace) -> pd.DataFrame:
+    """What the traces' attributes say differently: versions, device, settings, model.
+
+    Returns:
+        Indexed by attribute (``versions.torch``), with the columns ``a`` and ``b``.
+    """
+    ours, theirs = (_flat(trace.attributes) for trace in (a, b))
+    different = {key: (ours.get(key, ""), theirs.get(key, "")) for key in (ours | theirs) if key != "created"}
+    rows = {key: pair for key, pair in different.items() if pair[0] != pair[1]}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["a", "b"]).rename_axis("attribute")
+
+
+def _compared(
+    reference: NDArray[Any], y: NDArray[Any], y_hat: NDArray[Any], precision: str, is_resolved: bool
+) -> dict[str, Any]:
+    format_of = parse_precision(precision)
+    found = compare(y, y_hat, format_of)
+    error_a, error_b = (compare(reference, values, format_of)["rel_l2"] for values in (y, y_hat))
+    return {
+        "difference": found["rel_l2"],
+        "max_abs": found["max_abs"],
+        "error_a": error_a,
+        "error_b": error_b,
+        "allowed": np.nan,
+        "equivalent": np.array_equal(y, y_hat, equal_nan=True) or not is_resolved,
+        "resolved": is_resolved,
+    }
+
+
+def _judged(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with what is allowed, and whether each difference is within it."""
+    rounding = table["error_a"].where(np.isfinite(table["error_a"]) & table["resolved"])
+    usual = rounding.groupby([table["precision"], table["mode"]]).transform("median")
+    allowed = (_TIMES * rounding.clip(lower=usual)).where(table["precision"] != "float64", 0.0)
+    allowed = allowed.clip(lower=ROUNDOFFS * PRECISIONS["float64"].unit_roundoff)
+    within = (table["difference"] <= allowed) | allowed.isna()  # an overflow hides what is beneath
+    allowed = allowed.where(table["resolved"])
+    return table.assign(allowed=allowed, equivalent=table["equivalent"] | within).drop(columns="resolved")
+
+
+def _modes(trace: Trace) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(("propagated", *trace.modes)))
+
+
+def _match(ours: Pair, theirs: Pair) -> bool:
+    """Whether two arrays hold the same numbers in the same places."""
+    return ours.y.shape == theirs.y.shape and ours.layout == theirs.layout
+
+
+def _by_tensor(trace: Trace, mode: str, precision: str) -> dict[tuple[str, str, str], Pair]:
+    """The arrays of a group, by block, tensor and direction."""
+    group = trace.group(mode, precision)
+    return {(pair.block, pair.tensor, pair.direction): pair for pair in pairs(trace, group, group, mode)}
+
+
+def _check_structures(a: Trace, b: Trace) -> None:
+    ours, theirs = a.structures, b.structures
+    if ours.sizes.get("structure") != theirs.sizes.get("structure"):
+        raise InputError(
+            f"The traces are of {ours.sizes.get('structure')} and {theirs.sizes.get('structure')} structures. "
+            "Audit the same structures in both."
+        )
+    if ("positions" in ours) != ("positions" in theirs):
+        raise InputError("One trace is of atomic structures, the other of a module's inputs.")
+    if "positions" not in ours:
+        return
+    same = ours["n_atoms"].equals(theirs["n_atoms"]) and ours["atomic_numbers"].equals(theirs["atomic_numbers"])
+    if not same or not np.allclose(ours["positions"], theirs["positions"], rtol=0, atol=_SAME_PLACE):
+        raise InputError(
+            "The traces are of different structures (atoms or positions differ). Audit the same structures in both."
+        )
+
+
+def _edge_order(ours: xr.Dataset, theirs: xr.Dataset) -> NDArray[np.intp] | None:
+    """Which edge of B is each edge of A, or ``None`` where their neighbour lists differ."""
+    if "sender" not in ours or ours.sizes["edge"] != theirs.sizes["edge"]:
+        return None
+    (key_a, order_a), (key_b, order_b) = (_sorted_edges(structures) for structures in (ours, theirs))
+    if not np.array_equal(key_a[order_a], key_b[order_b]):
+        return None
+    order = np.empty_like(order_a)
+    order[order_a] = order_b
+    return order
+
+
+def _sorted_edges(structures: xr.Dataset) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    owner = np.repeat(np.arange(structures.sizes["structure"]), structures["n_edges"].values)
+    sender, receiver, image = (structures[key].values for key in _EDGE_KEYS)
+    keys = np.column_stack([owner, sender, receiver, image]).astype(np.int64)
+    return keys, np.lexsort(keys.T[::-1])
+
+
+def _flat(attributes: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in attributes.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return found

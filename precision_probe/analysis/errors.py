@@ -1,0 +1,230 @@
+"""A trace → tables of errors, as pandas DataFrames. Nothing here imports torch or mace."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from precision_probe.analysis.metrics import EPS, METRICS, compare
+from precision_probe.analysis.pairs import MODEL, By, pairs
+from precision_probe.analysis.rounding_floor import representation_floor
+from precision_probe.exceptions import InputError
+from precision_probe.precisions import PRECISIONS
+from precision_probe.trace.trace import Trace
+
+__all__ = [
+    "MODEL",
+    "TOLERANCE_UNITS",
+    "Tolerance",
+    "bits_needed",
+    "block_errors",
+    "errors",
+    "exceeded",
+    "parse_tolerances",
+    "summary",
+    "worst_blocks",
+]
+
+_NOISE = 0.01
+TOLERANCE_UNITS = {
+    "energy": "eV/atom",
+    "forces": "eV/Å",
+    "stress": "eV/Å³",
+    "dipole": "in the model's unit",
+    "polarizability": "in the model's unit",
+}
+Tolerance = Mapping[str, float]
+
+
+def errors(trace: Trace, *, eps: float = EPS, by: By | None = None) -> pd.DataFrame:
+    """Every error of every precision against float64, from the trace alone.
+
+    Args:
+        trace: As :func:`precision_probe.open_trace` or ``probe.trace()`` returns it.
+        eps: The ε of ``mean_rel``, which keeps it finite near zero.
+        by: Resolve each array by ``"irrep"`` (order l and parity) or by chemical ``"element"`` (an edge belongs to the
+            element it ends at): one row and a column of that name for each. Arrays that have neither are left out.
+
+    Returns:
+        One row for each array compared, with the columns ``precision``, ``mode`` (propagated, isolated or loss),
+        ``block`` (``model`` for the model's own results), ``tensor``, ``direction`` (forward: outputs; backward:
+        gradients with respect to inputs, forces, stress), ``units`` and ``n`` (how many numbers), then one column for
+        each metric of :data:`precision_probe.analysis.metrics.METRICS`, ``floor``, ``noise`` and ``resolved``. Energies
+        of the model are compared per atom.
+
+    ``floor`` is the rel_l2 of the reference stored in the precision: no arithmetic can do better. ``noise`` is how far
+    runs of the same are apart (rel_l2), where the trace has that table; NaN elsewhere, and for resolved arrays.
+
+    ``resolved`` is false where the error is below that noise, and where the reference is itself rounding noise, so that
+    its relative errors say nothing. An error is much the same number of unit roundoffs in every precision, float64
+    included; where that number times float64's own roundoff exceeds 1 %, the reference is zero up to rounding. The
+    gradient of the summed squares of normalised spherical harmonics, a constant, is the known case.
+    """
+    rows = []
+    for mode in trace.modes if "propagated" in trace.modes else ("propagated", *trace.modes):
+        reference = trace.group(mode, "float64")
+        for precision in trace.precisions:
+            variant = trace.group(mode, precision)
+            for pair in pairs(trace, reference, variant, mode):
+                for label, part in [("", pair)] if by is None else pair.resolved_by(by):
+                    label_column: dict[str, str] = {} if by is None else {by: label}
+                    found = compare(part.y, part.y_hat, precision, eps=eps)
+                    found["floor"] = representation_floor(part.y, precision)
+                    rows.append({"precision": precision.name, "mode": mode, **part.identity, **label_column, **found})
+    resolved = [] if by is None else [by]
+    columns = ["precision", "mode", "block", "tensor", "direction", *resolved, "units", "n", *METRICS, "floor"]
+    table = pd.DataFrame(rows, columns=columns)
+    table["noise"] = _noise(trace, table) if by is None else np.nan
+    roundoff = table["precision"].map({p.name: p.storage.unit_roundoff for p in trace.precisions})
+    own_error = table["rel_l2"].astype(float) / roundoff * PRECISIONS["float64"].unit_roundoff
+    is_zero = np.isfinite(own_error) & (own_error > _NOISE)
+    return table.assign(resolved=~is_zero & ~(table["rel_l2"] < table["noise"]))
+
+
+def _noise(trace: Trace, table: pd.DataFrame) -> "pd.Series[float]":
+    """The spread of runs of the same, of the arrays that it was measured for."""
+    if "noise" not in trace.tables:
+        return pd.Series(np.nan, table.index)
+    keys = ["precision", "block", "tensor", "direction"]
+    spread = trace.table("noise").frame.set_index(keys)["spread"]
+    found = table[keys].join(spread, on=keys)["spread"]
+    return found.where(table["mode"] == "propagated")
+
+
+def block_errors(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each block's tensors the one with the largest rel_l2, modes side by side.
+
+    Args:
+        table: From :func:`errors`.
+
+    Returns:
+        Indexed by precision, block and direction, in the order of the table; columns ``(metric, mode)``. A tensor
+        whose relative error is NaN (an overflow) counts as the largest, one whose reference is noise as the smallest.
+    """
+    blocks = table[table["block"] != MODEL]
+    rank = blocks["rel_l2"].fillna(np.inf).where(blocks["resolved"], -1.0)
+    keys = ["precision", "block", "direction", "mode"]
+    chosen = blocks.loc[rank.groupby([blocks[key] for key in keys], sort=False).idxmax()]
+    wide = chosen.set_index(keys)[["tensor", "resolved", *METRICS]].unstack("mode")
+    assert isinstance(wide, pd.DataFrame)  # noqa: S101  (of several columns, so never a Series)
+    order = pd.MultiIndex.from_frame(blocks[keys[:3]]).unique()
+    return wide.reindex(order)
+
+
+def worst_blocks(table: pd.DataFrame) -> dict[str, str]:
+    """For each precision the block whose own forward error is the largest: isolated where it was run, else propagated.
+
+    A block whose output is not finite comes first.
+    """
+    blocks = table[(table["block"] != MODEL) & (table["direction"] == "forward") & table["resolved"]]
+    mode = "isolated" if "isolated" in set(blocks["mode"]) else "propagated"
+    blocks = blocks[blocks["mode"] == mode]
+    rank = blocks["rel_l2"].fillna(np.inf)
+    worst = blocks.loc[rank.groupby(blocks["precision"], sort=False).idxmax()]
+    return dict(zip(worst["precision"], worst["block"], strict=True))
+
+
+def summary(trace: Trace) -> pd.DataFrame:
+    """The model as a whole, one row for each precision, float64 first.
+
+    Returns:
+        Indexed by precision: ``energy`` and ``interaction_energy`` (eV/atom: largest |Δ|/n_atoms over structures),
+        ``forces`` (eV/Å: largest |Δ| over atoms and components) and ``forces_mae``, ``stress`` (eV/Å³: largest |Δ|;
+        absent without a periodic structure), of any other quantity that the model predicts (``dipole``, …) the largest
+        |Δ| in the trace's unit, ``nonfinite`` (how many of these numbers are inf or NaN), and ``time``
+        and ``time_iqr``: median and interquartile range over structures of the time divided by float64's.
+    """
+    reference = trace.group("propagated", "float64")
+    rows = {}
+    for name in ("float64", *(precision.name for precision in trace.precisions)):
+        variant = trace.group("propagated", name)
+        rows[name] = _model_errors(trace, reference, variant) | _times(reference, variant)
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("precision")
+
+
+def parse_tolerances(text: str) -> dict[str, float]:
+    """Read ``"forces=1e-3,energy=1e-4"``.
+
+    Raises:
+        InputError: If a name is unknown, or a value is not a number above zero.
+
+    Example:
+        >>> parse_tolerances("forces=1e-3, energy=1e-4")
+        {'forces': 0.001, 'energy': 0.0001}
+    """
+    known = ", ".join(f"{name} ({unit})" for name, unit in TOLERANCE_UNITS.items())
+    found = {}
+    for part in text.split(","):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name not in TOLERANCE_UNITS:
+            raise InputError(f"Unknown tolerance {part.strip()!r}. Write name=value with one of: {known}.")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            found[name] = np.nan
+        if not found[name] > 0:
+            raise InputError(f"The tolerance {part.strip()!r} needs a number above zero, such as {name}=1e-3.")
+    return found
+
+
+def exceeded(table: pd.DataFrame, tolerance: Tolerance) -> pd.DataFrame:
+    """Which precisions of a :func:`summary` exceed a tolerance, and by how much.
+
+    Returns:
+        One row for each: ``precision``, ``quantity``, ``error``, ``tolerance``, ``unit``. A NaN error exceeds any
+        tolerance. A quantity that the trace lacks (stress, without a periodic structure) is not judged.
+    """
+    rows = [
+        {
+            "precision": precision,
+            "quantity": quantity,
+            "error": error,
+            "tolerance": limit,
+            "unit": TOLERANCE_UNITS[quantity],
+        }
+        for quantity, limit in tolerance.items()
+        if quantity in table
+        for precision, error in table[quantity].items()
+        if not error <= limit
+    ]
+    return pd.DataFrame(rows, columns=["precision", "quantity", "error", "tolerance", "unit"])
+
+
+def bits_needed(table: pd.DataFrame, tolerance: float, quantity: str = "forces") -> pd.Series:
+    """The fewest bits with which an error stays within a tolerance, and with every larger number tried too.
+
+    Args:
+        table: From :func:`precision_probe.sweep`.
+        tolerance: In the unit of the quantity: eV/Å for forces, eV/atom for energies.
+        quantity: A column of the table.
+
+    Returns:
+        Indexed by block; missing where no number of bits tried is enough.
+    """
+    needed = {}
+    for block, rows in table.groupby("block", sort=False):
+        descending = rows.sort_values("bits", ascending=False)
+        within = descending[quantity].le(tolerance).cummin()
+        needed[str(block)] = descending.loc[within, "bits"].min()
+    return pd.Series(needed, name="bits", dtype="Int64").rename_axis("block")
+
+
+def _model_errors(trace: Trace, reference: xr.Dataset, variant: xr.Dataset) -> dict[str, float]:
+    found: dict[str, float] = {}
+    nonfinite = 0
+    for pair in pairs(trace, reference, variant, "propagated"):
+        if pair.block != MODEL:
+            continue
+        delta = np.abs(pair.y_hat - pair.y)
+        found[pair.tensor] = float(delta.max(initial=0.0))
+        if pair.tensor == "forces":
+            found["forces_mae"] = float(delta.mean()) if delta.size else 0.0
+        nonfinite += int((~np.isfinite(pair.y_hat)).sum())
+    return found | {"nonfinite": nonfinite}
+
+
+def _times(reference: xr.Dataset, variant: xr.Dataset) -> dict[str, float]:
+    ratio = variant["seconds"].values / reference["seconds"].values
+    low, middle, high = np.percentile(ratio, [25, 50, 75]) if ratio.size else (np.nan,) * 3
+    return {"time": float(middle), "time_iqr": float(high - low)}

@@ -1,0 +1,48 @@
+"""What a format can hold at best: numbers rounded to it, with NumPy alone, for traces that are read without torch."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precision_probe.precisions import Precision
+
+__all__ = ["representation_floor", "represented"]
+
+
+def represented(y: NDArray[Any], precision: Precision) -> NDArray[np.float64]:
+    """Round numbers to the nearest that a format stores, ties to even (IEEE 754-2019, section 4.3.1).
+
+    Args:
+        y: Numbers of any real dtype.
+        precision: The format; ``tf32`` stores float32.
+
+    Returns:
+        float64, of the same shape. What is too large is infinite, NaN and infinities stay.
+
+    Example:
+        >>> represented(np.asarray([1.0009765625, 70000.0]), PRECISIONS["bfloat16"]).tolist()
+        [1.0, 70144.0]
+    """
+    stored = precision.storage
+    y = np.asarray(y, dtype=np.float64)
+    _, exponent = np.frexp(y)
+    spacing = exponent - stored.significand_bits
+    if stored.has_range:
+        spacing = np.maximum(spacing, stored.min_exponent - stored.significand_bits + 1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        rounded = np.ldexp(np.rint(np.ldexp(y, -spacing)), spacing)
+    if stored.has_range:
+        rounded = np.where(np.abs(rounded) > stored.largest, np.copysign(np.inf, y), rounded)
+    return np.where(np.isfinite(y), rounded, y)
+
+
+def representation_floor(y: NDArray[Any], precision: Precision) -> float:
+    """The smallest rel_l2 possible: that of the reference itself, stored in the format. No arithmetic can beat it."""
+    y = np.asarray(y, dtype=np.float64)
+    largest = float(np.abs(y).max(initial=0.0))
+    if largest == 0:
+        return 0.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        delta = (represented(y, precision) - y) / largest  # in range where squares would not be
+    return float(np.linalg.norm(delta) / np.linalg.norm(y / largest))

@@ -1,0 +1,200 @@
+"""Verbs that run a model many times: sweep, recommend, apply."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from precision_probe.cli.common import (
+    BlocksOption,
+    DeviceOption,
+    Format,
+    HeadOption,
+    ModelArgument,
+    StructuresArgument,
+    TracebackOption,
+    exit_codes,
+    say,
+    termination_interrupts,
+    wide_console,
+    write,
+)
+from precision_probe.exceptions import InputError, ProbeError
+
+__all__ = ["apply", "recommend", "sweep"]
+
+
+class Objective(StrEnum):
+    """What a search makes least."""
+
+    time = "time"
+    memory = "memory"
+
+
+class Granularity(StrEnum):
+    """What has a precision of its own."""
+
+    block = "block"
+    module = "module"
+
+
+def sweep(
+    model: ModelArgument = "demo",
+    structures: StructuresArgument = "demo",
+    tolerance: Annotated[
+        str, typer.Option(help="The error that bits are to keep, such as forces=1e-3 (eV/Å) or energy=1e-4 (eV/atom).")
+    ] = "forces=1e-3",
+    bits: Annotated[
+        str, typer.Option(help="Stored bits of the significand to try: 23 are float32's, 10 float16's, 7 bfloat16's.")
+    ] = "4,6,7,8,10,12,14,16,18,20,23",
+    blocks: BlocksOption = None,
+    head: HeadOption = None,
+    device: DeviceOption = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A trace to keep the errors in, with the reference run.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="A figure to draw, .png, .svg or .pdf. Needs matplotlib.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")] = False,
+    format: Annotated[Format, typer.Option(help="How to print the errors.")] = Format.table,  # noqa: A002
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    traceback: TracebackOption = False,
+) -> None:
+    """How many bits each block needs: round to fewer and fewer, in the whole model and in one block at a time."""
+    with exit_codes(traceback):
+        from precision_probe.analysis.errors import parse_tolerances
+
+        limits = parse_tolerances(tolerance)
+        if len(limits) != 1 or not set(limits) <= {"energy", "forces"}:
+            raise InputError(f"A sweep has one tolerance, of energy or of forces; got {tolerance!r}.")
+        numbers = _whole_numbers(bits)
+        if output is not None:
+            from precision_probe.files import check_writable
+
+            check_writable(output, force=force)
+        if plot is not None:
+            from precision_probe.report.plots import check_figure
+
+            check_figure(plot, force=force)
+        import precision_probe as pp
+        from precision_probe.diagnostics.bit_sweep import stored
+
+        table = pp.sweep(model, structures, bits=numbers, blocks=blocks, head=head, device=device, progress=not quiet)
+        ((quantity, limit),) = limits.items()
+        if output is not None:
+            with pp.attach(model, precisions="float64", blocks=blocks, head=head, device=device) as probe:
+                probe.run(structures, progress=not quiet)
+            probe.add_tables({"sweep": stored(table)})
+            probe.trace().save(output, force=force)
+        if plot is not None:
+            from precision_probe.report.plots import plot_sweep
+
+            plot_sweep(table, quantity, limit, plot)
+        if format is not Format.table:
+            write(table, format)
+            return
+        from precision_probe.cli.search_tables import sweep_table
+        from precision_probe.cli.style import FULL_WIDTH
+
+        wide_console(FULL_WIDTH).print(sweep_table(table, quantity, limit))
+
+
+def recommend(
+    model: ModelArgument = "demo",
+    structures: StructuresArgument = "demo",
+    tolerance: Annotated[
+        str,
+        typer.Option(
+            help="Largest errors allowed, one or more: forces=1e-3,energy=1e-4,stress=1e-5 (eV/Å, eV/atom, eV/Å³)."
+        ),
+    ] = "forces=1e-3",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The policy to write, JSON.")] = Path("policy.json"),
+    allow: Annotated[
+        str | None,
+        typer.Option(help="Precisions to choose from beside float64. Default: float32,bfloat16,float16; tf32 on CUDA."),
+    ] = None,
+    objective: Annotated[Objective, typer.Option(help="What is to be least.")] = Objective.time,
+    granularity: Annotated[
+        Granularity, typer.Option(help="Whether parts of a block may have a precision of their own.")
+    ] = Granularity.block,
+    head: HeadOption = None,
+    device: DeviceOption = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of structures that are held out.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")] = False,
+    traceback: TracebackOption = False,
+) -> None:
+    """Find the fastest precision for each block within a tolerance, and prove it on structures held out."""
+    with exit_codes(traceback), termination_interrupts():
+        from precision_probe.analysis.errors import parse_tolerances
+        from precision_probe.files import check_writable, unfinished
+
+        limits = parse_tolerances(tolerance)
+        log = unfinished(output)
+        check_writable(output, force=force or log.exists())  # an interrupted search goes on
+        if output.exists() and not force:
+            raise InputError(f"The output {output} exists. Choose another name, or replace it with --force.")
+        import precision_probe as pp
+
+        try:
+            found = pp.recommend(
+                model,
+                structures,
+                limits,
+                allow=allow,
+                objective=objective.value,
+                granularity=granularity.value,
+                head=head,
+                device=device,
+                seed=seed,
+                log=log,
+                progress=not quiet,
+            )
+        except KeyboardInterrupt:
+            if not log.exists():
+                raise
+            raise ProbeError(
+                f"Interrupted. The errors measured so far are in {log}; the same command goes on from there."
+            ) from None
+        found.policy.save(output, force=True)
+        log.unlink(missing_ok=True)
+        if not quiet:
+            from precision_probe.cli.search_tables import recommendation_table
+            from precision_probe.cli.style import FULL_WIDTH
+
+            wide_console(FULL_WIDTH).print(recommendation_table(found.policy, found.candidates, found.notes))
+        say(quiet, f"Policy written to {output}")
+
+
+def apply(
+    model: Annotated[str, typer.Argument(help="The checkpoint that the policy was made for, or 'demo'.")],
+    policy: Annotated[Path, typer.Argument(help="A policy that recommend wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write; MACECalculator loads it.")],
+    device: DeviceOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing.")] = False,
+    traceback: TracebackOption = False,
+) -> None:
+    """Write a checkpoint of a model that computes as a policy says."""
+    with exit_codes(traceback):
+        import precision_probe as pp
+        from precision_probe.files import check_writable, replacing
+
+        rules = pp.Policy.load(policy)
+        check_writable(output, force=force)
+        import torch
+
+        from precision_probe.models.loading import load_model
+
+        mixed = rules.apply(load_model(model)[0], device)
+        with replacing(output) as unfinished:
+            torch.save(mixed, unfinished)
+        say(quiet, f"{output}: {len(rules.rules)} rule(s). Load it with MACECalculator(model_paths={str(output)!r}).")
+
+
+def _whole_numbers(text: str) -> list[int]:
+    """Read ``"7,10,23"``."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise InputError(f"Bits are whole numbers separated by commas, such as 7,10,23; got {text!r}.") from error

@@ -1,0 +1,82 @@
+"""Tables of what a model was run for many times, as a terminal shows them: sweeps and searches."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from precision_probe.analysis.errors import TOLERANCE_UNITS, bits_needed
+from precision_probe.cli.style import entry, number, plain_table
+from precision_probe.policy import Policy
+
+__all__ = ["recommendation_table", "sweep_table"]
+
+
+def sweep_table(sweep: pd.DataFrame, quantity: str, tolerance: float) -> RenderableType:
+    """The largest error for each block and number of bits, and how many bits keep it within a tolerance.
+
+    Args:
+        sweep: From :func:`precision_probe.sweep`.
+        quantity: ``energy`` or ``forces``.
+        tolerance: In eV/atom or eV/Å.
+    """
+    wide = sweep.pivot_table(index="block", columns="bits", values=quantity, sort=False)
+    wide = wide[sorted(wide.columns)]
+    needed = bits_needed(sweep, tolerance, quantity)
+    table = plain_table(f"Largest error of {quantity} ({TOLERANCE_UNITS[quantity]}) with so many bits of significand")
+    table.add_column("\nrounded", no_wrap=True)
+    table.add_column("bits\nneeded", justify="right")
+    for bits in wide.columns:
+        table.add_column(f"\n{bits}", justify="right", no_wrap=True)
+    for block, row in wide.iterrows():
+        enough = needed[str(block)]
+        cells = [Text(number(value), style="" if value <= tolerance else "red") for value in row]
+        table.add_row(str(block), "more" if pd.isna(enough) else str(enough), *cells)
+    notes = (
+        f"needed: to stay within {tolerance:g} {TOLERANCE_UNITS[quantity]} with that number and every larger one "
+        "tried. One block is rounded at a time (its inputs, weights and every operation, forward and backward), the "
+        "rest is float64; exponents are float64's. Stored bits: float32 has 23, float16 10, bfloat16 7."
+    )
+    return Group(table, Text(notes, style="dim"))
+
+
+def recommendation_table(policy: Policy, candidates: pd.DataFrame, notes: Sequence[str]) -> RenderableType:
+    """What was measured in a search, what was chosen, and what a reader should know.
+
+    Args:
+        policy: What was chosen, with its evidence.
+        candidates: As a :class:`precision_probe.search.recommendation.Recommendation` has them.
+        notes: Likewise.
+    """
+    chosen = policy.evidence["chosen"]
+    is_time = policy.evidence["objective"] == "time"
+    order, better = ("the fastest", "faster") if is_time else ("the smallest", "smaller")
+    table = plain_table(f"Candidates, {order} first", "candidate", "rules")
+    columns = {
+        "energy": "energy\nmeV/atom",
+        "forces": "forces max\nmeV/Å",
+        "forces_rel_l2": "forces\nrel_l2",
+        "stress": "stress\nmeV/Å³",
+        "share": "error ÷\ntolerance",
+        "seconds": "time\nms",
+        "vs_float64": "× float64\nspeed",
+        "vs_float32": "× float32\nspeed",
+        "peak_gib": "memory\nGiB",
+        "memory_vs_float32": "÷ float32\nmemory",
+        "held_out": "held out\nwithin",
+    }
+    shown = {name: title for name, title in columns.items() if not candidates[name].isna().all()}
+    for title in shown.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, row in candidates.iterrows():
+        cells = [
+            entry(1000 * row[column] if column in ("energy", "forces", "stress", "seconds") else row[column])
+            for column in shown
+        ]
+        style = "bold green" if name == chosen else "" if row["pareto"] else "dim"
+        table.add_row(str(name), row["rules"], *cells, style=style)
+    text = "\n".join((f"Bright: nothing measured is both {better} and more accurate (Pareto front).", *notes))
+    rules = ", ".join(f"{rule.blocks} {rule.compute}" for rule in policy.rules)
+    choice = f"{chosen} ({rules}); the rest is float64." if rules else "the model as it is, in float64."
+    return Group(table, Text(f"Recommended: {choice}", style="bold"), Text(text))

@@ -1,0 +1,44 @@
+"""How tables look in a terminal: their frame, their width, and how many digits a number gets."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+__all__ = ["DIRECTIONS", "FULL_WIDTH", "WIDTH", "entry", "number", "plain_table"]
+
+# Columns that the tables, and the table of all metrics, need: a narrower terminal wraps lines and loses no digit.
+WIDTH, FULL_WIDTH = 120, 256
+
+DIRECTIONS = {"forward": "fwd", "backward": "bwd"}
+
+
+def plain_table(title: str | None, *headings: str, show_header: bool = True) -> Table:
+    """An empty table in the style of all: no borders but a line under the headings."""
+    return Table(
+        *headings,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_header=show_header,
+    )
+
+
+def entry(value: Any) -> str:
+    """A cell: text as it is, a number with three digits, nothing for what is missing."""
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return ""
+    return f"{value:.3g}" if 0.1 <= abs(value) < 1e4 else number(float(value))
+
+
+def number(value: float) -> str:
+    """Two digits are what an error is worth."""
+    if isinstance(value, int | np.integer):
+        return str(value)
+    return "0" if value == 0 else f"{value:.1e}"

@@ -1,0 +1,168 @@
+"""Tables of errors as a terminal shows them."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from precision_probe.analysis.errors import (
+    TOLERANCE_UNITS,
+    Tolerance,
+    block_errors,
+    worst_blocks,
+)
+from precision_probe.analysis.metrics import EPS, METRICS
+from precision_probe.analysis.pairs import MODEL
+from precision_probe.analysis.views import view, views
+from precision_probe.cli.style import DIRECTIONS, entry, number, plain_table
+from precision_probe.precisions import parse_precision
+from precision_probe.trace.trace import LOSS, MODES, Trace
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "GUIDE",
+    "block_table",
+    "errors_table",
+    "model_table",
+    "view_tables",
+]
+
+# What "ok" means where no tolerance is given: well under the errors of a good MACE model itself.
+GUIDE: Tolerance = {"energy": 1e-3, "forces": 1e-2, "stress": 1e-3}
+
+_COLUMNS = {
+    "energy": ("energy\nmeV/atom", 1000),
+    "interaction_energy": ("interact.\nmeV/atom", 1000),
+    "forces": ("forces max\nmeV/Å", 1000),
+    "forces_mae": ("forces MAE\nmeV/Å", 1000),
+    "stress": ("stress\nmeV/Å³", 1000),
+}
+_METRICS = {"max_abs": "max_abs", "mean_rel": "mean_rel", "rel_l2": "rel_l2", "amplification": "ampl."}
+
+
+def model_table(
+    summary: pd.DataFrame, errors: pd.DataFrame, over: pd.DataFrame, limits: Tolerance, *, is_guide: bool
+) -> RenderableType:
+    """The model as a whole: one row for each precision, and which are within the tolerance.
+
+    Args:
+        summary: From :func:`precision_probe.summary`.
+        errors: From :func:`precision_probe.errors`; it names the block that loses most digits by itself.
+        over: From :func:`precision_probe.analysis.errors.exceeded`.
+        limits: What it was judged by, as far as the summary has it.
+        is_guide: Whether that is :data:`GUIDE`, not a tolerance of the user's.
+    """
+    worst = worst_blocks(errors)
+    columns = {name: heading for name, (heading, _) in _COLUMNS.items() if name in summary}
+    units = errors[errors["block"] == MODEL].drop_duplicates("tensor").set_index("tensor")["units"]
+    columns |= {str(name): f"{name}\n{unit}" for name, unit in units.items() if name not in _COLUMNS}
+    table = plain_table("The model as a whole: error against float64")
+    table.add_column("\nprecision", no_wrap=True)
+    for heading in (*columns.values(), "time\n× float64"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("\nverdict")
+    table.add_column("loses most\ndigits by itself", overflow="fold")
+    for precision, row in summary.iterrows():
+        cells = [number(row[name] * (_COLUMNS[name][1] if name in _COLUMNS else 1)) for name in columns]
+        verdict = _verdict(str(precision), row, over, judged=bool(limits))
+        table.add_row(str(precision), *cells, _ratio(row), verdict, worst.get(str(precision), ""))
+    return Group(table, Text(_notes(summary, limits, is_guide=is_guide), style="dim"))
+
+
+def _notes(summary: pd.DataFrame, limits: Tolerance, *, is_guide: bool) -> str:
+    """What the table of the model means."""
+    shown = ", ".join(f"{name} {limit:g} {TOLERANCE_UNITS[name]}" for name, limit in limits.items())
+    source = "a guide: set your own with --tolerance" if is_guide else "--tolerance"
+    notes = [
+        f"ok: within {shown} ({source}); the largest error over structures, atoms and components."
+        if limits
+        else f"Largest errors; to have them judged, give --tolerance with one of {', '.join(TOLERANCE_UNITS)}.",
+        "interact.: energy less the isolated atoms'." if "interaction_energy" in summary else "",
+        "time: median ± half the interquartile range.",
+    ]
+    return " ".join(filter(None, notes))
+
+
+def block_table(errors: pd.DataFrame) -> RenderableType:
+    """Block by block: for each precision, block and direction the tensor with the largest relative error."""
+    captured = set(errors.loc[errors["block"] != MODEL, "mode"])
+    modes = [mode for mode in (*MODES, LOSS) if mode in captured]
+    table = plain_table("Block by block: error against float64")
+    table.add_column("\nblock", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for mode in modes:
+        for position, heading in enumerate(_METRICS.values()):
+            table.add_column(f"{'' if position else mode}\n{heading}", justify="right", no_wrap=True)
+    rows = block_errors(errors)
+    worst = worst_blocks(errors)
+    for precision in rows.index.unique("precision"):
+        table.add_section()
+        table.add_row(Text(f"{precision}, u = {parse_precision(precision).unit_roundoff:.1e}", style="bold"))
+        for (block, direction), row in rows.loc[precision].iterrows():
+            style = "bold yellow" if direction == "forward" and worst.get(precision) == block else ""
+            cells = [_cell(row, mode, metric) for mode in modes for metric in _METRICS]
+            table.add_row(block if direction == "forward" else "", DIRECTIONS[direction], *cells, style=style)
+    notes = (
+        "propagated: in the whole model; isolated: the block alone, on float64's inputs rounded. fwd: outputs; bwd: "
+        "gradients with respect to inputs; of several tensors the one with the largest rel_l2. mean_rel with "
+        f"ε = {EPS:g}. ampl.: rel_l2 in unit roundoffs u. ~0: the exact gradient is zero. In colour: the block that "
+        "loses most digits by itself. Every tensor and metric: precision-probe errors TRACE"
+    )
+    return Group(table, Text(notes, style="dim"))
+
+
+def view_tables(trace: "Trace", name: str | None = None) -> Iterator[RenderableType]:
+    """The tables of a trace that explain its errors, or one of them by name."""
+    for each in views(trace) if name is None else (name,):
+        shown = view(trace, each)
+        table = plain_table(shown.title, str(shown.frame.index.name or ""))
+        for column in shown.frame.columns:
+            table.add_column(str(column), justify="right", no_wrap=True)
+        for label, row in shown.frame.iterrows():
+            table.add_row(str(label), *(entry(value) for value in row))
+        yield Group(table, Text(shown.note, style="dim"))
+
+
+def _verdict(precision: str, row: "pd.Series[Any]", over: pd.DataFrame, *, judged: bool) -> Text:
+    if precision == "float64":
+        return Text("reference")
+    bad = over.loc[over["precision"] == precision, "quantity"].tolist()
+    verdict = Text("too large: " + ", ".join(bad), style="bold red") if bad else Text("ok", style="bold green")
+    if not judged:
+        verdict = Text("")
+    if row["nonfinite"]:
+        verdict.append(f" ({row['nonfinite']:.0f} NaN/inf)")
+    return verdict
+
+
+def errors_table(errors: pd.DataFrame) -> RenderableType:
+    """Every row of :func:`precision_probe.errors`, with all metrics; dim where the reference is noise."""
+    shown = {*METRICS, "floor", *(["noise"] if errors["noise"].notna().any() else [])}
+    metrics = [name for name in errors.columns if name in shown]
+    resolved = [name for name in ("irrep", "element") if name in errors]
+    table = plain_table(None, "precision", "mode", "tensor", "direction", *resolved, "units", "n")
+    for metric in metrics:
+        table.add_column(_METRICS.get(metric, metric), justify="right")
+    for column in table.columns:
+        column.no_wrap = True
+    for row in errors.to_dict("records"):
+        identity = (row["precision"], row["mode"], f"{row['block']}.{row['tensor']}", DIRECTIONS[row["direction"]])
+        numbers = (number(row[name]) for name in metrics)
+        labels = [row[name] for name in resolved]
+        table.add_row(*identity, *labels, row["units"], str(row["n"]), *numbers, style="" if row["resolved"] else "dim")
+    return table
+
+
+def _cell(row: "pd.Series[Any]", mode: str, metric: str) -> str:
+    value = row[metric, mode]
+    if metric != "max_abs" and not row["resolved", mode]:
+        return "~0"
+    return f"{value:.3g}" if metric == "amplification" and 0.1 < value < 1e4 else number(value)
+
+
+def _ratio(row: "pd.Series[Any]") -> str:
+    return f"{row['time']:.2f} ± {row['time_iqr'] / 2:.2f}"

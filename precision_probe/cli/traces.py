@@ -1,0 +1,106 @@
+"""Verbs that read traces: errors, explain, compare."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from precision_probe.cli.common import (
+    EXCEEDED,
+    By,
+    Format,
+    TraceArgument,
+    TracebackOption,
+    complain,
+    exit_codes,
+    wide_console,
+    write,
+)
+from precision_probe.exceptions import InputError
+
+__all__ = ["compare", "errors", "explain"]
+
+
+def errors(
+    trace: TraceArgument,
+    format: Annotated[Format, typer.Option(help="How to print them.")] = Format.table,  # noqa: A002
+    eps: Annotated[float, typer.Option(help="The ε of mean_rel, |Δ| / (|y| + ε).", min=0)] = 1e-12,
+    by: Annotated[By | None, typer.Option(help="Resolve every array by irrep or by chemical element.")] = None,
+    traceback: TracebackOption = False,
+) -> None:
+    """Print every error in a trace: each block, tensor, precision and mode, with all metrics."""
+    with exit_codes(traceback):
+        import precision_probe as pp
+
+        with pp.open_trace(trace) as opened:
+            table = pp.errors(opened, eps=eps, by=None if by is None else by.value)
+        if format is Format.table:
+            from precision_probe.cli.style import FULL_WIDTH
+            from precision_probe.cli.tables import errors_table
+
+            wide_console(FULL_WIDTH).print(errors_table(table))
+        else:
+            write(table, format)
+
+
+def explain(
+    trace: TraceArgument,
+    table: Annotated[str | None, typer.Option(help="One table alone, such as physics or budget. Default: all.")] = None,
+    format: Annotated[Format, typer.Option(help="How to print one table.")] = Format.table,  # noqa: A002
+    traceback: TracebackOption = False,
+) -> None:
+    """Print why the digits go, from a trace that audit --explain wrote: in your units, budgets, symmetry, bits."""
+    with exit_codes(traceback):
+        import precision_probe as pp
+        from precision_probe.cli.style import WIDTH
+        from precision_probe.cli.tables import view_tables
+
+        with pp.open_trace(trace) as opened:
+            if format is Format.table:
+                for each in view_tables(opened, table):
+                    wide_console(WIDTH).print(each)
+                if table is None and not opened.tables:
+                    complain("Note: the trace keeps no tables that say why. Make one that does: audit --explain.")
+            elif table is None:
+                raise InputError(f"Name one table with --table to print it as {format.value}.")
+            else:
+                from precision_probe.analysis.views import numbers
+
+                write(numbers(opened, table), format)
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="TRACE_A", help="A trace that audit wrote.")],
+    b: Annotated[Path, typer.Argument(metavar="TRACE_B", help="Another, of the same structures.")],
+    format: Annotated[Format, typer.Option(help="How to print the differences.")] = Format.table,  # noqa: A002
+    traceback: TracebackOption = False,
+) -> None:
+    """Compare two runs block by block: backends, versions, machines. Exits with 1 if rounding does not explain it."""
+    with exit_codes(traceback):
+        import precision_probe as pp
+        from precision_probe.analysis.comparison import first_difference, provenance_differences
+
+        with pp.open_trace(a) as ours, pp.open_trace(b) as theirs:
+            table = pp.compare_traces(ours, theirs)
+            differences = provenance_differences(ours, theirs)
+        if format is Format.table:
+            from precision_probe.cli.comparison_tables import comparison_table, provenance_table
+            from precision_probe.cli.style import WIDTH
+
+            console = wide_console(WIDTH)
+            console.print(provenance_table(differences))
+            console.print(comparison_table(table))
+        else:
+            write(table, format)
+        if table.attrs["left_out"]:
+            complain(f"Note: not comparable, and left out: {', '.join(table.attrs['left_out'])}.")
+        first = first_difference(table)
+        if first is None:
+            complain("Equivalent: every difference is within rounding.")
+            return
+        complain(
+            f"Not equivalent: rounding does not explain {(~table['equivalent']).sum()} of {len(table)} arrays. As the "
+            f"model runs, the first is {first['block']} {first['tensor']} ({first['direction']}, {first['mode']}, "
+            f"{first['precision']}): rel_l2 {first['difference']:.1e}, allowed {first['allowed']:.1e}."
+        )
+        raise typer.Exit(EXCEEDED)

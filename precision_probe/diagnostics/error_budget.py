@@ -1,0 +1,93 @@
+"""What the error of the energies and forces comes from: each source of rounding run alone, beside all together."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from precision_probe.diagnostics.reference import Predict, Reference
+from precision_probe.exceptions import InputError
+from precision_probe.models.blocks import default_blocks
+from precision_probe.models.graphs import Graph
+from precision_probe.precisions import PRECISIONS, Precision, emulated, parse_precision
+from precision_probe.variants.rounded_blocks import rounded_blocks, rounded_weights
+from precision_probe.variants.rounding import round_to
+from precision_probe.variants.variant import Variant
+
+__all__ = ["PARTS_TOGETHER", "TOTAL", "UNEXPLAINED", "budget", "emulation_of"]
+
+GEOMETRY, WEIGHTS = "geometry", "weights"
+PARTS_TOGETHER, TOTAL, UNEXPLAINED = "parts, root of squares", "all together", "not explained by the parts"
+
+
+def budget(reference: Reference, precision: str | Precision) -> pd.DataFrame:
+    """Round one thing at a time in a float64 run: the geometry, the weights, each block's inputs, its arithmetic.
+
+    Args:
+        reference: A model and structures.
+        precision: A precision or an emulated format; rounding is emulated, so that parts can be told apart.
+
+    Returns:
+        One row for each source, with the columns ``source``, ``block`` (empty for geometry and weights), ``energy``,
+        ``interaction_energy`` (eV/atom), ``forces`` (eV/Å: largest error), ``forces_mae``, … as of a trial. Then three
+        rows: the parts together (errors that know nothing of one another add as squares), the precision itself with
+        everything rounded, and what of that the parts do not explain: rounding outside the blocks, as of the sum over
+        atoms, and errors that do know of one another. It is √(total² − parts²), negative where the parts are larger.
+    """
+    precision = parse_precision(precision)
+    emulation = emulation_of(precision)
+    rows = []
+    for source, block, changed in _sources(reference, emulation):
+        with changed as predict:
+            rows.append({"source": source, "block": block, **reference.errors(predict)})
+    real = Variant(reference.model, precision, reference.device)
+    total = reference.errors(real.predict)
+    table = pd.DataFrame(rows)
+    numbers = list(total)
+    together = np.sqrt((table[numbers] ** 2).sum())
+    squares = pd.Series(total)[numbers] ** 2 - together**2
+    tail = {PARTS_TOGETHER: together, TOTAL: pd.Series(total), UNEXPLAINED: np.sign(squares) * np.sqrt(squares.abs())}
+    return pd.concat(
+        [table, pd.DataFrame([{"source": name, "block": "", **row[numbers]} for name, row in tail.items()])],
+        ignore_index=True,
+    )
+
+
+def emulation_of(precision: Precision) -> Precision:
+    """The emulated format with the same bits, such as ``e5m10`` for float16; an emulated one is its own.
+
+    Raises:
+        InputError: For float64, which is the reference, and tf32, which rounds the inputs of matrix products alone.
+    """
+    if precision.emulated:
+        return precision
+    if precision.products_only or precision == PRECISIONS["float64"]:
+        raise InputError(f"There is no error budget of {precision}. Name float32, bfloat16, float16 or a format.")
+    return emulated(precision.significand_bits, precision.exponent_bits)
+
+
+def _sources(
+    reference: Reference, precision: Precision
+) -> Iterator[tuple[str, str, contextlib.AbstractContextManager[Predict]]]:
+    """Each source of rounding: its name, its block, and a context that gives a way to predict with it alone."""
+    exact = reference.variant
+    yield GEOMETRY, "", contextlib.nullcontext(lambda graph: exact.predict(_rounded_geometry(graph, precision)))
+    yield WEIGHTS, "", _predicting(exact, rounded_weights(exact.model, precision))
+    for block in default_blocks(reference.model):
+        for part in ("inputs", "arithmetic"):
+            changed = rounded_blocks(exact.model, {block.name: precision}, [part])
+            yield part, block.name, _predicting(exact, changed)
+
+
+@contextlib.contextmanager
+def _predicting(variant: Variant, changed: contextlib.AbstractContextManager[None]) -> Iterator[Predict]:
+    """A way to predict that lasts as long as the change does."""
+    with changed:
+        yield variant.predict
+
+
+def _rounded_geometry(graph: Graph, precision: Precision) -> Graph:
+    rounded = {key: round_to(graph.data[key], precision) for key in ("positions", "cell", "shifts")}
+    return dataclasses.replace(graph, data={**graph.data, **rounded})

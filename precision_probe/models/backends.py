@@ -1,0 +1,136 @@
+"""Which library computes a model's tensor products, and the model built anew in another precision.
+
+cuEquivariance and OpenEquivariance fix the precision of their arithmetic when a module is built: casting such a model
+changes what it stores and not how it computes, and copying it can break its fused convolutions. So a variant of a
+converted model is built anew from its architecture, in its own precision, and given the model's weights.
+"""
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from precision_probe.exceptions import InputError
+from precision_probe.models._mace import scripts_utils
+from precision_probe.models.dtypes import default_dtype
+
+__all__ = ["KERNEL_DTYPES", "Architecture", "backend", "clone", "irreps_layout", "math_dtype"]
+
+_LIBRARIES = {"cueq_config": "cuEquivariance", "oeq_config": "OpenEquivariance"}
+KERNEL_DTYPES = (torch.float64, torch.float32)  # of the compiled kernels of both libraries
+
+
+class Architecture:
+    """What a converted model is built from. It can be copied and pickled; the model's fused convolutions cannot.
+
+    Args:
+        model: The model.
+
+    Raises:
+        InputError: If mace-torch cannot tell its architecture.
+    """
+
+    def __init__(self, model: Any) -> None:
+        options = scripts_utils.extract_config_mace_model(model)
+        self._made_from, self._library = type(model), backend(model)
+        if "error" in options:
+            raise InputError(
+                f"The model is a {type(model).__name__} converted to {self._library}, which mace-torch cannot build "
+                "anew in another precision. Give the e3nn model that it was converted from."
+            )
+        self._options = options | {name: _config(model, name) for name in _LIBRARIES}
+        self._neighbors = [interaction.avg_num_neighbors for interaction in model.interactions]
+
+    def built(self, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> torch.nn.Module:
+        """The same class and architecture with this arithmetic, on the device of the weights and buffers it is given.
+
+        Raises:
+            InputError: If a library refuses.
+        """
+        try:
+            with default_dtype(dtype), torch.random.fork_rng(devices=[]), _exact_couplings(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # TorchScript's notices about e3nn's own code
+                made = self._made_from(**self._options).to(next(iter(state.values())).device)
+                made.load_state_dict(state)
+        except Exception as error:  # of three libraries
+            raise InputError(
+                f"The {self._made_from.__name__} converted to {self._library} cannot be built anew in {dtype} "
+                f"({type(error).__name__}: {error}). Give the e3nn model that it was converted from."
+            ) from error
+        for interaction, neighbors in zip(made.interactions, self._neighbors, strict=True):
+            interaction.avg_num_neighbors = neighbors  # not part of the state in every class
+        built: torch.nn.Module = made
+        return built
+
+
+def backend(model: torch.nn.Module) -> str:
+    """What computes the tensor products: ``e3nn``, ``cuEquivariance``, ``OpenEquivariance``, or the last two."""
+    used = [library for config, library in _LIBRARIES.items() if getattr(_config(model, config), "enabled", False)]
+    return " and ".join(used) or "e3nn"
+
+
+def irreps_layout(model: torch.nn.Module) -> str:
+    """How features are laid out in memory: e3nn's ``mul_ir``, or ``ir_mul``, where components come before channels."""
+    config = _config(model, "cueq_config")
+    return str(getattr(config, "layout_str", "mul_ir")) if getattr(config, "enabled", False) else "mul_ir"
+
+
+def math_dtype(model: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """In which dtype a converted model computes its tensor products when it stores numbers in ``dtype``.
+
+    cuEquivariance's CUDA kernels multiply and add half precisions in float32.
+    """
+    has_kernels = device.type == "cuda" and "cuEquivariance" in backend(model)
+    return torch.float32 if has_kernels and dtype not in KERNEL_DTYPES else dtype
+
+
+def clone(model: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+    """Return a copy in another dtype, without hooks and with frozen weights; the model is not changed.
+
+    Args:
+        model: Any module. One converted to cuEquivariance or OpenEquivariance is built anew.
+        dtype: Of every floating-point parameter and buffer, and of the arithmetic (see :func:`math_dtype`).
+        device: Where the copy lives.
+    """
+    if backend(model) == "e3nn":
+        made = copy.deepcopy(model)
+    else:
+        made = Architecture(model).built(model.state_dict(), math_dtype(model, dtype, device)).train(model.training)
+    for module in made.modules():
+        if not isinstance(module, torch.jit.ScriptModule):  # a script module has none, and refuses the question
+            for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+                getattr(module, hooks).clear()
+    return made.to(device=device, dtype=dtype).requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _exact_couplings() -> Iterator[None]:
+    """Let cuEquivariance take Clebsch-Gordan coefficients in float64 whatever the default dtype is.
+
+    mace-torch hands them over through NumPy, which has no bfloat16; cuEquivariance rounds them once, at the end.
+    """
+    from mace.tools import cg
+
+    group = cg.O3_e3nn
+    ours = group.__dict__.get("clebsch_gordan")
+    if ours is None:  # cuEquivariance is not installed
+        yield
+        return
+
+    def clebsch_gordan(cls: Any, *representations: Any) -> Any:
+        with default_dtype(torch.float64):
+            return ours.__func__(cls, *representations)
+
+    group.clebsch_gordan = classmethod(clebsch_gordan)
+    try:
+        yield
+    finally:
+        group.clebsch_gordan = ours
+
+
+def _config(model: Any, name: str) -> Any:
+    interactions = getattr(model, "interactions", None)
+    return getattr(interactions[0], name, None) if interactions else None

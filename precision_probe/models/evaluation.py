@@ -1,0 +1,252 @@
+"""How a model is run: what it predicts, and which numbers the gradients of its blocks are of."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from precision_probe.models.graphs import Graph
+from precision_probe.models.inputs import Inputs, named_tensors
+
+__all__ = [
+    "AnyModule",
+    "Evaluation",
+    "MaceDielectric",
+    "MaceEnergy",
+    "Prediction",
+    "Quantity",
+    "interaction_energy",
+    "mace_evaluation",
+]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One thing that a model predicts.
+
+    Attributes:
+        name: Its name in the trace.
+        dims: Names of the tensor's dimensions.
+        unit: Its unit.
+        long_name: What it is.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    unit: str
+    long_name: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one input; not differentiable.
+
+    Attributes:
+        values: For each quantity its tensor, in the variant's dtype except stress, which is float64.
+        seconds: Wall-clock time of the call, the device synchronised before and after.
+    """
+
+    values: dict[Quantity, torch.Tensor]
+    seconds: float
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """The tensor of the quantity with this name, such as ``"forces"``."""
+        return next(tensor for quantity, tensor in self.values.items() if quantity.name == name)
+
+    @property
+    def changing_energy(self) -> torch.Tensor:
+        """The energy less what never changes, the isolated atoms', where the model says what they are."""
+        names = [quantity.name for quantity in self.values]
+        return self["interaction_energy" if "interaction_energy" in names else "energy"]
+
+
+Values = dict[Quantity, torch.Tensor]
+Cotangents = Mapping[str, torch.Tensor]
+Differentiable = list[tuple[torch.Tensor, torch.Tensor]]
+
+ENERGY = Quantity("energy", ("structure",), "eV", "total energy")
+INTERACTION = Quantity(
+    "interaction_energy", ("structure",), "eV", "total energy less the energies of the isolated atoms"
+)
+FORCES = Quantity("forces", ("atom", "xyz"), "eV/Å", "forces")
+STRESS = Quantity("stress", ("structure", "xyz", "xyz_2"), "eV/Å³", "stress; NaN for structures that are not periodic")
+CHARGES = Quantity("charges", ("atom",), "e", "atomic charges")
+_TRAINED = "unit of the training data"
+
+
+class Evaluation(Protocol):
+    """One way to run a model on one input: a sample, and its data cast to the precision of the variant."""
+
+    def predict(self, model: torch.nn.Module, data: Any, sample: Any) -> Values:
+        """What the bare model gives, without a hook on any block; not differentiable."""
+
+    def differentiable(self, model: torch.nn.Module, data: Any) -> Differentiable:
+        """The outputs whose gradients blocks are given, on their autograd graph, each with its cotangent."""
+
+    def with_cotangents(
+        self, model: torch.nn.Module, data: Any, sample: Any, cotangents: Cotangents, options: Mapping[str, Any]
+    ) -> Differentiable:
+        """The outputs of a call with these options that a training loss gave cotangents, each with its own."""
+
+
+class MaceEnergy:
+    """A MACE that predicts energies; block gradients are of the summed energy.
+
+    Args:
+        model: Which quantities it predicts beside energy, forces and stress depends on its class.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._dipole = _dipole(model)
+
+    def predict(self, model: torch.nn.Module, data: dict[str, torch.Tensor], sample: Graph) -> Values:
+        """Energy, forces, stress and, from models that have one, the dipole.
+
+        In half precision mace-torch cannot compute stress (no ``lu``), so it is made from the virials and the float64
+        volume, in every precision alike.
+        """
+        out = model(data, compute_virials=bool(sample.periodic.any()))
+        found = {
+            ENERGY: out["energy"],
+            INTERACTION: interaction_energy(out),
+            FORCES: out["forces"],
+            STRESS: _stress(out, sample),
+        }
+        found[self._dipole] = out.get("dipole")
+        return {quantity: tensor.detach() for quantity, tensor in found.items() if tensor is not None}
+
+    def differentiable(self, model: torch.nn.Module, data: dict[str, torch.Tensor]) -> Differentiable:
+        """The energies, (n_structures,) eV, without the isolated atoms' where the model says what they are.
+
+        Each is given a cotangent of one, so that no sum can overflow.
+        """
+        out = model(data, compute_force=False)
+        interaction = interaction_energy(out)
+        energy = out["energy"] if interaction is None else interaction
+        return [(energy, torch.ones_like(energy))]
+
+    def with_cotangents(
+        self,
+        model: torch.nn.Module,
+        data: dict[str, torch.Tensor],
+        sample: Graph,
+        cotangents: Cotangents,
+        options: Mapping[str, Any],
+    ) -> Differentiable:
+        """Those of energy, forces, …; stress is made from the virials and the float64 volume."""
+        wanted = dict(cotangents)
+        if "stress" in wanted:
+            options = {**options, "compute_stress": False, "compute_virials": True}
+            of_virials = -wanted.pop("stress") / torch.linalg.det(sample.cells).abs().view(-1, 1, 1)
+            wanted["virials"] = wanted.get("virials", 0) + of_virials
+        out = model(data, **options)
+        return [(out[name], cotangent) for name, cotangent in wanted.items()]
+
+
+class MaceDielectric:
+    """A MACE of dipoles or polarizabilities alone; block gradients are of the sum of their squares."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        polarizability = Quantity("polarizability", ("structure", "xyz", "xyz_2"), _TRAINED, "polarizability")
+        self._quantities = {"dipole": _dipole(model), "charges": CHARGES, "polarizability": polarizability}
+
+    def predict(self, model: torch.nn.Module, data: dict[str, torch.Tensor], sample: Graph) -> Values:
+        """Dipole, and where the model gives them charges and polarizability."""
+        out = model(data)
+        found = {quantity: out.get(name) for name, quantity in self._quantities.items()}
+        return {quantity: tensor.detach() for quantity, tensor in found.items() if tensor is not None}
+
+    def differentiable(self, model: torch.nn.Module, data: dict[str, torch.Tensor]) -> Differentiable:
+        """Dipole and polarizability y with the cotangent 2·y: the sum itself would overflow in float16."""
+        out = model(data)
+        found = [out[name] for name in ("dipole", "polarizability") if out.get(name) is not None]
+        return [(tensor, 2 * tensor.detach()) for tensor in found]
+
+    def with_cotangents(
+        self,
+        model: torch.nn.Module,
+        data: dict[str, torch.Tensor],
+        sample: Graph,
+        cotangents: Cotangents,
+        options: Mapping[str, Any],
+    ) -> Differentiable:
+        """Those of dipole, polarizability, …."""
+        out = model(data, **options)
+        return [(out[name], cotangent) for name, cotangent in cotangents.items()]
+
+
+class AnyModule:
+    """A module that is not a MACE, run by a callable; block gradients are of the sum of its squared outputs.
+
+    Args:
+        call: Called with a module and one input, each in the precision of the variant; returns a tensor, or a tuple or
+            dictionary of them.
+    """
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def predict(self, model: torch.nn.Module, data: Inputs, sample: Inputs) -> Values:
+        """Every floating-point tensor that the call returned."""
+        found = named_tensors(self._run(model, data))
+        return {_quantity(name, tensor): tensor.detach() for name, tensor in found.items()}
+
+    def differentiable(self, model: torch.nn.Module, data: Inputs) -> Differentiable:
+        """Every output y with the cotangent 2·y."""
+        return [(y, 2 * y.detach()) for y in named_tensors(self._run(model, data)).values()]
+
+    def with_cotangents(
+        self,
+        model: torch.nn.Module,
+        data: Inputs,
+        sample: Inputs,
+        cotangents: Cotangents,
+        options: Mapping[str, Any],
+    ) -> Differentiable:
+        """Those of every output."""
+        out = named_tensors(self._run(model, data))
+        return [(out[name], cotangent) for name, cotangent in cotangents.items()]
+
+    def _run(self, model: torch.nn.Module, data: Inputs) -> Any:
+        return model(*data.args, **data.kwargs) if data.is_call else self._call(model, *data.args)
+
+
+def mace_evaluation(model: torch.nn.Module) -> Evaluation:
+    """How a MACE model is run, by what it predicts."""
+    return MaceEnergy(model) if hasattr(model, "atomic_energies_fn") else MaceDielectric(model)
+
+
+def interaction_energy(out: Mapping[str, Any]) -> torch.Tensor | None:
+    """The energy without the isolated atoms', (n_structures,) eV, where what a model returned has it as such.
+
+    MACELES and PolarMACE add long-range energies to the total and name their parts differently.
+    """
+    if "les_energy" in out or "electrostatic_energy" in out:
+        return None
+    if out.get("interaction_energy") is not None:
+        found: torch.Tensor = out["interaction_energy"]
+    else:
+        found = out["contributions"][:, 1:].sum(dim=-1)  # the first contribution is the isolated atoms'
+    return found
+
+
+def _dipole(model: torch.nn.Module) -> Quantity:
+    """mace-torch's baseline of fixed charges is in Debye for two classes, in e·Å for the others."""
+    in_debye = type(model).__name__ in ("AtomicDipolesMACE", "EnergyDipolesMACE")
+    return Quantity("dipole", ("structure", "xyz"), "D" if in_debye else "e·Å", "dipole moment")
+
+
+def _quantity(name: str, tensor: torch.Tensor) -> Quantity:
+    axes = ("feature",) if tensor.ndim == 2 else tuple(f"axis{index}" for index in range(1, tensor.ndim))
+    return Quantity(name, tuple(f"{name}.{axis}" for axis in ("row", *axes)), "1", f"{name} of the module")
+
+
+def _stress(out: Mapping[str, Any], graph: Graph) -> torch.Tensor:
+    """−virials / volume, as mace-torch defines it, with the volume in float64; NaN where not periodic."""
+    stress = graph.cells.new_full((graph.n_structures, 3, 3), torch.nan)
+    periodic = torch.as_tensor(graph.periodic, device=stress.device)
+    if graph.periodic.any():
+        volume = torch.linalg.det(graph.cells[periodic]).abs().view(-1, 1, 1)
+        stress[periodic] = -out["virials"].detach()[periodic].to(stress.dtype) / volume
+    return stress

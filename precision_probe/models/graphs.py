@@ -1,0 +1,212 @@
+"""Structures → float64 MACE graphs, built once and shared by every variant.
+
+A rounded geometry has other neighbours, so the graph is made in float64 whatever precision the model then runs in.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ase
+import ase.data
+import ase.io
+import numpy as np
+import torch
+from ase.stress import voigt_6_to_full_3x3_stress
+from numpy.typing import NDArray
+
+from precision_probe.exceptions import InputError
+from precision_probe.models._mace import data as mace_data
+from precision_probe.models._mace import tools, torch_geometric
+from precision_probe.models.attributes import cutoff, elements, heads
+from precision_probe.models.dtypes import default_dtype
+
+__all__ = ["Graph", "build_graph", "choose_head", "graph_of_call"]
+
+_COINCIDENT = 1e-4  # Å; nearer than this two atoms are on the same place
+_LABELS = ("energy", "forces", "stress")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One or more structures as MACE takes them, in float64.
+
+    Attributes:
+        data: MACE's input: positions (n_atoms, 3) Å, node_attrs (n_atoms, n_elements) one-hot, edge_index
+            (2, n_edges), shifts (n_edges, 3) Å, cell (3 n_structures, 3) Å, batch (n_atoms,), ptr, …
+        names: A name for each structure.
+        atomic_numbers: (n_atoms,).
+        pbc: (n_structures, 3).
+        labels: Reference energy (n_structures,) eV, forces (n_atoms, 3) eV/Å and stress (n_structures, 3, 3) eV/Å³,
+            those that the input has.
+    """
+
+    data: dict[str, torch.Tensor]
+    names: tuple[str, ...]
+    atomic_numbers: NDArray[np.int64]
+    pbc: NDArray[np.bool_]
+    labels: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def n_structures(self) -> int:
+        """How many structures the graph holds."""
+        return int(self.data["ptr"].numel()) - 1
+
+    @property
+    def n_atoms(self) -> int:
+        """How many atoms, over all structures."""
+        return int(self.data["positions"].shape[0])
+
+    @property
+    def n_edges(self) -> int:
+        """How many directed edges, over all structures."""
+        return int(self.data["edge_index"].shape[1])
+
+    @property
+    def cells(self) -> torch.Tensor:
+        """Cell vectors in rows, (n_structures, 3, 3) Å."""
+        return self.data["cell"].view(-1, 3, 3)
+
+    @property
+    def periodic(self) -> NDArray[np.bool_]:
+        """Whether each structure is periodic in all three directions, so that it has a stress."""
+        return np.asarray(self.pbc.all(axis=1))
+
+    def to(self, device: torch.device | str) -> "Graph":
+        """The same graph with its tensors on a device."""
+        return dataclasses.replace(self, data={key: value.to(device) for key, value in self.data.items()})
+
+    def cast(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """MACE's input in another dtype; integers, and so the neighbour list, as they are."""
+        return {
+            key: (value.to(dtype) if value.is_floating_point() else value).detach() for key, value in self.data.items()
+        }
+
+    def displaced(self, shift: NDArray[np.float64]) -> "Graph":
+        """The same graph with its atoms moved by (n_atoms, 3) Å, and the edges that it had."""
+        positions = self.data["positions"]
+        return dataclasses.replace(
+            self, data={**self.data, "positions": positions + torch.as_tensor(shift).to(positions)}
+        )
+
+    def edges_per_structure(self) -> NDArray[np.int64]:
+        """Directed edges of each structure, (n_structures,)."""
+        structure = self.data["batch"][self.data["edge_index"][0]]
+        return torch.bincount(structure, minlength=self.n_structures).cpu().numpy()
+
+    def edge_lengths(self) -> torch.Tensor:
+        """Length of each edge, (n_edges,) Å."""
+        sender, receiver = self.data["edge_index"]
+        positions = self.data["positions"]
+        lengths: torch.Tensor = (positions[receiver] - positions[sender] + self.data["shifts"]).norm(dim=-1)
+        return lengths
+
+
+def build_graph(atoms: ase.Atoms, model: torch.nn.Module, head: str | None = None) -> Graph:
+    """Build the float64 graph of one structure for a MACE model, on the CPU.
+
+    Args:
+        atoms: A structure as :func:`read_structures` returns it.
+        model: The MACE model: its cutoff, elements and heads shape the graph.
+        head: Which head of a multi-head model; by default ``Default``, or the last if none is called so, which is
+            mace-torch's own choice.
+
+    Raises:
+        InputError: If the model does not know an element or the head, or two atoms are on the same place.
+    """
+    name = str(atoms.info.get("name", atoms.symbols))
+    known = elements(model)
+    unknown = sorted(set(atoms.numbers.tolist()) - set(known))
+    if unknown:
+        symbols = [ase.data.chemical_symbols[z] for z in known]
+        raise InputError(
+            f"Structure {name} has {', '.join(ase.data.chemical_symbols[z] for z in unknown)}, which the model does "
+            f"not know. It knows {', '.join(symbols)}. Remove the structure or use a model trained on these elements."
+        )
+    with default_dtype(torch.float64):
+        entry = mace_data.AtomicData.from_config(
+            mace_data.config_from_atoms(atoms, _keys(atoms), head_name=choose_head(model, head)),
+            z_table=tools.AtomicNumberTable(known),
+            cutoff=cutoff(model),
+            heads=heads(model),
+        )
+        batch = torch_geometric.Batch.from_data_list([entry])
+    graph = Graph(
+        data={key: value for key, value in batch.to_dict().items() if torch.is_tensor(value)},
+        names=(name,),
+        atomic_numbers=atoms.numbers.astype(np.int64),
+        pbc=np.asarray([atoms.pbc], dtype=bool),
+        labels=_labels(atoms),
+    )
+    lengths = graph.edge_lengths()
+    if lengths.numel() and float(lengths.min()) < _COINCIDENT:
+        first, second = graph.data["edge_index"][:, int(lengths.argmin())].tolist()
+        raise InputError(
+            f"Structure {name}: atoms {first} and {second} are on the same place ({float(lengths.min()):.1e} Å apart; "
+            f"at least {_COINCIDENT} Å is needed). Remove one of them."
+        )
+    return graph
+
+
+def choose_head(model: torch.nn.Module, head: str | None) -> str:
+    """The head that structures are evaluated with: the one asked for, else the one mace-torch takes by itself.
+
+    Raises:
+        InputError: If the model has no such head.
+    """
+    names = heads(model)
+    if head is None:
+        return "Default" if "Default" in names else names[-1]
+    if head not in names:
+        raise InputError(f"The model has no head {head!r}. Its heads: {', '.join(names)}.")
+    return head
+
+
+def graph_of_call(data: Mapping[str, Any], model: torch.nn.Module, name: str) -> Graph:
+    """Copy what a MACE model was called with, one structure or several, widened to float64.
+
+    Args:
+        data: The dictionary that the model was called with.
+        model: The model, which knows which element each column of ``node_attrs`` is.
+        name: Name of the call; each structure's number is added where there are several.
+    """
+    tensors = {key: value.detach().clone() for key, value in data.items() if torch.is_tensor(value)}
+    tensors = {key: value.double() if value.is_floating_point() else value for key, value in tensors.items()}
+    n_structures = int(tensors["ptr"].numel()) - 1
+    if data.get("pbc") is None:
+        pbc = np.full((n_structures, 3), bool(tensors["unit_shifts"].any()))
+    else:  # one row for each structure, one for all, or a single yes or no
+        given = torch.as_tensor(data["pbc"]).cpu().numpy().astype(bool)
+        pbc = np.array(np.broadcast_to(given.reshape(-1, 3) if given.size > 1 else given, (n_structures, 3)))
+    return Graph(
+        data=tensors,
+        names=(name,) if n_structures == 1 else tuple(f"{name}[{index}]" for index in range(n_structures)),
+        atomic_numbers=np.asarray(elements(model))[tensors["node_attrs"].argmax(dim=-1).cpu().numpy()],
+        pbc=pbc,
+    )
+
+
+def _keys(atoms: ase.Atoms) -> mace_data.KeySpecification:
+    """Where charge, spin, field and charges of atoms stand: as ``MACECalculator`` has it, else as training has it."""
+    info = {"total_charge": ("charge", "total_charge"), "total_spin": ("spin", "total_spin")}
+    return mace_data.KeySpecification(
+        info_keys={name: next((key for key in keys if key in atoms.info), keys[0]) for name, keys in info.items()}
+        | {name: name for name in ("external_field", "elec_temp")},
+        arrays_keys={"charges": "Qs" if "Qs" in atoms.arrays else "REF_charges"},
+    )
+
+
+def _labels(atoms: ase.Atoms) -> dict[str, NDArray[np.float64]]:
+    """Reference values of one structure: from its calculator's results, else from MACE's REF_ keys."""
+    fresh = atoms.calc is not None and not atoms.calc.check_state(atoms)  # results of these very atoms
+    results = dict(atoms.calc.results) if fresh else {}
+    stored = {**atoms.info, **atoms.arrays}
+    found = {key: results.get(key, stored.get(f"REF_{key}")) for key in _LABELS}
+    labels = {key: np.asarray(value, dtype=np.float64) for key, value in found.items() if value is not None}
+    if "energy" in labels:
+        labels["energy"] = labels["energy"].reshape(1)
+    if "stress" in labels:
+        stress = labels["stress"]
+        labels["stress"] = (voigt_6_to_full_3x3_stress(stress) if stress.size == 6 else stress).reshape(1, 3, 3)
+    return labels

@@ -1,0 +1,70 @@
+"""What a module that is not a MACE is called with: tensors, nested as it likes them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+__all__ = ["Inputs", "map_tensors", "named_tensors"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One call of a module, with its floating-point tensors in the precision they were given in.
+
+    Attributes:
+        name: A name for it.
+        args: Positional arguments; tensors may be nested in tuples, lists and dictionaries.
+        kwargs: Keyword arguments, likewise.
+        is_call: Whether these are arguments of the module's own ``forward``; else the one input of the user's callable.
+    """
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    is_call: bool = False
+
+    def to(self, device: torch.device | str) -> "Inputs":
+        """The same inputs with their tensors on a device."""
+        return self.changed(lambda tensor: tensor.to(device))
+
+    def copied(self) -> "Inputs":
+        """The same inputs off any autograd graph, safe from later changes in place."""
+        return self.changed(lambda tensor: tensor.detach().clone())
+
+    def cast(self, dtype: torch.dtype) -> "Inputs":
+        """The same inputs in a dtype, asking for gradients; integers as they are."""
+        return self.changed(lambda x: x.detach().to(dtype).requires_grad_() if x.is_floating_point() else x)
+
+    def changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Inputs":
+        """The same inputs with every tensor changed."""
+        args, kwargs = map_tensors(change, self.args), map_tensors(change, dict(self.kwargs))
+        return dataclasses.replace(self, args=args, kwargs=kwargs)
+
+
+def map_tensors(change: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
+    """The same nest of tuples, lists and dictionaries with its tensors changed."""
+    if torch.is_tensor(value):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(change, item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(change, item) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(change, item) for item in value)
+    return value
+
+
+def named_tensors(returned: Any) -> dict[str, torch.Tensor]:
+    """The floating-point tensors in what a module returned: a tensor, or a tuple or dictionary with tensors in it."""
+    if not isinstance(returned, Mapping | list | tuple):
+        returned = (returned,)
+    if isinstance(returned, Mapping):
+        named = {str(key): value for key, value in returned.items()}
+    elif len(returned) == 1:
+        named = {"output": returned[0]}
+    else:
+        named = {f"output{index}": value for index, value in enumerate(returned)}
+    return {name: value for name, value in named.items() if torch.is_tensor(value) and value.is_floating_point()}

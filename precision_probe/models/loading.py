@@ -1,0 +1,111 @@
+"""A MACE model from wherever the user has it: a file, a calculator, a module in memory or the bundled demo.
+
+Nothing here changes the model it is given, and nothing leaves torch's global default dtype or random state changed.
+"""
+
+import contextlib
+import zipfile
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from precision_probe.exceptions import InputError, first_line
+from precision_probe.models import foundations
+from precision_probe.models.building import load_saved
+from precision_probe.structures import DEMO
+
+__all__ = [
+    "check_module",
+    "load_model",
+]
+
+
+def load_model(source: Any) -> tuple[torch.nn.Module, str]:
+    """Return a MACE module and a name for it.
+
+    Args:
+        source: ``"demo"``; a foundation model by name, such as ``"mace-mp:small"`` or ``"mace-off:medium"``, which
+            mace-torch downloads unless it is in its cache; the path of a MACE checkpoint (``.model``), or of the
+            ``.json`` that :func:`save_model` wrote; a ``MACECalculator``, of whose committee the first member is
+            taken; or a MACE module, which is returned as it is.
+
+    Returns:
+        The module (from a file: on the CPU, in evaluation mode) and a short name.
+
+    Raises:
+        InputError: If there is no such file, it cannot be read, or what it holds is not a MACE model.
+
+    Warning:
+        A ``.model`` file is a pickle: loading it runs code from the file. Load only files whose source you trust.
+    """
+    if isinstance(source, str) and source == DEMO:
+        with resources.as_file(resources.files("precision_probe") / "demo") as folder:
+            return load_saved(folder / "model.json"), DEMO
+    if isinstance(source, str) and source.partition(":")[0] in foundations.FAMILIES and ":" in source:
+        return _check_is_mace(foundations.load_foundation(source), source), source.replace(":", "-")
+    if isinstance(source, str | Path):
+        path = Path(source)
+        return _check_is_mace(_load_file(path), str(path)), path.stem
+    if hasattr(source, "models") and hasattr(source, "z_table"):  # mace.calculators.MACECalculator
+        members, source = source.models, source.models[0]
+        name = type(source).__name__ + (f"-member-0-of-{len(members)}" if len(members) > 1 else "")
+        return _check_is_mace(source, "the calculator's model"), name
+    return _check_is_mace(source, "the object given"), type(source).__name__
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise InputError(f"The model file {path} {what}. Give a MACE checkpoint (.model) or {DEMO!r}.")
+    if path.suffix == ".json":
+        return load_saved(path)
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise InputError(
+                f"{path} is a TorchScript file. Compiled models refuse hooks and cannot be probed; "
+                "give the eager checkpoint (.model) that it was compiled from."
+            )
+    try:
+        return torch.load(path, weights_only=False, map_location="cpu")
+    except Exception as error:  # a pickle can raise anything at all
+        raise InputError(
+            f"{path} cannot be read as a torch checkpoint ({type(error).__name__}: {first_line(error)}). "
+            "It may be truncated, of another kind, or made with another version of mace-torch; expected is a MACE "
+            "model saved whole with torch.save."
+        ) from error
+
+
+def check_module(module: Any, what: str = "the object given") -> torch.nn.Module:
+    """Return a module, once it is known that hooks can be put on it.
+
+    Raises:
+        InputError: If it is not a module, or a compiled one.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError(f"{what} is a TorchScript module, which refuses hooks. Give the eager model it came from.")
+    if hasattr(module, "_orig_mod"):
+        raise InputError(f"{what} is compiled by torch.compile, which refuses hooks. Give the eager model it is of.")
+    if not isinstance(module, torch.nn.Module):
+        raise InputError(f"{what} is a {type(module).__name__}, not a MACE model (a torch.nn.Module).")
+    return module
+
+
+def _check_is_mace(model: Any, what: str) -> torch.nn.Module:
+    if isinstance(model, Mapping):
+        raise InputError(
+            f"{what} holds a dictionary with the keys {', '.join(map(repr, list(model)[:4]))}, …, which looks like a "
+            "state dict or a training checkpoint. Expected is a whole MACE model, as mace_run_train writes to *.model."
+        )
+    if any(
+        not hasattr(check_module(model, what), name)
+        for name in ("r_max", "atomic_numbers", "interactions", "products", "readouts")
+    ):
+        raise InputError(
+            f"{what} is a {type(model).__name__}, not a MACE model: it lacks the interactions, products and readouts "
+            "that MACE models have. To probe another module, say how it is run: attach(module, call=…, blocks=…)."
+        )
+    checked: torch.nn.Module = model
+    return checked

@@ -1,0 +1,3 @@
+from .probe import Probe, attach
+
+__all__ = ["Probe", "attach"]

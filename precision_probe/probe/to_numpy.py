@@ -1,0 +1,130 @@
+"""Tensors of a run → the NumPy arrays that a trace holds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from precision_probe.models.blocks import Port
+from precision_probe.models.evaluation import Prediction
+from precision_probe.models.graphs import Graph
+from precision_probe.models.inputs import Inputs
+from precision_probe.trace.arrays import BlockArray, ModelArray
+from precision_probe.variants.hooks import Call
+
+__all__ = ["captured_arrays", "predicted_arrays", "sample_arrays", "structure_arrays"]
+
+
+def structure_arrays(graph: Graph) -> dict[str, NDArray[Any]]:
+    """The variables of ``/structures`` for one graph; reference labels that it lacks are NaN."""
+    n_structures, n_atoms = graph.n_structures, graph.n_atoms
+    missing = {
+        "energy": np.full(n_structures, np.nan),
+        "forces": np.full((n_atoms, 3), np.nan),
+        "stress": np.full((n_structures, 3, 3), np.nan),
+    }
+    return {
+        "name": np.asarray(graph.names, dtype=object),
+        "n_atoms": np.diff(graph.data["ptr"].cpu().numpy()),
+        "n_edges": graph.edges_per_structure(),
+        **_edges(graph),
+        "atomic_numbers": graph.atomic_numbers,
+        "positions": _to_numpy(graph.data["positions"]),
+        "cell": _to_numpy(graph.cells),
+        "pbc": graph.pbc,
+        **missing,
+        **graph.labels,
+    }
+
+
+def _edges(graph: Graph) -> dict[str, NDArray[Any]]:
+    """Which atoms each edge joins, counted within its structure, and across which image of the cell."""
+    sender, receiver = graph.data["edge_index"]
+    first_atom = graph.data["ptr"][graph.data["batch"][sender]]
+    return {
+        "sender": _to_numpy(sender - first_atom).astype(np.int32),
+        "receiver": _to_numpy(receiver - first_atom).astype(np.int32),
+        "image": _to_numpy(graph.data["unit_shifts"]).round().astype(np.int16),
+    }
+
+
+def sample_arrays(sample: Graph | Inputs) -> dict[str, NDArray[Any]]:
+    """The variables of ``/structures`` for what was run: a graph, or inputs, of which there is but a name."""
+    return structure_arrays(sample) if isinstance(sample, Graph) else {"name": np.asarray([sample.name], dtype=object)}
+
+
+def predicted_arrays(prediction: Prediction, seconds: float, n_structures: int) -> list[ModelArray]:
+    """What a model predicts for one graph or input, and the time that took."""
+    found = [
+        ModelArray(
+            quantity.name,
+            _to_numpy(tensor),
+            quantity.dims,
+            quantity.unit,
+            quantity.long_name,
+            "" if quantity.name == "stress" else str(tensor.dtype).removeprefix("torch."),  # made in float64 of virials
+        )
+        for quantity, tensor in prediction.values.items()
+    ]
+    each = np.full(n_structures, seconds / n_structures)
+    long_name = "wall-clock time of one unhooked evaluation, forces included, after warm-up"
+    return [*found, ModelArray("seconds", each, ("structure",), "s", long_name)]
+
+
+def captured_arrays(
+    call: Call,
+    grads: Mapping[Port, torch.Tensor],
+    *,
+    unit: str = "1",
+    outputs: bool = True,
+    backward: str = "backward",
+) -> list[BlockArray]:
+    """One call's arrays, in e3nn's layout.
+
+    Args:
+        call: The call.
+        grads: Gradients with respect to its inputs.
+        unit: Unit of what was differentiated.
+        outputs: Whether to take what the call returned too.
+        backward: The pass that the gradients are of.
+    """
+    found = []
+    for tensors, computed_in in ((call.outputs if outputs else {}, "forward"), (grads, backward)):
+        for port, tensor in tensors.items():
+            values = port.to_mul_ir(tensor)
+            components = _components(port, values)
+            is_gradient = computed_in != "forward"
+            found.append(
+                BlockArray(
+                    block=call.block.name,
+                    tensor=port.name + (f".call{call.number}" if call.number else ""),
+                    values=_to_numpy(values),
+                    native_dtype=str(tensor.dtype).removeprefix("torch."),
+                    computed_in=computed_in,
+                    rows=port.rows,
+                    components=components,
+                    irreps=str(port.irreps) if components else "",
+                    layout="mul_ir" if port.irreps is not None else port.layout,
+                    unit=(unit if port.unit == "1" else f"{unit}/{port.unit}") if is_gradient else port.unit,
+                )
+            )
+    return found
+
+
+def _components(port: Port, tensor: torch.Tensor) -> tuple[str, ...]:
+    """The irrep of each entry of the last dimension; nothing if the sizes contradict the irreps."""
+    if port.irreps is None or tensor.ndim < 2:
+        return ()
+    per_channel = tensor.ndim == 3  # [rows, channels, components]: each irrep once, not times its multiplicity
+    entries = tuple(str(ir) for mul, ir in port.irreps for _ in range(ir.dim * (1 if per_channel else mul)))
+    return entries if len(entries) == tensor.shape[-1] else ()
+
+
+def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
+    """On the CPU, half precisions widened exactly to float32 (netCDF has no bfloat16), with one row at least."""
+    tensor = tensor.detach()
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        tensor = tensor.float()
+    return np.atleast_1d(tensor.cpu().numpy())

@@ -1,0 +1,5 @@
+"""Figures made of the tables of ``analysis``.
+
+Here belongs what people look at outside a terminal. Imports ``analysis``, ``trace`` and the package's own modules, and
+neither torch nor mace.
+"""

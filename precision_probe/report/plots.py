@@ -1,0 +1,78 @@
+"""Figures of tables. Needs matplotlib (the extra ``plots``), and neither torch nor mace."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from precision_probe.analysis.errors import TOLERANCE_UNITS
+from precision_probe.exceptions import InputError
+from precision_probe.files import check_writable
+
+__all__ = ["check_figure", "plot_sweep"]
+
+_HARDWARE = {7: "bfloat16", 10: "float16, tf32", 23: "float32"}
+_DASHES = ("-", "--", ":", "-.")
+
+
+def check_figure(path: str | Path, *, force: bool = False) -> Path:
+    """Return the path, once it is known that a figure can be drawn there: asked before hours of work, not after.
+
+    Raises:
+        InputError: If matplotlib is not installed or does not know the suffix, or the file cannot be written, or is
+            there without ``force``.
+    """
+    path = Path(path)
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise InputError("Figures need matplotlib. Install it with: pip install 'precision-probe[plots]'") from error
+    if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
+        raise InputError(f"The figure {path} has the suffix {path.suffix!r}. Name it .png, .svg or .pdf.")
+    return check_writable(path, force=force)
+
+
+def plot_sweep(sweep: pd.DataFrame, quantity: str, tolerance: float, path: str | Path) -> None:
+    """Draw the largest error against the bits of the significand, a line for each block.
+
+    Args:
+        sweep: From :func:`precision_probe.sweep`.
+        quantity: ``energy`` or ``forces``.
+        tolerance: Drawn as a line, in eV/atom or eV/Å.
+        path: The file, replaced if it is there; its suffix says which format.
+
+    Raises:
+        InputError: If matplotlib is not installed or does not know the suffix, or the file cannot be written.
+    """
+    path = check_figure(path, force=True)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    shown = sweep.assign(**{quantity: sweep[quantity].where(sweep[quantity] > 0)})  # zero has no logarithm
+    for number, (block, rows) in enumerate(shown.groupby("block", sort=False)):
+        rows = rows.sort_values("bits")
+        is_whole = number == 0
+        axes.semilogy(
+            rows["bits"],
+            rows[quantity],
+            color="black" if is_whole else f"C{number - 1}",
+            linestyle=_DASHES[0] if is_whole else _DASHES[(number - 1) // 10 % len(_DASHES)],
+            linewidth=2 if is_whole else 1.2,
+            marker="o",
+            markersize=3,
+            label=block,
+        )
+    axes.axhline(tolerance, color="0.5", linestyle="--", linewidth=1)
+    axes.text(sweep["bits"].max(), tolerance, " tolerance", color="0.4", va="bottom", ha="right")
+    for bits, name in _HARDWARE.items():
+        if sweep["bits"].min() <= bits <= sweep["bits"].max():
+            axes.axvline(bits, color="0.85", zorder=0)
+            axes.text(bits, 1.0, name, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize="small")
+    axes.set_xticks(sorted(sweep["bits"].unique()))
+    axes.set_xlabel("stored bits of the significand")
+    axes.set_ylabel(f"largest error of {quantity} / {TOLERANCE_UNITS[quantity]}")
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, title="rounded")
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise InputError(f"The figure {path} cannot be written ({error.strerror or error}).") from error

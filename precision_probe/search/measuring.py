@@ -1,0 +1,152 @@
+"""Policies measured: what each does to energies, forces and stress, how long it takes, and how much memory."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from precision_probe.diagnostics.reference import Reference
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.backends import backend
+from precision_probe.models.graphs import Graph
+from precision_probe.policy import Policy
+from precision_probe.precisions import PRECISIONS
+from precision_probe.search.timing import Timed, side_by_side
+from precision_probe.variants.mixed import Assembly, MixedVariant
+from precision_probe.variants.variant import Variant
+
+__all__ = ["CAST", "Candidates"]
+
+CAST = "model.to({})"  # name of a model that is cast as a whole, as people do today
+
+
+class Candidates:
+    """Measures policies, and casts of the model, on structures, each once.
+
+    Args:
+        reference: A model and structures.
+        log: A file of errors measured before, which is added to; so an interrupted search goes on where it was. It is
+            begun anew if it is of other structures or heads, another model or another device, and not touched before
+            something is measured.
+
+    Attributes:
+        n_runs: How often the model was run to measure errors.
+    """
+
+    def __init__(self, reference: Reference, log: Path | None = None) -> None:
+        self.reference = reference
+        self.n_runs = 0
+        self._casts: dict[str, Variant] = {}
+        self._assembly = Assembly(reference.model, reference.device)
+        self._log = log
+        self._kept: list[Any] = []  # of the log, to be written anew before anything is added
+        self._known = self._read_log()
+
+    def variant(self, policy: Policy) -> MixedVariant:
+        """The model under a policy."""
+        return MixedVariant(self._assembly.model(policy), self.reference.device)
+
+    def errors(self, policy: Policy) -> pd.DataFrame:
+        """Errors for each structure, as :meth:`precision_probe.reference.Reference.errors_by_structure` has them."""
+        return self._errors(_key(policy), lambda: self.variant(policy))
+
+    def cast_errors(self, precision: str) -> pd.DataFrame:
+        """The same of the model cast as a whole."""
+        return self._errors(CAST.format(precision), lambda: self._cast(precision))
+
+    def timed(
+        self, policies: Mapping[str, Policy], casts: tuple[str, ...] = (), *, stress: bool = False, rounds: int = 5
+    ) -> dict[str, Timed]:
+        """Times of energy and forces of the largest structure, side by side.
+
+        Args:
+            policies: By name.
+            casts: Precisions of models cast as a whole; :data:`CAST` says what their names are.
+            stress: Whether virials are computed too.
+            rounds: How often each is timed.
+        """
+        graph = max(self.reference.graphs, key=lambda graph: graph.n_atoms)
+        options = {"compute_virials": True} if stress else {}
+        calls: dict[str, Callable[[], Any]] = {}
+        for name, policy in policies.items():
+            calls[name] = _call(self._assembly.model(policy), graph, torch.float64, options)
+        for name in casts:
+            variant = self._cast(name)
+            calls[CAST.format(name)] = _in_arithmetic(variant, _call(variant.model, graph, variant.dtype, options))
+        return side_by_side(calls, self.reference.device, rounds=rounds)
+
+    def _errors(self, key: str, made: Callable[[], MixedVariant | Variant]) -> pd.DataFrame:
+        if key not in self._known:
+            table = self.reference.errors_by_structure(made().predict)
+            self.n_runs += len(table)
+            self._known[key] = table.to_dict("list")
+            self._append({"rules": key, "errors": self._known[key]})
+        return pd.DataFrame(self._known[key], dtype=float)
+
+    def _cast(self, name: str) -> Variant:
+        if name not in self._casts:
+            reference, is_reference = self.reference, name == "float64"
+            made = reference.variant if is_reference else Variant(reference.model, PRECISIONS[name], reference.device)
+            self._casts[name] = made
+        return self._casts[name]
+
+    def _read_log(self) -> dict[str, Any]:
+        if self._log is None:
+            return {}
+        text = self._log.read_bytes().decode(errors="replace") if self._log.exists() else ""
+        entries = _complete(text)
+        self._kept = entries if entries and entries[0] == self._header() else [self._header()]
+        return {entry["rules"]: entry["errors"] for entry in self._kept[1:]}
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        if self._log is None:
+            return
+        new = [*self._kept, entry]  # the first time what was kept too: the file may end in a line that is cut off
+        with self._log.open("w" if self._kept else "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(each) + "\n" for each in new)
+        self._kept = []
+
+    def _header(self) -> dict[str, Any]:
+        """What errors depend on."""
+        reference = self.reference
+        digest = hashlib.sha256()
+        for graph in reference.graphs:
+            for key, tensor in sorted(graph.data.items()):
+                digest.update(f"{key} {tuple(tensor.shape)}".encode() + tensor.detach().cpu().numpy().tobytes())
+        return {
+            "model": weights_sha256(reference.model),
+            "backend": backend(reference.model),
+            "device": str(reference.device),
+            "structures": digest.hexdigest(),
+        }
+
+
+def _complete(text: str) -> list[Any]:
+    """The lines that are JSON, up to the first that is not: an interruption may have cut off the last."""
+    found = []
+    for line in text.splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
+
+
+def _key(policy: Policy) -> str:
+    return json.dumps([[rule.blocks, rule.compute] for rule in policy.rules])
+
+
+def _call(model: torch.nn.Module, graph: Graph, dtype: torch.dtype, options: Mapping[str, Any]) -> Callable[[], Any]:
+    return lambda: model(graph.cast(dtype), **options)
+
+
+def _in_arithmetic(variant: Variant, call: Callable[[], Any]) -> Callable[[], Any]:
+    def run() -> Any:
+        with variant.arithmetic():
+            return call()
+
+    return run

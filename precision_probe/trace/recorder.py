@@ -1,0 +1,264 @@
+"""Collects the arrays of a run, structure by structure, and lays them out as a trace."""
+
+import contextlib
+import importlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from precision_probe.exceptions import InputError
+from precision_probe.files import unfinished
+from precision_probe.trace.arrays import BlockArray, ModelArray, Sizes
+from precision_probe.trace.growing_file import add_tables, append, set_attributes
+from precision_probe.trace.tables import StoredTable
+from precision_probe.trace.trace import SCHEMA_VERSION, Trace, encoded, open_trace
+
+__all__ = ["Recorder"]
+
+
+@dataclass
+class _Column:
+    """One variable while it grows: its part of each observation that has one."""
+
+    first: BlockArray
+    parts: dict[int, NDArray[Any]] = field(default_factory=dict)
+    rows: set[str] = field(default_factory=lambda: {"structure", "atom", "edge"})
+
+
+class Recorder:
+    """Grows by one graph at a time; :meth:`trace` lays out what is complete so far.
+
+    Args:
+        path: A file for the trace. What was added is moved to ``<path>.partial`` now and then, so that memory stays
+            bounded and little is lost if the process is killed. Without one, everything stays in memory.
+
+    Attributes:
+        attributes: Of the root of the trace.
+        tables: What explains the errors.
+        n_structures: How many were added.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._unfinished = unfinished(path) if path is not None else None
+        if self._unfinished is not None:
+            self._unfinished.unlink(missing_ok=True)  # of a run that was killed, which force gives up
+            with contextlib.suppress(ImportError):
+                importlib.import_module("dask.array")  # xarray asks for it when it writes: too late as Python exits
+        self._saved: Trace | None = None
+        self.attributes: Mapping[str, Any] = {}
+        self.tables: dict[str, StoredTable] = {}
+        self.n_structures = 0
+        self._clear()
+
+    @property
+    def has_file(self) -> bool:
+        """Whether the trace goes to a file."""
+        return self._path is not None
+
+    def add(
+        self,
+        structures: Mapping[str, NDArray[Any]],
+        sizes: Sizes,
+        predictions: Mapping[str, Sequence[ModelArray]],
+        blocks: Mapping[str, Sequence[BlockArray]],
+    ) -> None:
+        """Add what every variant gave for one graph: all of it, or, if this raises, nothing.
+
+        Args:
+            structures: The variables of ``/structures``.
+            sizes: Of this graph.
+            predictions: For each precision, the model's energy, forces, ….
+            blocks: For each group (``propagated/float32``), what its blocks gave.
+        """
+        staged = [(group, item, sizes.fitting(item)) for group, captured in blocks.items() for item in captured]
+        for group, captured, _ in staged:
+            self._check_shape(group, captured)
+        for name, array in structures.items():
+            self._structures.setdefault(name, []).append(array)
+        for precision, values in predictions.items():
+            variables = self._model.setdefault(f"propagated/{precision}", {})
+            for item in values:
+                variables.setdefault(item.name, []).append(item)
+        for group, captured, rows in staged:
+            column = self._columns.setdefault(group, {}).setdefault(captured.name, _Column(captured))
+            column.parts[len(self._sizes)] = captured.values
+            column.rows &= rows
+        self._sizes.append(sizes)
+        self.n_structures += sizes.structure
+        self._n_waiting += sizes.structure
+        self._n_bytes += sum(captured.values.nbytes for _, captured, _ in staged)
+
+    def _check_shape(self, group: str, captured: BlockArray) -> None:
+        earlier = self._columns.get(group, {}).get(captured.name)
+        shape = captured.values.shape[1:]
+        if earlier is not None and earlier.first.values.shape[1:] != shape:
+            raise InputError(
+                f"{captured.name} has rows of shape {shape} here and had {earlier.first.values.shape[1:]} before; one "
+                "trace holds rows of one shape. Put these inputs into a trace of their own."
+            )
+
+    def write_if_due(self) -> None:
+        """Move what was added to the unfinished file, if there is to be one and enough has come together."""
+        is_due = self._n_bytes > _MANY_BYTES or time.monotonic() - self._since > _LONG
+        if self._unfinished is not None and is_due:
+            self._write(self._unfinished)
+
+    def trace(self) -> Trace:
+        """Everything so far: in memory, or from the file once that is in use."""
+        if self._saved is not None:
+            return self._saved
+        if self._unfinished is None or not self._unfinished.exists():
+            return Trace(self._tree()).with_tables(self.tables)
+        self._write(self._unfinished)
+        with open_trace(self._unfinished) as found:  # read whole: while it is open, nothing more can be added
+            return Trace(found.tree.load()).with_tables(self.tables)
+
+    def save(self) -> None:
+        """Put the finished file in its place, if there is to be one and anything was added."""
+        if self._path is None or self._unfinished is None or self._saved is not None or not self.n_structures:
+            return  # no file is asked for, or it is written, or there is nothing to write
+        if self._unfinished.exists():
+            self._write(self._unfinished)
+            add_tables(self.tables, self._unfinished)
+            self._unfinished.replace(self._path)
+            self._saved = open_trace(self._path)
+        else:
+            self._saved = Trace(self._tree()).with_tables(self.tables)
+            self._saved.save(self._path, force=True)
+
+    def _write(self, path: Path) -> None:
+        if self._n_waiting:
+            append(self._tree(), path)
+        else:
+            set_attributes(path, self._root())
+        self._clear()
+
+    def _clear(self) -> None:
+        self._structures: dict[str, list[NDArray[Any]]] = {}
+        self._columns: dict[str, dict[str, _Column]] = {}
+        self._sizes: list[Sizes] = []
+        self._model: dict[str, dict[str, list[ModelArray]]] = {}
+        self._n_waiting = self._n_bytes = 0
+        self._since = time.monotonic()
+
+    def _root(self) -> dict[str, Any]:
+        return {"schema_version": SCHEMA_VERSION, **{key: encoded(value) for key, value in self.attributes.items()}}
+
+    def _tree(self) -> xr.DataTree:
+        irreps: dict[str, xr.Variable] = {}
+        groups = {"/structures": self._structures_dataset()}
+        for name in dict.fromkeys((*self._model, *self._columns)):
+            blocks = _block_variables(self._columns.get(name, {}), self._sizes, irreps)
+            groups[f"/{name}"] = xr.Dataset(self._model_variables(self._model.get(name, {})) | blocks)
+        groups["/"] = xr.Dataset(coords=irreps, attrs=self._root())  # the groups inherit the coordinates
+        return xr.DataTree.from_dict(groups)
+
+    def _model_variables(self, values: Mapping[str, list[ModelArray]]) -> dict[str, xr.Variable]:
+        made = {}
+        for name, parts in values.items():
+            if name == "stress" and not np.concatenate(self._structures["pbc"]).all(axis=1).any():
+                continue
+            first = parts[0]
+            attributes = {"units": first.unit, "long_name": first.long_name, "native_dtype": first.native_dtype}
+            array = np.concatenate([part.values for part in parts])
+            made[name] = xr.Variable(first.dims, array, {key: value for key, value in attributes.items() if value})
+        return made
+
+    def _structures_dataset(self) -> xr.Dataset:
+        made = {}
+        for name, (dims, unit, long_name) in _STRUCTURE_VARIABLES.items():
+            values = np.concatenate(self._structures.get(name, [[]]))
+            if name not in self._structures or (name in _LABELS and not np.isfinite(values).any()):
+                continue  # not a graph; or no input file had any
+            made[name] = xr.Variable(dims, values, {"units": unit, "long_name": long_name})
+        if "n_atoms" in made:
+            first = self.n_structures - self._n_waiting
+            owner = np.repeat(np.arange(first, self.n_structures), made["n_atoms"].values)
+            attributes = {"units": "1", "long_name": "index of the structure that each atom belongs to"}
+            made["structure_of_atom"] = xr.Variable("atom", owner, attributes)
+        return xr.Dataset(made)
+
+
+_STRUCTURE_VARIABLES = {
+    "name": (("structure",), "1", "name of the structure"),
+    "n_atoms": (("structure",), "1", "number of atoms"),
+    "n_edges": (("structure",), "1", "number of directed edges within the cutoff"),
+    "sender": (("edge",), "1", "atom that an edge starts from, counted within its structure"),
+    "receiver": (("edge",), "1", "atom that an edge ends at, counted within its structure"),
+    "image": (("edge", "cell_vector"), "1", "cell vectors added to the receiver's position"),
+    "atomic_numbers": (("atom",), "1", "atomic number"),
+    "positions": (("atom", "xyz"), "Å", "positions"),
+    "cell": (("structure", "cell_vector", "xyz"), "Å", "cell vectors, as mace-torch uses them"),
+    "pbc": (("structure", "cell_vector"), "1", "whether periodic along each cell vector"),
+    "energy": (("structure",), "eV", "reference energy of the input file; NaN where it has none"),
+    "forces": (("atom", "xyz"), "eV/Å", "reference forces of the input file; NaN where it has none"),
+    "stress": (("structure", "xyz", "xyz_2"), "eV/Å³", "reference stress of the input file; NaN where it has none"),
+}
+_LABELS = ("energy", "forces", "stress")
+_MANY_BYTES = 64 * 2**20
+_LONG = 10.0  # seconds
+
+
+def _block_variables(
+    columns: Mapping[str, _Column], sizes: Sequence[Sizes], irreps: dict[str, xr.Variable]
+) -> dict[str, xr.Variable]:
+    """The variables of one group; the coordinates of their dimensions are added to ``irreps``."""
+    variables: dict[str, xr.Variable] = {}
+    taken: dict[str, tuple[int, str]] = {}
+    for name, column in columns.items():
+        rows = next((row for row in ("atom", "edge", "structure") if row in column.rows), f"{name}.row")
+        values = np.concatenate(_filled(column, rows, sizes))
+        dims = (rows, *_trailing_dims(column.first, values.shape[1:], taken))
+        taken.update({dim: (size, column.first.irreps) for dim, size in zip(dims[1:], values.shape[1:], strict=True)})
+        variables[name] = xr.Variable(dims, values, _attributes(column.first))
+        if column.first.components:
+            attributes = {"units": "1", "long_name": "irrep: order l, and parity e (even) or o (odd)"}
+            irreps[dims[-1]] = xr.Variable(dims[-1], list(column.first.components), attributes)
+    return variables
+
+
+def _filled(column: _Column, rows: str, sizes: Sequence[Sizes]) -> list[NDArray[Any]]:
+    """The parts of all observations: NaN for those without one, such as a training call that saw no loss."""
+    if len(column.parts) == len(sizes) or rows not in ("atom", "edge", "structure"):
+        return list(column.parts.values())
+    like = column.first.values
+    return [
+        column.parts.get(number, np.full((getattr(size, rows), *like.shape[1:]), np.nan, like.dtype))
+        for number, size in enumerate(sizes)
+    ]
+
+
+def _trailing_dims(captured: BlockArray, shape: Sequence[int], taken: Mapping[str, tuple[int, str]]) -> tuple[str, ...]:
+    """Names for all dimensions but the first: ``<block>.feature``, …; a gradient's say which input they are of.
+
+    Where a name is taken by a dimension of another size or other irreps, the tensor's own name is put in.
+    """
+    axes = {1: ("feature",), 2: ("channel", "component")}.get(len(shape), tuple(f"axis{i}" for i in range(len(shape))))
+    prefix = f"{captured.block}.{captured.tensor}" if captured.gradient else captured.block
+    names = tuple(f"{prefix}.{axis}" for axis in axes)
+    wanted = [(size, captured.irreps) for size in shape]
+    if any(taken.get(name, want) != want for name, want in zip(names, wanted, strict=True)):
+        names = tuple(f"{captured.block}.{captured.tensor}.{axis}" for axis in axes)
+    return names
+
+
+def _attributes(captured: BlockArray) -> dict[str, str]:
+    what = f"gradient with respect to {captured.tensor} of" if captured.gradient else f"{captured.tensor} of"
+    attributes = {
+        "units": captured.unit,
+        "long_name": f"{what} {captured.block}",
+        "block": captured.block,
+        "tensor": captured.tensor,
+        "direction": "backward" if captured.gradient else "forward",
+        "pass": captured.computed_in,
+        "native_dtype": captured.native_dtype,
+    }
+    attributes |= {"irreps": captured.irreps} if captured.irreps else {}
+    return attributes | ({"layout": captured.layout} if captured.layout != "mul_ir" else {})

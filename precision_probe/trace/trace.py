@@ -1,0 +1,186 @@
+"""The trace in memory (an xarray ``DataTree``) and on disk (one HDF5 file, readable as netCDF-4).
+
+Nothing here imports torch or mace: a trace made on a GPU node is analysed on a laptop. ``docs/trace-schema.md``
+describes every group and variable.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xarray as xr
+
+from precision_probe.exceptions import InputError
+from precision_probe.files import check_writable, replacing
+from precision_probe.precisions import Precision, parse_precision
+from precision_probe.trace.tables import StoredTable, from_dataset, to_dataset
+
+__all__ = ["SCHEMA_VERSION", "Trace", "open_trace"]
+
+SCHEMA_VERSION = 1
+MODES = ("propagated", "isolated")
+TABLES = "tables"
+LOSS = "loss"  # gradients of a training loss, where the attached model was trained
+
+
+class Trace:
+    """Everything one run captured, with provenance.
+
+    Args:
+        tree: The groups ``/structures``, ``/propagated/<precision>``, ``/isolated/<precision>`` and
+            ``/tables/<name>``.
+
+    Attributes:
+        tree: The same, for xarray's own methods.
+    """
+
+    def __init__(self, tree: xr.DataTree) -> None:
+        self.tree = tree
+
+    def __enter__(self) -> "Trace":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        about = self.attributes
+        return (
+            f"<Trace of {about['model_name']}: {self.structures.sizes.get('structure', 0)} structures, "
+            f"{len(self.blocks)} blocks, {', '.join(map(str, self.precisions))}>"
+        )
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Provenance: versions, device, model, precisions, blocks, …, as Python values."""
+        return {str(key): _decoded(value) for key, value in self.tree.attrs.items()}
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions compared with float64, in the order asked for."""
+        return tuple(parse_precision(name) for name in self.attributes["precisions"] if name != "float64")
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The blocks that were captured, in the order in which the model runs them."""
+        return tuple(self.attributes["blocks"])
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes in which blocks were captured, and ``loss`` where the attached model was trained."""
+        return (*self.attributes["modes"], *([LOSS] if LOSS in self.tree else []))
+
+    @property
+    def structures(self) -> xr.Dataset:
+        """What was run: names, atoms, positions, cells, reference labels."""
+        return self.tree["structures"].to_dataset()
+
+    def group(self, mode: str, precision: str | Precision) -> xr.Dataset:
+        """What one precision gave in one mode.
+
+        Raises:
+            KeyError: If the trace has no such group.
+
+        The group is a view: nothing is read from disk before it is used.
+        """
+        return self.tree[f"{mode}/{precision}"].to_dataset()
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that explain the errors, where the run was asked for them."""
+        return tuple(self.tree[TABLES].children) if TABLES in self.tree else ()
+
+    def table(self, name: str) -> StoredTable:
+        """One of them.
+
+        Raises:
+            InputError: If the trace has no such table.
+        """
+        if name not in self.tables:
+            has = f"It has {', '.join(self.tables)}." if self.tables else "It has none: audit with --explain."
+            raise InputError(f"The trace has no table {name!r}. {has}")
+        return from_dataset(self.tree[f"{TABLES}/{name}"].to_dataset())
+
+    def with_tables(self, tables: Mapping[str, StoredTable]) -> "Trace":
+        """The same trace with more tables, or others of the same names; what was saved is not changed."""
+        groups = {f"/{TABLES}/{name}": to_dataset(name, table) for name, table in tables.items()}
+        kept = {node.path: node.to_dataset(inherit=False) for node in self.tree.subtree if node.path not in groups}
+        return Trace(xr.DataTree.from_dict(kept | groups))
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the trace; the file appears only when it is complete.
+
+        Args:
+            path: Where to.
+            force: Replace a file that is there.
+
+        Raises:
+            InputError: If the path cannot be written, or is there and ``force`` is not given.
+        """
+        path = check_writable(path, force=force)
+        with replacing(path) as unfinished:
+            self.tree.to_netcdf(unfinished, engine="h5netcdf", encoding=encoding(self.tree))
+        return path
+
+    def close(self) -> None:
+        """Close the file that the trace was opened from, if any."""
+        self.tree.close()
+
+
+def open_trace(path: str | Path) -> Trace:
+    """Open a trace; arrays are read from disk when they are used.
+
+    Raises:
+        InputError: If there is no such file, or it is not a trace of a schema that this version reads.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"The trace {path} does not exist. Make one with: precision-probe audit -o {path}")
+    try:
+        with h5py.File(path, "r") as file:
+            version = file.attrs.get("schema_version")
+    except OSError as error:
+        raise InputError(f"{path} is not an HDF5 file, or is damaged ({str(error)[:100]}).") from error
+    if version is None:
+        raise InputError(f"{path} is an HDF5 file but not a trace of precision_probe: it has no schema_version.")
+    version = np.ravel(version)[0]  # netCDF stores a number as an array of one
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {version}; this precision_probe reads version {SCHEMA_VERSION}. "
+            "Open it with the version that wrote it, or make it anew."
+        )
+    return Trace(xr.open_datatree(path, engine="h5netcdf"))
+
+
+def encoding(tree: xr.DataTree) -> dict[str, dict[str, dict[str, Any]]]:
+    """Compress what was widened from a half precision (2.8 times smaller); other floats do not compress."""
+    compressed = {"zlib": True, "complevel": 4, "shuffle": True}
+    return {
+        node.path: {
+            str(name): compressed
+            for name, variable in node.data_vars.items()
+            if variable.attrs.get("native_dtype") in ("float16", "bfloat16") and variable.size
+        }
+        for node in tree.subtree
+    }
+
+
+def encoded(value: Any) -> Any:
+    """An attribute as netCDF can hold it: a number or text as it is, anything else as JSON."""
+    if isinstance(value, str):
+        return json.dumps(value) if _is_json(value) else value
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else json.dumps(value)
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    return json.loads(value) if isinstance(value, str) and _is_json(value) else value
+
+
+def _is_json(text: str) -> bool:
+    """Whether text is read as JSON: so encoded, where it only looks so, it is quoted."""
+    return text.startswith(("[", "{", '"')) or text in ("true", "false", "null")

@@ -1,0 +1,51 @@
+"""One run of a variant with its blocks hooked: what they computed, and the gradients with respect to their inputs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from precision_probe.models.blocks import Block, Port
+from precision_probe.models.graphs import Graph
+from precision_probe.models.inputs import Inputs
+from precision_probe.variants.hooks import Call, capture, gradients
+from precision_probe.variants.variant import Variant
+
+__all__ = ["CapturedRun", "captured_run"]
+
+
+@dataclass(frozen=True)
+class CapturedRun:
+    """What the blocks of one run gave.
+
+    Attributes:
+        calls: In the order in which they ended, off the autograd graph.
+        grads: For each call, gradients with respect to its inputs; empty if none were asked for.
+    """
+
+    calls: list[Call]
+    grads: list[dict[Port, torch.Tensor]]
+
+
+@torch.enable_grad()
+def captured_run(
+    variant: Variant,
+    sample: Graph | Inputs,
+    blocks: Sequence[Block],
+    *,
+    shared: bool = False,
+    with_gradients: bool = True,
+) -> CapturedRun:
+    """Run a sample in a variant's arithmetic and keep what its blocks compute and receive.
+
+    Args:
+        variant: The variant.
+        sample: On its device.
+        blocks: Which blocks.
+        shared: Leave the blocks' inputs as they are, see :func:`precision_probe.variants.hooks.capture`.
+        with_gradients: Whether to differentiate what the variant predicts.
+    """
+    with variant.arithmetic(), capture(variant.model, blocks, shared=shared) as calls:
+        outputs = variant.differentiable(sample)
+        grads = gradients(calls, outputs) if with_gradients else [{} for _ in calls]
+    return CapturedRun([call.detach() for call in calls], grads)

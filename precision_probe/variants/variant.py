@@ -1,0 +1,119 @@
+"""The model cloned into a precision, and run in it."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from precision_probe.models.backends import clone, math_dtype
+from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.evaluation import Evaluation, Prediction, mace_evaluation
+from precision_probe.models.inputs import map_tensors
+from precision_probe.precisions import Precision
+from precision_probe.variants.devices import matmul_mode
+from precision_probe.variants.rounding import Rounding, round_to
+
+__all__ = ["Variant"]
+
+
+class Variant:
+    """A clone of a model in one precision.
+
+    Args:
+        model: The model, which is copied and not changed. Hooks on it are not taken along.
+        precision: The precision; its dtype becomes that of every floating-point parameter and buffer.
+        device: Where the clone lives.
+        evaluation: How the model is run; by default as the MACE that it is.
+        seed: Of stochastic rounding.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        precision: Precision,
+        device: torch.device,
+        evaluation: Evaluation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.precision = precision
+        self.device = device
+        self.seed = seed
+        self.dtype: torch.dtype = getattr(torch, precision.dtype)
+        self.model = clone(model, self.dtype, device)
+        self._generator = torch.Generator(device).manual_seed(seed) if precision.stochastic else None
+        self._round_weights()
+        self.math_dtype = str(math_dtype(model, self.dtype, device)).removeprefix("torch.")
+        self._evaluation = evaluation or mace_evaluation(model)
+
+    def follow(self, model: torch.nn.Module) -> None:
+        """Take over the present weights of the model that this is a clone of."""
+        theirs = model.state_dict()
+        with torch.no_grad():
+            for name, own in self.model.state_dict().items():
+                own.copy_(theirs[name])
+        self._round_weights()
+
+    def follow_mode(self, model: torch.nn.Module) -> None:
+        """Take over which modules are in training, as dropout and batch normalisation depend on it."""
+        for own, theirs in zip(self.model.modules(), model.modules(), strict=False):
+            if own.training != theirs.training:
+                own.training = theirs.training
+
+    def predict(self, sample: Any) -> Prediction:
+        """What the bare model gives: no block is hooked."""
+        with self.arithmetic():
+            data = self._cast(sample)
+            start = self._now()
+            values = self._evaluation.predict(self.model, data, sample)
+            seconds = self._now() - start
+        return Prediction(values, seconds)
+
+    def differentiable(self, sample: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The outputs that block gradients are of, on their autograd graph, each with its cotangent."""
+        return self._evaluation.differentiable(self.model, self._cast(sample))
+
+    def with_cotangents(
+        self, sample: Any, cotangents: Mapping[str, torch.Tensor], options: Mapping[str, Any]
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The outputs of a training call, on their autograd graph, with the cotangents that a loss gave them."""
+        pairs = self._evaluation.with_cotangents(self.model, self._cast(sample), sample, cotangents, options)
+        return [(y, cotangent.to(y)) for y, cotangent in pairs]
+
+    @contextlib.contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """Compute as the precision says: the matmul mode, and the default dtype that multi-head readouts rely on.
+
+        What is random, as dropout is, starts from the present random state in every variant and leaves that alone.
+        """
+        emulation = Rounding(self.precision, self._generator) if self.precision.emulated else contextlib.nullcontext()
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with (
+            torch.random.fork_rng(devices=cuda),
+            matmul_mode(self.precision.matmul_mode),
+            default_dtype(self.dtype),
+            emulation,
+        ):
+            yield
+
+    def _cast(self, sample: Any) -> Any:
+        """A sample's data in this precision."""
+        data = sample.cast(self.dtype)
+        return map_tensors(self._rounded, data) if isinstance(data, dict) else data.changed(self._rounded)
+
+    def _round_weights(self) -> None:
+        with torch.no_grad():
+            for tensor in self.model.state_dict().values():
+                if self.precision.emulated and tensor.is_floating_point():
+                    tensor.copy_(self._rounded(tensor))
+
+    def _rounded(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not self.precision.emulated or not tensor.is_floating_point():
+            return tensor
+        return round_to(tensor.detach(), self.precision, self._generator).requires_grad_(tensor.requires_grad)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
