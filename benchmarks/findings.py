@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 import precision_probe as pp
-from precision_probe.analysis import energy_steps as roughness
+from precision_probe.analysis.energy_steps import step_sizes
 from precision_probe.analysis.errors import block_errors
 from precision_probe.exceptions import InputError
 
@@ -48,7 +48,7 @@ def measure(name: str, model: str, structures: str, device: str, *, smoke: bool)
         "physics": pp.by_structure(trace),
         "errors": block_errors(pp.errors(trace))["amplification"].reset_index(),
         "irreps": by_irrep[columns],
-        "steps": roughness.steps(
+        "steps": step_sizes(
             trace.table("displacement").frame
         ).reset_index(),  # of all digits, which the file does not keep
         **{table: trace.table(table).frame for table in trace.tables},

@@ -9,10 +9,11 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from precision_probe.exceptions import InputError
 
-__all__ = ["PRECISIONS", "Precision", "emulated", "parse_precision", "parse_precisions"]
+__all__ = ["PRECISIONS", "Precision", "PrecisionSource", "emulated", "parse_precision", "parse_precisions"]
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,10 @@ def emulated(significand_bits: int, exponent_bits: int | None = None, *, stochas
     )
 
 
-def parse_precisions(names: str | Precision | Iterable[str | Precision]) -> tuple[Precision, ...]:
+PrecisionSource: TypeAlias = str | Precision | Iterable[str | Precision]
+
+
+def parse_precisions(names: PrecisionSource) -> tuple[Precision, ...]:
     """Return the reduced precisions asked for, in order, each once.
 
     Args:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import ase
 import ase.io
@@ -12,12 +12,13 @@ from ase.io.formats import parse_filename
 
 from precision_probe.exceptions import InputError
 
-__all__ = ["DEMO", "read_structures"]
+__all__ = ["DEMO", "StructureSource", "read_structures"]
 
 DEMO = "demo"
+StructureSource: TypeAlias = ase.Atoms | Iterable[ase.Atoms] | str | Path
 
 
-def read_structures(source: Any) -> list[ase.Atoms]:
+def read_structures(source: StructureSource) -> list[ase.Atoms]:
     """Return the structures of a source, each with a name in ``info["name"]`` and finite positions.
 
     Args:
@@ -33,7 +34,7 @@ def read_structures(source: Any) -> list[ase.Atoms]:
         >>> [atoms.info["name"] for atoms in read_structures(water)]
         ['H2O']
     """
-    found: Sequence[Any]
+    found: Sequence[ase.Atoms]
     if isinstance(source, ase.Atoms):
         found, stem = [source], ""
     elif isinstance(source, str | Path):

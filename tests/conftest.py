@@ -1,5 +1,6 @@
 """Fixtures that the tests share: small models and structures."""
 
+import copy
 from pathlib import Path
 
 import ase
@@ -7,8 +8,9 @@ import ase.build
 import numpy as np
 import pytest
 import torch
+from runs import convert
 
-from precision_probe.models.building import build, default_config
+from precision_probe.models import build, default_config, load_model
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +51,24 @@ def config():
 def model(config):
     """A small float64 ScaleShiftMACE with random weights; tests must not change it."""
     return build(config, seed=3)
+
+
+@pytest.fixture
+def mine(model):
+    """A copy of the small model, for tests that change it or hook it."""
+    return copy.deepcopy(model)
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """The bundled model; tests must not change it."""
+    return load_model("demo")[0]
+
+
+@pytest.fixture(scope="session")
+def converted(model):
+    """The small model converted to cuEquivariance; tests must not change it, and may copy it (on a CPU)."""
+    return convert(model)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from precision_probe.analysis.energy_steps import steps
+from precision_probe.analysis.energy_steps import step_sizes
 from precision_probe.analysis.pairs import MODEL
 from precision_probe.analysis.physical_errors import ALL, by_structure, has_energies_and_forces
 from precision_probe.exceptions import InputError
@@ -171,7 +171,7 @@ def _displacement(table: pd.DataFrame) -> View:
         "force_step": "force, meV/Å",
         "n_distinct": "different energies",
     }
-    frame = steps(table).rename(columns=units).T.rename_axis("")
+    frame = step_sizes(table).rename(columns=units).T.rename_axis("")
     length, n = table["position"].max(), table["position"].nunique()
     note = f"What a cubic does not explain of the difference from float64, over {length:g} Å in {n} points (RMS)."
     return View("Steps that rounding makes along a displacement", frame, note)

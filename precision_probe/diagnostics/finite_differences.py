@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from precision_probe.analysis.energy_steps import steps
+from precision_probe.analysis.energy_steps import step_sizes
 from precision_probe.exceptions import InputError
 from precision_probe.models.evaluation import Prediction
 from precision_probe.models.graphs import Graph
@@ -48,13 +48,13 @@ def finite_differences(variants: list[Variant], graph: Graph, *, n_directions: i
         ``relative`` (to the root mean square of the reference's F·d), ``expected`` (eV/Å: the difference that
         truncation and noise alone make, roughly; only one well above says that forces are not the gradient), ``step``
         (Å) and ``energy_noise`` (eV: how far the energy is off a smooth curve, as
-        :func:`precision_probe.analysis.energy_steps.steps` has it, at least the rounding of a number of its size).
+        :func:`precision_probe.analysis.energy_steps.step_sizes` has it, at least the rounding of a number of its size).
     """
     directions = _directions(graph, n_directions, seed)
     truncation = _truncation(variants[0], graph, directions)
     scale = _rms(_projected(variants[0].predict(graph), directions))
     line = along_displacement(variants, graph, length=_LADDER[0], n_points=2 * _MIN_POINTS, seed=seed)
-    measured = steps(line)["energy_step"] * graph.n_atoms / _MILLI
+    measured = step_sizes(line)["energy_step"] * graph.n_atoms / _MILLI
     rows = {}
     for variant in variants:
         name, prediction = str(variant.precision), variant.predict(graph)

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -17,13 +17,20 @@ from precision_probe.models import foundations
 from precision_probe.models.building import load_saved
 from precision_probe.structures import DEMO
 
-__all__ = [
-    "check_module",
-    "load_model",
-]
+__all__ = ["Calculator", "ModelSource", "check_module", "load_model"]
 
 
-def load_model(source: Any) -> tuple[torch.nn.Module, str]:
+class Calculator(Protocol):
+    """An ASE calculator that holds MACE models, as mace-torch's ``MACECalculator`` does."""
+
+    models: list[torch.nn.Module]
+    z_table: object
+
+
+ModelSource: TypeAlias = torch.nn.Module | Calculator | str | Path
+
+
+def load_model(source: ModelSource) -> tuple[torch.nn.Module, str]:
     """Return a MACE module and a name for it.
 
     Args:

@@ -1,23 +1,18 @@
 """The probe on models with the architectures of the published foundation models, at full width, with random weights."""
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ase
 import pytest
 import torch
+from foundation_architectures import FOUNDATIONS
 
 import precision_probe as pp
 from precision_probe.analysis.metrics import rel_l2
 from precision_probe.models._mace import o3
 from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.building import build
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-from foundation_architectures import FOUNDATIONS
 
 WATER = ase.Atoms("OHH", [(0.02, 0.0, 0.11), (0.0, 0.78, -0.48), (0.05, -0.75, -0.45)])
 

@@ -1,21 +1,16 @@
 """The page of findings: made from a smoke run, and the committed one from the committed results."""
 
 import json
-import sys
-from pathlib import Path
 
 import ase.io
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 import findings
 import findings_page
+import pytest
 from findings_data import number
+from runs import ROOT
 
 from precision_probe.structures import read_structures
 
-ROOT = Path(__file__).parents[1]
 FIGURES = {"findings-bits.png", "findings-budget.png", "findings-energy.png"}
 UNITS = [
     *("energy", "interaction_energy", "forces_mae", "forces_max", "stress"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import precision_probe as pp
-from precision_probe.analysis.energy_steps import steps
+from precision_probe.analysis.energy_steps import step_sizes
 from precision_probe.diagnostics.finite_differences import along_displacement, displaced, finite_differences
 from precision_probe.models.evaluation import ENERGY, FORCES, Prediction
 from precision_probe.models.graphs import build_graph
@@ -129,7 +129,7 @@ def test_stairs_and_noise_are_measured_and_smooth_errors_are_not():
     exact = 100 * np.sin(30 * x) + 5 * np.exp(100 * x)
     noise = np.random.default_rng(0).normal(scale=1e-3, size=len(x))
     bent = exact + 0.3 + 20 * x - 7e3 * x**2 + 1e5 * x**3
-    found = steps(table_of(x, float64=exact, stairs=np.round(bent, 1), noisy=bent + noise, bent=bent))
+    found = step_sizes(table_of(x, float64=exact, stairs=np.round(bent, 1), noisy=bent + noise, bent=bent))
     assert found.index.tolist() == ["float64", "stairs", "noisy", "bent"]
     assert found.loc["stairs", "energy_step"] == pytest.approx(0.1 / np.sqrt(12), rel=0.05)
     assert found.loc["stairs", "n_distinct"] == len(set(np.round(bent, 1)))
@@ -140,13 +140,13 @@ def test_stairs_and_noise_are_measured_and_smooth_errors_are_not():
 
 def test_what_overflows_has_no_steps():
     x = np.linspace(0, 0.01, 50)
-    found = steps(table_of(x, float64=x, float16=np.full(50, np.nan)))
+    found = step_sizes(table_of(x, float64=x, float16=np.full(50, np.nan)))
     assert found.loc["float16", ["energy_step", "force_step"]].isna().all()
     assert found.loc["float16", "n_distinct"] == 0
 
 
 def test_a_model_steps_more_the_fewer_its_digits(line):
-    found = steps(line)
+    found = step_sizes(line)
     assert found["force_step"][["float64", "float32", "float16", "bfloat16"]].is_monotonic_increasing
     assert found["energy_step"][["float64", "float32", "float16"]].is_monotonic_increasing
     assert found.loc["bfloat16", "n_distinct"] < found.loc["float16", "n_distinct"] < 30

@@ -2,29 +2,24 @@
 
 import copy
 import json
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import ase.build
 import ase.io
+import bench_policy_drift
+import bench_precisions
+import bench_recommend
+import measure
+import plots
 import pytest
 import torch
+from runs import ROOT
 
 from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.building import build
 from precision_probe.precisions import PRECISIONS
 from precision_probe.structures import read_structures
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-import bench_policy_drift
-import bench_precisions
-import bench_recommend
-import measure
-import plots
-
-ROOT = Path(__file__).parents[1]
 SMOKE = ["float64", "float32", "bfloat16", "float16"]
 BLOCKS = [
     "node_embedding",

@@ -5,19 +5,14 @@ import dataclasses
 import importlib.util
 import json
 import re
-import sys
 from itertools import product
-from pathlib import Path
-
-import pytest
-import torch
-
-import precision_probe as pp
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import model_matrix
+import pytest
+import torch
 from model_rows import ALL, CLASSES, ROWS, charged, latin_square
+
+import precision_probe as pp
 
 ON_CPU = [row for row in ROWS if not row.needs_cuda and not row.full_width]
 ON_CUDA = [row for row in ROWS if not row.full_width and (row.needs_cuda or row.is_conversion)]

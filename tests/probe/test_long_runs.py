@@ -5,7 +5,6 @@ import random
 import runpy
 import sys
 import warnings
-from pathlib import Path
 
 import ase
 import ase.units
@@ -16,6 +15,7 @@ from ase.filters import FrechetCellFilter
 from ase.md.langevin import Langevin
 from ase.optimize import BFGS, FIRE
 from mace.calculators import MACECalculator
+from runs import ROOT
 
 import precision_probe as pp
 from precision_probe.models.building import build
@@ -363,7 +363,7 @@ def test_a_committee_watched_by_nested_probes_each_with_its_file(mine, other, wa
 
 
 def test_example_of_a_watched_run(tmp_path, monkeypatch, capsys):
-    path = Path(__file__).parents[1] / "examples" / "probe_md.py"
+    path = ROOT / "examples" / "probe_md.py"
     output = tmp_path / "md.h5"
     monkeypatch.setattr(sys, "argv", [str(path), str(output)])
     before = torch.get_default_dtype()
