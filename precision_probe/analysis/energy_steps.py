@@ -5,13 +5,13 @@ import pandas as pd
 from numpy.polynomial import Chebyshev
 from numpy.typing import NDArray
 
-__all__ = ["steps"]
+__all__ = ["step_sizes"]
 
 _CUBIC = 3
 _Array = NDArray[np.float64]
 
 
-def steps(table: pd.DataFrame) -> pd.DataFrame:
+def step_sizes(table: pd.DataFrame) -> pd.DataFrame:
     """The size of the steps that rounding makes in energy and force along a line.
 
     What a precision's curve is off the reference's is partly smooth, an error of slope or curvature that no one sees
@@ -32,7 +32,7 @@ def steps(table: pd.DataFrame) -> pd.DataFrame:
         >>> curves = {"float64": 1000 * x**2, "coarse": np.round(1000 * x**2, 2)}
         >>> common = {"position": x, "force": -2000 * x}
         >>> table = pd.concat(pd.DataFrame({"precision": k, "energy": y, **common}) for k, y in curves.items())
-        >>> found = steps(table).loc["coarse"]
+        >>> found = step_sizes(table).loc["coarse"]
         >>> int(found["n_distinct"]), round(float(found["energy_step"]) * 12**0.5, 2)
         (11, 0.01)
     """

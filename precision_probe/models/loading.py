@@ -56,7 +56,7 @@ def load_model(source: ModelSource) -> tuple[torch.nn.Module, str]:
     if isinstance(source, str | Path):
         path = Path(source)
         return _check_is_mace(_load_file(path), str(path)), path.stem
-    if hasattr(source, "models") and hasattr(source, "z_table"):  # mace.calculators.MACECalculator
+    if not isinstance(source, torch.nn.Module) and hasattr(source, "models") and hasattr(source, "z_table"):
         members, source = source.models, source.models[0]
         name = type(source).__name__ + (f"-member-0-of-{len(members)}" if len(members) > 1 else "")
         return _check_is_mace(source, "the calculator's model"), name
