@@ -17,216 +17,13 @@ Writes ``bench_in_situ-DEVICE.json`` and ``.md`` into the output folder.
 """
 
 import argparse
-import json
-import shlex
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-import ase
-import numpy as np
-import torch
-from bench_precisions import plain, source_sha256
-from mace.calculators import MACECalculator
-from measure import Record, summary
+from records import check_folder
 
 from precision_probe.exceptions import InputError
-from precision_probe.models.dtypes import default_dtype
-from precision_probe.models.loading import load_model
-from precision_probe.models.provenance import provenance
-from precision_probe.probe.probe import attach
-from precision_probe.structures import read_structures
-from precision_probe.variants.devices import check_device
-
-SCHEMA = "precision-probe/bench_in_situ/1"
-TARGET = 0.01
-NEVER = 2**62
-WARM_UP = 20  # calls
-PROBES: dict[str, dict[str, Any] | None] = {
-    "bare": None,
-    "bare again": None,
-    "limit=0": {"limit": 0},
-    "every huge": {"every": NEVER},
-}
-
-
-class Nothing(torch.nn.Module):
-    """A module whose call takes no time of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = torch.nn.Identity()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """What it is given."""
-        return x
-
-
-def attached(model: torch.nn.Module, options: dict[str, Any] | None, **more: Any) -> Any:
-    """A probe with these options, or nothing."""
-    return nullcontext() if options is None else attach(model, precisions="float32", **options, **more)
-
-
-def time_calls(atoms: ase.Atoms, displacements: np.ndarray, device: torch.device) -> float:
-    """Seconds that one call of the calculator takes: the median of a block, which what else runs disturbs least."""
-    positions = atoms.positions.copy()
-    seconds = []
-    for displacement in displacements:
-        atoms.positions = positions + displacement
-        synchronize(device)
-        start = time.perf_counter()
-        atoms.get_forces()
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    atoms.positions = positions
-    return float(np.median(seconds))
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def bench_calculator(args: argparse.Namespace, device: torch.device, say: Callable[[str], None]) -> Record:
-    """Blocks of calls, bare and with each probe, in turn."""
-    model, name = load_model("demo")
-    with default_dtype(torch.get_default_dtype()):  # mace-torch's calculator sets it
-        return _bench_calculator(model, name, args, device, say)
-
-
-def _bench_calculator(
-    model: torch.nn.Module, name: str, args: argparse.Namespace, device: torch.device, say: Callable[[str], None]
-) -> Record:
-    atoms = next(atoms for atoms in read_structures("demo") if atoms.info["name"] == "ethanol")
-    atoms.calc = MACECalculator(models=model, device=str(device), default_dtype="float64")
-    rng = np.random.default_rng(args.seed)
-    time_calls(atoms, rng.normal(0, 0.01, (WARM_UP, len(atoms), 3)), device)
-    milliseconds: dict[str, list[float]] = {kind: [] for kind in PROBES}
-    kinds = list(PROBES)
-    for turn in range(args.rounds):
-        displacements = rng.normal(0, 0.01, (args.calls, len(atoms), 3))
-        first = turn % len(kinds)
-        for kind in (*kinds[first:], *kinds[:first]):
-            with attached(model, PROBES[kind], blocks="readouts.*"):
-                milliseconds[kind].append(1e3 * time_calls(atoms, displacements, device))
-        say(f"round {turn + 1} of {args.rounds}")
-    ratios = {
-        kind: [own / bare for own, bare in zip(milliseconds[kind], milliseconds["bare"], strict=True)]
-        for kind in kinds[1:]
-    }
-    return {
-        "model": name,
-        "structure": atoms.info["name"],
-        "n_atoms": len(atoms),
-        "ms_per_call": {kind: summary(values) | {"samples": values} for kind, values in milliseconds.items()},
-        "ratio_to_bare": {kind: summary(values) | {"samples": values} for kind, values in ratios.items()},
-    }
-
-
-def bench_hooks(args: argparse.Namespace) -> Record:
-    """Microseconds that the hooks of a probe which never chooses a call take in each call."""
-    module, x = Nothing(), torch.zeros(1)
-    found: dict[str, list[float]] = {kind: [] for kind in PROBES}
-    for _ in range(args.rounds):
-        for kind, options in PROBES.items():
-            call = {"call": lambda module, value: module(value), "blocks": "inner", "device": "cpu"}
-            with attached(module, options, **call):
-                found[kind].append(1e6 * _seconds_per_call(module, x, 20 * args.calls))
-    return {
-        kind: summary([own - bare for own, bare in zip(found[kind], found["bare"], strict=True)])
-        for kind, options in PROBES.items()
-        if options is not None
-    }
-
-
-def _seconds_per_call(module: torch.nn.Module, x: torch.Tensor, number: int) -> float:
-    start = time.perf_counter()
-    for _ in range(number):
-        module(x)
-    return (time.perf_counter() - start) / number
-
-
-def markdown(record: Record) -> str:
-    """The tables."""
-    found, hooks = record["calculator"], record["hooks_us"]
-    lines = [
-        f"# What a probe costs calls that it does not observe, {record['provenance']['device']}",
-        "",
-        f"{found['structure']} ({found['n_atoms']} atoms), model {found['model']}, float64, through ASE's calculator; "
-        f"medians [quartiles] over {record['options']['rounds']} interleaved rounds, in each of which the median of "
-        f"{record['options']['calls']} calls counts. "
-        "The hooks' time is what a module that does nothing takes longer with the probe attached.",
-        "",
-        "| | ms per call | ratio to bare | hooks alone / µs per call | of a bare call |",
-        "|---|--:|--:|--:|--:|",
-    ]
-    bare = found["ms_per_call"]["bare"]["median"]
-    for kind, times in found["ms_per_call"].items():
-        ratio = found["ratio_to_bare"].get(kind)
-        own = hooks.get(kind)
-        cells = [
-            kind,
-            _spread(times, ".2f"),
-            "1" if ratio is None else _spread(ratio, ".4f"),
-            "" if own is None else _spread(own, ".1f"),
-            "" if own is None else f"{own['median'] / (1e3 * bare):.3%}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", verdict(record), ""])
-
-
-def verdict(record: Record) -> str:
-    """Whether the target is met, or the two bare blocks differ by so much that the ratios cannot tell."""
-    noise = record["calculator"]["ratio_to_bare"]["bare again"]
-    target = f"Target: a median overhead of at most {TARGET:.0%}: "
-    if max(abs(noise[key] - 1) for key in ("q25", "median", "q75")) > TARGET:
-        return (
-            target + "the ratios cannot tell, since two blocks of bare calls differ by more; see the hooks' own time."
-        )
-    return target + ("met." if record["meets_target"] else "not met.")
-
-
-def _spread(values: Record, form: str) -> str:
-    return f"{values['median']:{form}} [{values['q25']:{form}}, {values['q75']:{form}}]"
-
-
-def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
-    """Measure, and write the results."""
-    if args.rounds < 1 or args.calls < 1:
-        raise InputError("--rounds and --calls must be 1 or more.")
-    device = check_device(args.device or ("cpu" if args.smoke else None))
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {args.output} cannot be used as a folder: {error.strerror}.") from error
-
-    def say(message: str) -> None:
-        if not args.quiet:
-            print(message, file=sys.stderr)
-
-    calculator = bench_calculator(args, device, say)
-    record = {
-        "schema": SCHEMA,
-        "command": shlex.join(["python", "benchmarks/bench_in_situ.py", *argv]),
-        "source_sha256": source_sha256(),
-        "provenance": provenance(load_model("demo")[0], device),
-        "options": {key: value for key, value in vars(args).items() if key not in ("output", "quiet")},
-        "target": TARGET,
-        "meets_target": all(
-            calculator["ratio_to_bare"][kind]["median"] <= 1 + TARGET for kind in PROBES if PROBES[kind] is not None
-        ),
-        "calculator": calculator,
-        "hooks_us": bench_hooks(args),
-    }
-    stem = args.output / f"bench_in_situ-{device.type}{'-smoke' if args.smoke else ''}"
-    paths = [stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.md")]
-    paths[0].write_text(json.dumps(plain(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    paths[1].write_text(markdown(record), encoding="utf-8")
-    return paths
 
 
 def arguments(argv: Iterable[str]) -> argparse.Namespace:
@@ -246,11 +43,25 @@ def arguments(argv: Iterable[str]) -> argparse.Namespace:
     return args
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuse what can be known to be wrong before torch is imported, which takes seconds.
+
+    Raises:
+        InputError: If an option is wrong.
+    """
+    if args.rounds < 1 or args.calls < 1:
+        raise InputError("--rounds and --calls must be 1 or more.")
+    check_folder(args.output)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 if it is done, 2 if what was asked for cannot be."""
     argv = sys.argv[1:] if argv is None else argv
     args = arguments(argv)
     try:
+        check(args)
+        from in_situ_run import run  # here, because it imports torch and mace
+
         written = run(args, argv)
     except InputError as error:
         print(f"bench_in_situ: {error}", file=sys.stderr)

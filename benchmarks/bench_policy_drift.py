@@ -13,11 +13,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from records import Record, check_folder
+from systems import structure_at
 
 import precision_probe as pp
 from precision_probe.exceptions import InputError
-from precision_probe.structures import read_structures
 
 AFTER = {
     name: pp.Policy(tuple(pp.Rule(f"{family}.*", name) for family in ("interactions", "products", "readouts")))
@@ -25,27 +26,20 @@ AFTER = {
 }
 COLUMNS = ("system", "computed in", "drift / meV/atom/ps", "95 % interval", "fluctuation / meV/atom")
 
-Record = dict[str, Any]
 
-
-def measure(model: str, structure: str, steps: int, n_runs: int) -> list[Any]:
-    """Drifts of one structure, ``path@index``."""
-    path, _, index = structure.rpartition("@")
-    if not path or not index.isdigit():
-        raise InputError(f"Give a structure as path@index, such as my.xyz@0; got {structure!r}.")
-    atoms = read_structures(path)
-    if int(index) >= len(atoms):
-        raise InputError(f"{path} holds {len(atoms)} structures, counted from 0; got {structure!r}.")
+def measure(model: str, structure: str, steps: int, n_runs: int) -> list[Record]:
+    """Drifts of one structure, ``path@index``: a row for each precision and policy."""
+    atoms = structure_at(structure)
     policies = {f"{name} after the embeddings": policy for name, policy in AFTER.items()}
-    table = pp.energy_drift(model, atoms[int(index)], "float32", policies=policies, steps=steps, n_runs=n_runs)
-    return list(table.reset_index().to_dict("records"))
+    table = pp.energy_drift(model, atoms, "float32", policies=policies, steps=steps, n_runs=n_runs)
+    return [{str(key): value for key, value in row.items()} for row in table.reset_index().to_dict("records")]
 
 
 def markdown(record: Record) -> str:
     """The results as a table."""
     lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|--:|--:|--:|"]
-    for system, found in record.items():
-        for row in found["drift"]:
+    for system, result in record.items():
+        for row in result["drift"]:
             numbers = f"{row['drift']:.2g} | ± {row['confidence']:.2g} | {row['fluctuation']:.3g}"
             lines.append(f"| {system} | {row['precision']} | {numbers} |")
     return "\n".join(lines) + "\n"
@@ -63,13 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     options = {"steps": 5, "n_runs": 2} if given.smoke else {"steps": given.steps, "n_runs": 4}
     try:
-        found = measure(given.model, given.structure, **options)
+        check_folder(given.out, "--out")
+        rows = measure(given.model, given.structure, **options)
     except InputError as error:
         parser.error(str(error))
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / "bench_policy_drift.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    record[given.system] = {**options, "drift": found}
+    record[given.system] = {**options, "drift": rows}
     path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(markdown(record), encoding="utf-8")
 

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from records import Record, check_folder
+from systems import structure_at
 
 import precision_probe as pp
 from precision_probe.analysis.energy_steps import step_sizes
@@ -30,8 +32,6 @@ from precision_probe.exceptions import InputError
 PRECISIONS = "float32,bfloat16,float16"
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-
-Record = dict[str, Any]
 
 
 def measure(name: str, model: str, structures: str, device: str, *, smoke: bool) -> Record:
@@ -66,14 +66,16 @@ def measure(name: str, model: str, structures: str, device: str, *, smoke: bool)
 def drift(name: str, model: str, starts: Sequence[str], steps: int, *, smoke: bool) -> Record:
     """Run dynamics at constant energy from each start, ``label=structure``, side by side in processes of their own."""
     options: dict[str, Any] = {"steps": 10, "n_runs": 2} if smoke else {"steps": steps, "n_runs": 4}
+    for start in starts:
+        structure_at(start.partition("=")[2])  # refused here, before processes that import torch
     jobs = [(start, precision) for start in starts for precision in PRECISIONS.split(",")]
     with ProcessPoolExecutor(min(len(jobs), os.cpu_count() or 1), get_context("spawn")) as pool:
-        found = [
+        futures = [
             pool.submit(one_drift, model, start.partition("=")[2], precision, options) for start, precision in jobs
         ]
         rows = [
             {"structure": start.partition("=")[0], **row}
-            for (start, precision), future in zip(jobs, found, strict=True)
+            for (start, precision), future in zip(jobs, futures, strict=True)
             for row in records(future.result().reset_index())
             if row["precision"] == precision or precision == jobs[0][1]  # float64 is run beside each
         ]
@@ -84,11 +86,8 @@ def one_drift(model: str, structure: str, precision: str, options: dict[str, Any
     """Dynamics from one structure, ``path@index``, in float64 and a precision; on the CPU, whose sums are in order."""
     import torch
 
-    from precision_probe.structures import read_structures
-
-    torch.set_num_threads(1)
-    path, _, index = structure.partition("@")
-    return pp.energy_drift(model, read_structures(path)[int(index or 0)], precision, **options)
+    torch.set_num_threads(1)  # each of the processes has a core
+    return pp.energy_drift(model, structure_at(structure), precision, **options)
 
 
 def records(table: pd.DataFrame) -> list[Record]:
@@ -127,15 +126,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             write(given.out, given.docs)
             return
+        check_folder(given.out, "--out")
         if given.verb == "measure":
-            found = measure(given.name, given.model, given.structures, given.device, smoke=given.smoke)
+            record = measure(given.name, given.model, given.structures, given.device, smoke=given.smoke)
             path = given.out / f"findings-{given.name}.json"
         else:
-            found = drift(given.name, given.model, given.starts, given.steps, smoke=given.smoke)
+            record = drift(given.name, given.model, given.starts, given.steps, smoke=given.smoke)
             path = given.out / f"findings-{given.name}-drift.json"
     except InputError as error:
         parser.error(str(error))
-    path.write_text(json.dumps(found, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8")
     sys.stderr.write(f"Written: {path}\n")
 
 

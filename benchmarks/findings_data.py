@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from records import Record
 
 from precision_probe.analysis.errors import bits_needed
 
@@ -27,17 +27,17 @@ class Model:
     """What was measured of a model."""
 
     name: str
-    record: dict[str, Any]
-    dynamics: dict[str, Any] | None
+    record: Record
+    dynamics: Record | None
 
     def table(self, name: str) -> pd.DataFrame:
         """A table; None is NaN."""
         return pd.DataFrame(self.record["tables"][name])
 
-    def rows(self, name: str) -> list[dict[str, Any]]:
+    def rows(self, name: str) -> list[Record]:
         """Its rows."""
-        found: list[dict[str, Any]] = self.record["tables"][name]
-        return found
+        rows: list[Record] = self.record["tables"][name]
+        return rows
 
     @cached_property
     def precisions(self) -> list[str]:
@@ -61,9 +61,9 @@ class Model:
         parts = budget[~budget["source"].isin([PARTS, TOTAL, REST])]
         source = parts["block"].str.partition(".")[0].where(parts["block"] != "", parts["source"])
         squares = parts["forces_rms"] ** 2
-        found = squares.groupby([parts["precision"], source.rename("source")], sort=False).sum().to_frame("squares")
-        found["share"] = found["squares"] / found.groupby("precision")["squares"].transform("sum")
-        return found.assign(forces=MILLI * np.sqrt(found["squares"]))
+        shares = squares.groupby([parts["precision"], source.rename("source")], sort=False).sum().to_frame("squares")
+        shares["share"] = shares["squares"] / shares.groupby("precision")["squares"].transform("sum")
+        return shares.assign(forces=MILLI * np.sqrt(shares["squares"]))
 
     def budget_row(self, precision: str, source: str) -> pd.Series:
         """One of the rows after the sources, in meV/Å and meV/atom."""
@@ -72,9 +72,9 @@ class Model:
         return MILLI * rows[["energy", "interaction_energy", "forces_rms"]].iloc[0].astype(float)
 
     @cached_property
-    def drifts(self) -> list[dict[str, Any]]:
+    def drifts(self) -> list[Record]:
         """Rows of the dynamics, with ``label``, ``apart`` from float64's and ``is_zero``, within confidence."""
-        rows: list[dict[str, Any]] = (self.dynamics or {"drift": []})["drift"]
+        rows: list[Record] = (self.dynamics or {"drift": []})["drift"]
         exact = {row["structure"]: row for row in rows if row["precision"] == "float64"}
         return [
             {
@@ -93,14 +93,14 @@ class Model:
 
 def read(results: Path) -> list[Model]:
     """The models that were measured, the demo first."""
-    found = []
+    models = []
     for path in sorted(results.glob("findings-*.json"), key=lambda path: (path.stem != "findings-demo", path.stem)):
         if not path.stem.endswith("-drift"):
             beside = path.with_name(f"{path.stem}-drift.json")
             dynamics = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else None
             record = json.loads(path.read_text(encoding="utf-8"))
-            found.append(Model(record["name"], record, dynamics))
-    return found
+            models.append(Model(record["name"], record, dynamics))
+    return models
 
 
 def labelled(model: Model, name: str) -> bool:
@@ -117,9 +117,9 @@ def broken(model: Model, precision: str, motion: str, tensor: str = "") -> float
     return float(rows.loc[is_model & (rows["tensor"] == tensor) if tensor else ~is_model, "rel_l2"].max())
 
 
-def extremes(found: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], tuple[str, float]]:
-    """The smallest and the largest."""
-    return min(found, key=lambda pair: pair[1]), max(found, key=lambda pair: pair[1])
+def extremes(values: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], tuple[str, float]]:
+    """The smallest and the largest of labelled values."""
+    return min(values, key=lambda item: item[1]), max(values, key=lambda item: item[1])
 
 
 def line_of(models: Sequence[Model]) -> str:
@@ -134,7 +134,7 @@ def largest_source(model: Model, precision: str) -> tuple[str, float]:
     return str(share.idxmax()), float(share.max())
 
 
-def bits_cell(model: Model, needed: Any) -> str:
+def bits_cell(model: Model, needed: float) -> str:
     """A number of bits; at the ends of those tried only a bound is known."""
     tried = model.table("sweep")["bits"]
     if pd.isna(needed):
@@ -162,16 +162,15 @@ def beside(models: Sequence[Model], value: Callable[[Model, str], str], exact: b
 
 def each(models: Iterable[Model], text: Callable[[Model], str]) -> str:
     """The same said of every model."""
-    found = [f"{model.name}: {said}" for model in models if (said := text(model))]
-    return ". ".join(found)
+    return ". ".join(f"{model.name}: {said}" for model in models if (said := text(model)))
 
 
-def interval(row: Any) -> str:
+def interval(row: Record) -> str:
     """A drift and its confidence interval."""
     return f"{number(row['drift'])} ± {number(row['confidence'])}"
 
 
-def number(value: Any) -> str:
+def number(value: float | None) -> str:
     """Two significant digits; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
@@ -189,7 +188,7 @@ def decimal(value: float | None, sign: str = "") -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:{sign}.1f}"
 
 
-def percent(share: Any) -> str:
+def percent(share: float | None) -> str:
     """A share, two significant digits."""
     return "–" if share is None or not math.isfinite(share) else f"{number(100 * share)} %"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 from findings_data import MILLI, TOLERANCES, Lines, Model, listing, paragraph, read
-from findings_errors import bits, budget, digits, orders, prediction, ranges, units
+from findings_digits import bits, digits, orders, prediction, ranges
+from findings_errors import budget, units
 from findings_figures import draw_bits, draw_budget, draw_displacement
 from findings_physics import drift, smoothness, symmetry
 from findings_top import top
@@ -53,23 +54,24 @@ def setup(models: Sequence[Model]) -> Lines:
     """What was run on what."""
 
     def facts(model: Model) -> Iterator[tuple[str, str]]:
-        found, versions = model.record["provenance"], model.record["provenance"]["versions"]
+        """What stands beside a model in the table, by the name of the row."""
+        about, versions = model.record["provenance"], model.record["provenance"]["versions"]
         names, n_atoms = model.record["structures"], model.record["n_atoms"]
-        layers = f"{len(found['interactions'])} layers" if "interactions" in found else "layers unknown"
+        layers = f"{len(about['interactions'])} layers" if "interactions" in about else "layers unknown"
         yield (
             "architecture",
-            f"{found['model_class']}, {found['hidden_irreps']}, edges {found['edge_irreps']}, {layers}",
+            f"{about['model_class']}, {about['hidden_irreps']}, edges {about['edge_irreps']}, {layers}",
         )
-        yield "parameters", f"{found['n_parameters']:,}"
-        yield "cutoff / Å", f"{found['cutoff']:g}"
-        yield "SHA-256 of the weights", f"{found['model_sha256'][:12]}…"
-        yield "stored in", found["model_dtype"]
+        yield "parameters", f"{about['n_parameters']:,}"
+        yield "cutoff / Å", f"{about['cutoff']:g}"
+        yield "SHA-256 of the weights", f"{about['model_sha256'][:12]}…"
+        yield "stored in", about["model_dtype"]
         yield "structures", ", ".join(names) if len(set(names)) < 10 else f"{len(names)}, {names[0]} to {names[-1]}"
         yield "atoms of each", f"{min(n_atoms)} to {max(n_atoms)}" if len(set(n_atoms)) > 1 else f"{n_atoms[0]}"
-        yield "precisions", ", ".join(found["precisions"])
-        yield "device", found["device"]
+        yield "precisions", ", ".join(about["precisions"])
+        yield "device", about["device"]
         yield "versions", ", ".join(f"{name} {versions[name]}" for name in ("torch", "mace-torch", "e3nn", "ase"))
-        yield "measured", found["created"]
+        yield "measured", about["created"]
 
     columns = [dict(facts(model)) for model in models]
     n_explained = {model.record["n_explained"] for model in models}

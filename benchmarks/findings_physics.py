@@ -131,18 +131,18 @@ def gradients(model: Model) -> str:
     seen = ", ".join(
         f"{precision} {percent(value)}" for precision, value in (rows["relative"] / ratio).items() if value
     )
-    found = (
+    difference = (
         f"more than threefold what truncation and noise explain in {listing(above)}"
         if above
         else f"at most {number(ratio.max())} times what truncation and noise explain, in every precision"
     )
-    return f"the difference is {found}. What they explain, and hide, is of the forces: {seen}"
+    return f"the difference is {difference}. What they explain, and hide, is of the forces: {seen}"
 
 
 def drift(models: Sequence[Model]) -> Lines:
     """Energy drift of dynamics."""
-    found = [row for model in models for row in model.drifts]
-    if not found:
+    drifts = [row for model in models for row in model.drifts]
+    if not drifts:
         return ["## Energy drift", "", "Dynamics were not run."]
     rows = [
         [
@@ -152,9 +152,9 @@ def drift(models: Sequence[Model]) -> Lines:
             "–" if row["precision"] == "float64" else "yes" if row["apart"] else "no",
             number(row["fluctuation"]),
         ]
-        for row in found
+        for row in drifts
     ]
-    fastest = max(found, key=lambda row: abs(row["drift"]))
+    fastest = max(drifts, key=lambda row: abs(row["drift"]))
     options = "{n_runs} runs of {steps:,} steps of 0.5 fs, from velocities of 300 K"
     lengths = each(models, lambda model: options.format(**model.dynamics["options"]) if model.dynamics else "")
     return [

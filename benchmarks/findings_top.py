@@ -58,8 +58,9 @@ def of_forces(models: Sequence[Model]) -> str:
 
 def of_energies(models: Sequence[Model]) -> str:
     """Both energies' errors."""
-    found = [(m.label(p), m.overall.energy[p] / m.overall.interaction_energy[p]) for m in models for p in m.precisions]
-    low, high = extremes(found)
+    low, high = extremes(
+        [(m.label(p), m.overall.energy[p] / m.overall.interaction_energy[p]) for m in models for p in m.precisions]
+    )
     return (
         f"**The error of the total energy is {number(low[1])} ({low[0]}) to {number(high[1])} ({high[0]}) times that "
         "of the interaction energy.** Interaction energy, mean error / meV/atom: "
@@ -87,6 +88,7 @@ def of_bits(models: Sequence[Model]) -> str:
     """The whole model, and the blocks that need most and least."""
 
     def blocks(model: Model) -> str:
+        """The single blocks of a model that need most and fewest bits."""
         needed = model.bits(TOLERANCES[1])
         filled = needed.iloc[1:].fillna(99)
         most, least = (list(map(str, filled.index[filled == value])) for value in (filled.max(), filled.min()))
@@ -125,13 +127,13 @@ def of_steps(models: Sequence[Model]) -> str:
 
 def of_drift(models: Sequence[Model]) -> str:
     """Which precisions drift."""
-    found = [row for model in models for row in model.drifts]
-    if not found:
+    drifts = [row for model in models for row in model.drifts]
+    if not drifts:
         return "Dynamics were not run."
-    precisions = list(dict.fromkeys(row["precision"] for row in found if row["precision"] != "float64"))
+    precisions = list(dict.fromkeys(row["precision"] for row in drifts if row["precision"] != "float64"))
     parts = []
     for precision in precisions:
-        rows = [row for row in found if row["precision"] == precision]
+        rows = [row for row in drifts if row["precision"] == precision]
         apart = sum(row["apart"] for row in rows)
         fastest = max(rows, key=lambda row: abs(row["drift"]))
         parts.append(
@@ -145,7 +147,7 @@ def of_prediction(models: Sequence[Model]) -> str:
     """Ratios."""
 
     def ratio(model: Model, precision: str) -> str:
-        row = model.table("prediction").set_index("precision").loc[precision]
+        (row,) = (row for row in model.rows("prediction") if row["precision"] == precision)
         return number(row["forces"] / row["forces_expected"])
 
     return (

@@ -1,4 +1,9 @@
-"""How the benchmark measures: variants in turn, by CUDA events or the wall clock, with memory and errors."""
+"""How the benchmark measures: variants in turn, by CUDA events or the wall clock, with memory and errors.
+
+:func:`precision_probe.search.timing.side_by_side`, which times whole calls for a search, is not enough here: a block's
+forward and backward are timed apart within one call, CUDA events leave out the cast of the inputs and the wait for the
+host, and results are kept for the errors.
+"""
 
 import sys
 import time
@@ -6,10 +11,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from records import Record
 
 from precision_probe.analysis.metrics import compare
 from precision_probe.models.blocks import Block, Port
@@ -20,12 +26,12 @@ from precision_probe.search.timing import attempt, peak_of
 from precision_probe.variants.hooks import Call, capture, input_gradients, replay
 from precision_probe.variants.variant import Variant
 
-T = TypeVar("T")
-Record = dict[str, Any]
-
 WARM_UP = 3  # calls; TorchScript compiles in the first two
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 BLOCK_METRICS = ("rel_l2", "max_abs", "mean_rel", "amplification", "nonfinite", "flushed")
+
+Mark: TypeAlias = "float | torch.cuda.Event"
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass
@@ -48,33 +54,33 @@ def interleave(
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Measured]:
     """Measure all variants in turn, each round beginning with another one; those that run out of memory drop out."""
-    found = {variant.precision.name: Measured() for variant in variants}
+    measured = {variant.precision.name: Measured() for variant in variants}
     for turn in range(-WARM_UP, repeats):
         start = turn % len(variants)
         for variant in (*variants[start:], *variants[:start]):
             name = variant.precision.name
-            if name not in found:
+            if name not in measured:
                 continue
-            measured = attempt(measure, variant)
-            if measured is None:
-                del found[name]
+            call = attempt(measure, variant)
+            if call is None:
+                del measured[name]
             elif turn >= 0:
-                found[name].times.append(measured[0])
-                found[name].results = [measured[1]]
+                measured[name].times.append(call[0])
+                measured[name].results = [call[1]]
         advance()
     for variant in variants:
         name = variant.precision.name
-        if name in found:
+        if name in measured:
             with_peak = attempt(peak_of, variant.device, partial(measure, variant))
             if with_peak is None:
-                del found[name]
+                del measured[name]
             else:
-                (_, result), found[name].peak = with_peak
-                found[name].results.append(result)
-    return found
+                (_, result), measured[name].peak = with_peak
+                measured[name].results.append(result)
+    return measured
 
 
-def mark(device: torch.device) -> Any:
+def mark(device: torch.device) -> Mark:
     """A point in time: an event among the GPU's work, or the wall clock."""
     if device.type != "cuda":
         return time.perf_counter()
@@ -83,10 +89,12 @@ def mark(device: torch.device) -> Any:
     return event
 
 
-def milliseconds(start: Any, end: Any) -> float:
-    """Time between two marks; waits for the second."""
+def milliseconds(start: Mark, end: Mark) -> float:
+    """Time between two marks of one kind; waits for the second."""
     if isinstance(start, float):
-        return 1e3 * float(end - start)
+        assert isinstance(end, float)
+        return 1e3 * (end - start)
+    assert not isinstance(end, float)
     end.synchronize()
     return float(start.elapsed_time(end))
 
@@ -104,7 +112,7 @@ def call_model(graph: Graph, stress: bool, variant: Variant) -> tuple[tuple[floa
     return (milliseconds(start, end),), {key: value.detach() for key, value in prediction.items()}
 
 
-def call_block(call: Call, variant: Variant) -> tuple[tuple[float, ...], tuple[Record, Record, set[str]]]:
+def call_block(call: Call, variant: Variant) -> tuple[tuple[float, ...], tuple[Tensors, Tensors, set[str]]]:
     """One block alone, forward and backward: both times, outputs, gradients of inputs, and which of these vanish."""
     arguments = {
         key: value.to(variant.dtype, copy=True) if torch.is_tensor(value) and value.is_floating_point() else value
@@ -125,6 +133,7 @@ def call_block(call: Call, variant: Variant) -> tuple[tuple[float, ...], tuple[R
 def vanishing(done: Call, gradients: Mapping[Port, torch.Tensor]) -> set[str]:
     """The gradients that are zero but for rounding: ‖x‖‖∂s/∂x‖ < 1e-12 s, where s is the sum of squared outputs.
 
+    In float64 rounding leaves some 1e-16 of s for each of the terms that cancel; other gradients are of the order of s.
     Spherical harmonics of normalised vectors are the example: their squares sum to a constant.
     """
     total = sum(norm(tensor) ** 2 for tensor in done.outputs.values())
@@ -145,13 +154,18 @@ def reference_calls(reference: Variant, graph: Graph, blocks: Sequence[Block]) -
     return [call.detach() for call in calls]
 
 
-def model_errors(reference: Record, results: Sequence[Record], precision: Precision, n_atoms: int) -> Record:
+def model_errors(
+    reference: Mapping[str, torch.Tensor],
+    results: Sequence[Mapping[str, torch.Tensor]],
+    precision: Precision,
+    n_atoms: int,
+) -> Record:
     """Errors of one precision's last prediction, and how far its last two are apart (the noise floor)."""
     last = results[-1]
     forces = compare(reference["forces"], last["forces"], precision)
     energies = {key: compare(reference[key], last[key], precision) for key in ("energy", "interaction_energy")}
     return {
-        **{f"{key}_abs_meV_per_atom": 1e3 * found["max_abs"] / n_atoms for key, found in energies.items()},
+        **{f"{key}_abs_meV_per_atom": 1e3 * errors["max_abs"] / n_atoms for key, errors in energies.items()},
         "forces_mae_meV_per_A": 1e3 * forces["mean_abs"],
         "forces_max_meV_per_A": 1e3 * forces["max_abs"],
         "forces_rel_l2": forces["rel_l2"],
@@ -162,19 +176,24 @@ def model_errors(reference: Record, results: Sequence[Record], precision: Precis
     }
 
 
-def block_errors(reference: Record, found: Record, precision: Precision, zero: Collection[str] = ()) -> Record:
+def block_errors(
+    reference: Mapping[str, torch.Tensor],
+    own: Mapping[str, torch.Tensor],
+    precision: Precision,
+    zero: Collection[str] = (),
+) -> Record:
     """Errors of a block's tensors, each and (the worst relative error, the distribution of errors) all together.
 
     Tensors that are zero but for rounding have absolute errors only: there is nothing to be relative to.
     """
     tensors, scaled = {}, []
     for name, y in reference.items():
-        errors: Record = compare(y, found[name], precision)
+        errors: Record = compare(y, own[name], precision)
         if name in zero:
             errors |= dict.fromkeys(("rel_l2", "mean_rel", "amplification"), None)
         else:
             rms = max(norm(y) / y.numel() ** 0.5, sys.float_info.min) if y.numel() else 1.0
-            scaled.append(((found[name].double() - y.double()).abs() / rms).flatten())
+            scaled.append(((own[name].double() - y.double()).abs() / rms).flatten())
         tensors[name] = {metric: errors[metric] for metric in BLOCK_METRICS} | {"zero_but_for_rounding": name in zero}
     ordered = torch.cat(scaled).sort().values if scaled else torch.zeros(0)
     ranks = [round(percent / 100 * (ordered.numel() - 1)) for percent in PERCENTILES]

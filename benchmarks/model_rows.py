@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from foundation_architectures import FOUNDATIONS
 from precision_probe.models._mace import modules
 from precision_probe.models.building import build, default_config
 from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.loading import Calculator, ModelSource
 
 __all__ = ["ALL", "CLASSES", "DIPOLE", "ENERGY", "ROWS", "Row", "latin_square"]
 
@@ -29,7 +30,7 @@ ENERGY = ("energy", "interaction_energy", "forces", "stress")
 DIPOLE = ("dipole",)
 DIELECTRIC = ("dipole", "charges", "polarizability")
 ALL = ("float32", "tf32", "bfloat16", "float16")
-Given = Callable[[Any, Path, str], Any]
+Given = Callable[[torch.nn.Module, Path, str], ModelSource]
 
 
 def structures() -> list[ase.Atoms]:
@@ -109,12 +110,18 @@ SMALL: Mapping[str, Any] = default_config() | {
     "atomic_inter_scale": 0.8,
     "atomic_inter_shift": 0.1,
 }
+SEED = 3
 CLASSES = tuple(modules.interaction_classes)
 
 
-def small(**changes: Any) -> Callable[[], torch.nn.Module]:
-    """Builds a small model with some of its architecture changed."""
-    return partial(build, {**SMALL, **changes}, seed=3)
+def small(**changes: object) -> Callable[[], torch.nn.Module]:
+    """Builds a small model with some of its architecture changed; one with nothing changed is a copy, made sooner."""
+    return partial(build, {**SMALL, **changes}, seed=SEED) if changes else lambda: copy.deepcopy(_small())
+
+
+@cache
+def _small() -> torch.nn.Module:
+    return build(SMALL, seed=SEED)
 
 
 def of_class(name: str) -> dict[str, str]:
@@ -147,6 +154,7 @@ def interactions() -> list[Row]:
 
 
 def _long_range_conflict(_: str) -> str:
+    """Why graph_longrange cannot be used: mace-torch calls it with an argument that later versions lack."""
     features = importlib.import_module("graph_longrange.features").GTOElectrostaticFeatures
     if "force_pbc_evaluator" in inspect.signature(features.precompute_geometry).parameters:
         return ""
@@ -233,7 +241,7 @@ def prepared() -> torch.nn.Module:
     settings, defaults = torch._dynamo.config, dict(get_optimization_defaults())
     traces = getattr(settings, "trace_autograd_ops", None)
     try:
-        model: torch.nn.Module = prepare(small())()
+        model: torch.nn.Module = prepare(partial(build, SMALL, seed=SEED))()  # not a copy: it is built otherwise
     finally:
         set_optimization_defaults(**defaults)
         if traces is not None:
@@ -268,8 +276,10 @@ def features() -> list[Row]:
         Row("LoRA", with_adapters),
         Row("prepared for torch.compile", prepared),
         Row("float32 checkpoint", small(), given=checkpoint),
-        Row("MACECalculator", small(), given=partial(calculator, seeds=(3,)), is_conversion=True),
-        Row("MACECalculator, committee of 3", small(), given=partial(calculator, seeds=(3, 4, 5)), is_conversion=True),
+        Row("MACECalculator", small(), given=partial(calculator, seeds=(SEED,)), is_conversion=True),
+        Row(
+            "MACECalculator, committee of 3", small(), given=partial(calculator, seeds=(SEED, 4, 5)), is_conversion=True
+        ),
         Row("TorchScript", small(), given=scripted, refusal="TorchScript module, which refuses hooks"),
         Row("torch.compile", small(), given=compiled, refusal=r"compiled by torch\.compile, which refuses hooks"),
     ]
@@ -281,43 +291,49 @@ def checkpoint(model: torch.nn.Module, folder: Path, _: str) -> Path:
     return folder / "float32.model"
 
 
-def calculator(model: torch.nn.Module, _: Path, device: str, *, seeds: tuple[int, ...]) -> Any:
+def calculator(model: torch.nn.Module, _: Path, device: str, *, seeds: tuple[int, ...]) -> Calculator:
     """A calculator of the model, and of others like it."""
     from mace.calculators import MACECalculator
 
     with contextlib.redirect_stdout(None):
         members = [model, *(build(SMALL, seed=seed).to(device) for seed in seeds[1:])]
-        return MACECalculator(models=members, device=device, default_dtype="float64")
+        made: Calculator = MACECalculator(models=members, device=device, default_dtype="float64")
+    return made
 
 
-def scripted(model: torch.nn.Module, _: Path, __: str) -> Any:
+def scripted(model: torch.nn.Module, _: Path, __: str) -> torch.nn.Module:
     """The model in TorchScript, as ``mace_create_lammps_model`` makes it."""
     from e3nn.util import jit
 
-    return jit.compile(model)
+    module: torch.nn.Module = jit.compile(model)
+    return module
 
 
-def compiled(model: torch.nn.Module, _: Path, __: str) -> Any:
+def compiled(model: torch.nn.Module, _: Path, __: str) -> torch.nn.Module:
     """The model wrapped by ``torch.compile``."""
-    return torch.compile(model)
+    wrapped: object = torch.compile(model)
+    assert isinstance(wrapped, torch.nn.Module)
+    return wrapped
 
 
 def to_cuequivariance(
     model: torch.nn.Module, _: Path, device: str, *, layout: str = "ir_mul", fused: bool = True
-) -> Any:
+) -> torch.nn.Module:
     """The model converted by mace-torch; on CUDA with fused convolutions."""
     from mace.cli.convert_e3nn_cueq import run
 
     with _converting():
-        return run(model, device=device if fused else "cpu", layout=layout).to(device)
+        converted: torch.nn.Module = run(model, device=device if fused else "cpu", layout=layout).to(device)
+    return converted
 
 
-def to_openequivariance(model: torch.nn.Module, _: Path, device: str) -> Any:
+def to_openequivariance(model: torch.nn.Module, _: Path, device: str) -> torch.nn.Module:
     """The model converted by mace-torch."""
     from mace.cli.convert_e3nn_oeq import run
 
     with _converting():
-        return run(model, device=device)
+        converted: torch.nn.Module = run(model, device=device)
+    return converted
 
 
 @contextlib.contextmanager
@@ -328,6 +344,7 @@ def _converting() -> Iterator[None]:
 
 
 def _no_kernels(device: str) -> str:
+    """Why cuEquivariance cannot be used on CUDA: its kernels are a package of their own."""
     absent = device == "cuda" and importlib.util.find_spec("cuequivariance_ops_torch") is None
     return "cuequivariance_ops_torch not installed" if absent else ""
 

@@ -3,22 +3,21 @@
 python benchmarks/plots.py benchmarks/results/bench_precisions-DEVICE.json      # redraw them beside the file
 """
 
+import argparse
 import json
 import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, ScalarFormatter
+from records import Record
 
 __all__ = ["draw", "markdown"]
-
-Record = dict[str, Any]
 
 # Okabe and Ito's colours, told apart by the colour-blind; markers, lines and sizes that show when one covers another
 STYLES = {
@@ -29,9 +28,8 @@ STYLES = {
     "float16": ("#CC79A7", "^", "--", 4.5),
 }
 GIB = 2.0**30
-OFF_SCALE = 1e-300
+OFF_SCALE = 1e-300  # for 0 on a logarithmic axis: left of what is shown
 PHASES = ("forward", "backward")
-NEVER = {"median": math.inf}
 
 
 def markdown(record: Record) -> str:
@@ -91,16 +89,16 @@ def has_zero_gradients(rows: Record) -> bool:
 
 def facts(record: Record) -> Iterator[str]:
     """What was run, line by line."""
-    found, versions = record["provenance"], record["provenance"]["versions"]
+    about, versions = record["provenance"], record["provenance"]["versions"]
     options = record["options"]
     revision = re.sub(r"^(\w{12})\w*", r"\1", record["revision"]) or "unknown"
     weights = "random weights" if record["architecture"] else "its own weights"
-    yield f"- Run: `{record['command']}`, {found['created']}, revision {revision}"
-    yield f"- Device: {found['device']}; torch {versions['torch']}, mace-torch {versions['mace-torch']}"
+    yield f"- Run: `{record['command']}`, {about['created']}, revision {revision}"
+    yield f"- Device: {about['device']}; torch {versions['torch']}, mace-torch {versions['mace-torch']}"
     yield (
-        f"- Model: {found['model_class']} {found['hidden_irreps']}, edges {found['edge_irreps']}, "
-        f"{len(found['atomic_numbers'])} elements, cutoff {found['cutoff']} Å, {found['n_parameters']:,} parameters, "
-        f"{weights}, SHA-256 {found['model_sha256'][:12]}…"
+        f"- Model: {about['model_class']} {about['hidden_irreps']}, edges {about['edge_irreps']}, "
+        f"{len(about['atomic_numbers'])} elements, cutoff {about['cutoff']} Å, {about['n_parameters']:,} parameters, "
+        f"{weights}, SHA-256 {about['model_sha256'][:12]}…"
     )
     yield f"- Time: median of {options['repeats']} rounds, ratios within rounds; blocks of {record['block_repeats']}"
     rms = [s["reference_forces_rms_eV_per_A"] for s in record["systems"] if "reference_forces_rms_eV_per_A" in s]
@@ -109,8 +107,8 @@ def facts(record: Record) -> Iterator[str]:
     audit = record.get("audit_memory")
     if audit:
         shown = [
-            f"{', '.join(found['precisions'])}: {number(found['peak_memory_bytes'], 1 / GIB, '.2f')} GiB"
-            for found in audit["runs"]
+            f"{', '.join(run['precisions'])}: {number(run['peak_memory_bytes'], 1 / GIB, '.2f')} GiB"
+            for run in audit["runs"]
         ]
         yield f"- Peak memory of a whole audit of {audit['structure']}, float64 against {'; against '.join(shown)}"
 
@@ -172,15 +170,15 @@ def speed_up(ratio: Record | None) -> str:
 
 def model_of(record: Record) -> str:
     """What to call the model in a title."""
-    found = record["provenance"]
-    name = f"{found['model_class']} {found['hidden_irreps']}"
+    about = record["provenance"]
+    name = f"{about['model_class']} {about['hidden_irreps']}"
     return f"{name}, random weights" if record["architecture"] else f"{record['model_name']}, {name}"
 
 
 def largest_with_blocks(record: Record) -> Record | None:
     """The largest structure whose blocks were measured."""
-    found = [system for system in record["systems"] if system["blocks"]]
-    return found[-1] if found else None
+    systems = [system for system in record["systems"] if system["blocks"]]
+    return systems[-1] if systems else None
 
 
 def draw(record: Record, stem: Path) -> list[Path]:
@@ -259,10 +257,10 @@ def blocks(record: Record) -> Figure | None:
         for row, block in enumerate(names):
             axes.axhspan(row - 0.5, row + 0.5, color="0.95" if row % 2 else "white", lw=0, zorder=0)
             for index, name in enumerate(reduced):
-                found = system["blocks"][block][name].get(phase)
-                if found:
+                errors = system["blocks"][block][name].get(phase)
+                if errors:
                     offset = 0.72 * ((index + 0.5) / len(reduced) - 0.5)
-                    whisker(axes, row + offset, found["abs_error_over_rms_percentiles"], *STYLES[name][:2])
+                    whisker(axes, row + offset, errors["abs_error_over_rms_percentiles"], *STYLES[name][:2])
             if phase == "backward" and has_zero_gradients(system["blocks"][block]):
                 where = {"transform": axes.get_yaxis_transform(), "ha": "center", "va": "center"}
                 axes.text(
@@ -363,13 +361,15 @@ def finish(figure: Figure, handles: Sequence[Line2D], title: str, record: Record
     return figure
 
 
-def main() -> int:
-    """Redraw tables and figures of the files named on the command line."""
-    for path in map(Path, sys.argv[1:]):
+def main(argv: Sequence[str] | None = None) -> int:
+    """Redraw tables and figures of the files named on the command line, beside them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("files", nargs="+", type=Path, metavar="JSON", help="what bench_precisions.py wrote")
+    for path in parser.parse_args(argv).files:
         record = json.loads(path.read_text(encoding="utf-8"))
         path.with_suffix(".md").write_text(markdown(record) + "\n", encoding="utf-8")
         draw(record, path.with_suffix(""))
-    return 0 if sys.argv[1:] else 2
+    return 0
 
 
 if __name__ == "__main__":

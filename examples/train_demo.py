@@ -26,12 +26,14 @@ import numpy as np
 import torch
 from ase import Atoms, units
 from ase.build import molecule
+from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.spacegroup import crystal
 from mace import data as mace_data
 from mace.tools import AtomicNumberTable
+from mace.tools.torch_geometric import Batch
 from mace.tools.torch_geometric.dataloader import DataLoader
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -96,14 +98,15 @@ def rattled(atoms: Atoms, rng: np.random.Generator, amplitude: float = 0.03, str
     return atoms
 
 
-def gfn2() -> Any:
+def gfn2() -> Calculator:
     """A fresh GFN2-xTB calculator. It raises where the self-consistent field does not converge."""
     from tblite.ase import TBLite  # here, because training has no need of it
 
-    return TBLite(method="GFN2-xTB", verbosity=0)
+    calculator: Calculator = TBLite(method="GFN2-xTB", verbosity=0)
+    return calculator
 
 
-def labelled(atoms: Atoms, **info: Any) -> Atoms:
+def labelled(atoms: Atoms, **info: object) -> Atoms:
     """A bare copy with the GFN2 energy, forces and, if periodic, stress as its results."""
     atoms = atoms.copy()
     atoms.calc = gfn2()
@@ -205,14 +208,14 @@ def fit_config(train: list[Atoms]) -> dict[str, Any]:
     }
 
 
-def residuals(model: torch.nn.Module, batch: Any, training: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def residuals(model: torch.nn.Module, batch: Batch, training: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """Energy errors per atom (eV) and force errors (eV/Å) of one batch."""
     output = model(batch.to_dict(), training=training, compute_force=True)
     n_atoms = batch.ptr[1:] - batch.ptr[:-1]
     return (output["energy"] - batch.energy) / n_atoms, output["forces"] - batch.forces
 
 
-def validate(model: torch.nn.Module, loader: Any, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+def validate(model: torch.nn.Module, loader: DataLoader, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The residuals of a whole data set, on the CPU."""
     energy, forces = [], []
     for batch in loader:
@@ -228,7 +231,7 @@ def loss_of(energy: torch.Tensor, forces: torch.Tensor) -> torch.Tensor:
 
 
 def fit(
-    config: dict[str, Any], train: Any, valid: Any, out: Path, device: str, epochs: int, minutes: float
+    config: dict[str, Any], train: DataLoader, valid: DataLoader, out: Path, device: str, epochs: int, minutes: float
 ) -> dict[str, int]:
     """Train, keeping on disk whichever averaged model is best on the validation set.
 

@@ -13,5 +13,5 @@ class InputError(ProbeError, ValueError):
 
 
 def first_line(error: Exception) -> str:
-    """What another library's error says, short enough for one sentence of ours."""
+    """What another library's error says, short enough for one sentence of ours: 120 characters of its first line."""
     return (str(error).strip().splitlines() or [""])[0][:120]

@@ -39,22 +39,22 @@ def check_writable(path: str | Path, *, force: bool = False) -> Path:
 
 
 def unfinished(path: Path) -> Path:
-    """Where a trace grows until it is complete."""
+    """Where a file that is not written at once grows until it is complete."""
     return path.with_name(f"{path.name}.partial")
 
 
 @contextmanager
 def replacing(path: Path, *, commit: bool = True) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place at the end, and leaves no trace if anything fails."""
+    """A temporary file beside ``path`` that takes its place at the end, and is gone if anything fails."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     os.close(handle)
-    unfinished = Path(name)
+    temporary = Path(name)
     try:
-        yield unfinished
+        yield temporary
         if commit:
-            umask = os.umask(0)
+            umask = os.umask(0)  # it cannot be read but by setting it
             os.umask(umask)
-            unfinished.chmod(0o666 & ~umask)  # mkstemp's own mode shuts other users out
-            unfinished.replace(path)
+            temporary.chmod(0o666 & ~umask)  # mkstemp's own mode shuts other users out
+            temporary.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

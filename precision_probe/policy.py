@@ -11,12 +11,17 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from precision_probe.exceptions import InputError
 from precision_probe.files import check_writable, replacing
 from precision_probe.globs import matches
 from precision_probe.precisions import PRECISIONS, Precision, parse_precision
+
+if TYPE_CHECKING:  # both import torch
+    import torch
+
+    from precision_probe.models.loading import Calculator, ModelSource
 
 __all__ = ["SCHEMA_VERSION", "SUMMED", "Policy", "Rule"]
 
@@ -148,11 +153,11 @@ class Policy:
         """What each of some modules computes in."""
         return {name: self.precision_of(name) for name in names}
 
-    def apply(self, model: Any, device: str | None = None) -> Any:
+    def apply(self, model: "ModelSource", device: str | None = None) -> "torch.nn.Module":
         """A copy of a model that computes so: see :func:`precision_probe.variants.mixed.apply`."""
         return _mixed().apply(self, model, device)
 
-    def calculator(self, model: Any, device: str = "cpu", **options: Any) -> Any:
+    def calculator(self, model: "ModelSource", device: str = "cpu", **options: object) -> "Calculator":
         """An ASE calculator that computes so: see :func:`precision_probe.variants.mixed.calculator`."""
         return _mixed().calculator(self, model, device, **options)
 
@@ -217,9 +222,19 @@ class Policy:
         return _policy(text, f"The policy {path}")
 
 
-def _mixed() -> Any:
+class _Mixed(Protocol):
+    """What of :mod:`precision_probe.variants.mixed` is used here."""
+
+    def apply(self, policy: Policy, model: "ModelSource", device: str | None) -> "torch.nn.Module":
+        """A copy of a model that computes as a policy says."""
+
+    def calculator(self, policy: Policy, model: "ModelSource", device: str, **options: object) -> "Calculator":
+        """An ASE calculator that does."""
+
+
+def _mixed() -> _Mixed:
     """What makes models of policies, found by name: it needs torch, and imports this module."""
-    return importlib.import_module("precision_probe.variants.mixed")
+    return cast(_Mixed, importlib.import_module("precision_probe.variants.mixed"))
 
 
 _RULE_KEYS = ("blocks", "compute", "accumulate")
@@ -227,12 +242,12 @@ _ABOUT = ("tolerance", "evidence", "model")
 
 
 def _policy(text: str, what: str) -> Policy:
-    """Read JSON text; errors begin with what it is."""
+    """Read JSON text; errors begin with what it is, and quote 60 characters of it at most, so that they stay short."""
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        loaded = json.loads(text)
+    except (ValueError, RecursionError) as error:  # the latter of brackets in brackets in brackets, …
         raise InputError(f"{what} is not JSON ({error}). Expected is what save() writes.") from error
-    _check_keys(content, ("schema_version", "rules"), _ABOUT, what)
+    content = _checked(loaded, ("schema_version", "rules"), _ABOUT, what)
     if (version := content["schema_version"]) != SCHEMA_VERSION:
         raise InputError(
             f"{what} has schema version {version!r:.60}; this precision_probe reads version {SCHEMA_VERSION}. "
@@ -255,8 +270,9 @@ def _policy(text: str, what: str) -> Policy:
         raise InputError(f"{what}: {error}") from error
 
 
-def _rule(entry: Any, what: str) -> Rule:
-    _check_keys(entry, ("blocks", "compute"), ("accumulate",), what)
+def _rule(loaded: object, what: str) -> Rule:
+    """One rule read; what a file says is accumulated in must be what its precision has, since nobody can choose it."""
+    entry = _checked(loaded, ("blocks", "compute"), ("accumulate",), what)
     rule = Rule(entry["blocks"], entry["compute"])
     if entry.get("accumulate", rule.accumulate) != rule.accumulate:
         raise InputError(
@@ -266,7 +282,12 @@ def _rule(entry: Any, what: str) -> Rule:
     return rule
 
 
-def _check_keys(content: Any, needed: tuple[str, ...], optional: tuple[str, ...], what: str) -> None:
+def _checked(content: object, needed: tuple[str, ...], optional: tuple[str, ...], what: str) -> dict[str, Any]:
+    """A JSON object, once it is known to have the keys that it needs and none that are unknown, such as misspelt ones.
+
+    Raises:
+        InputError: If it has not.
+    """
     if not isinstance(content, dict):
         raise InputError(f"{what} is a JSON object with the keys {', '.join(needed)}; got {content!r:.60}.")
     allowed = (*needed, *optional)
@@ -280,7 +301,8 @@ def _check_keys(content: Any, needed: tuple[str, ...], optional: tuple[str, ...]
             raise InputError(
                 f"{what} lacks {key!r}. Allowed: {', '.join(allowed)}; of these it needs {', '.join(needed)}."
             )
+    return content
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)  # Python counts True among the integers

@@ -129,15 +129,15 @@ _ALIASES = {
 def parse_precision(name: str | Precision) -> Precision:
     """Return the precision that a name means.
 
+    Any format that hardware lacks is emulated: ``e5m10`` has 5 bits of exponent and 10 stored bits of significand (one
+    more counts), overflow and subnormal numbers as IEEE 754 has them; ``m10`` has 10 stored bits and float64's
+    exponents; ``sr`` at the end rounds stochastically.
+
     Args:
         name: A name (``"float16"``), an alias (``"fp16"``, ``"half"``, …) or a :class:`Precision`.
 
     Raises:
         InputError: If no precision has this name.
-
-    Any other format is emulated: ``e5m10`` has 5 bits of exponent and 10 stored bits of significand (one more counts),
-    overflow and subnormal numbers as IEEE 754 has them; ``m10`` has 10 stored bits and float64's exponents; ``sr`` at
-    the end rounds stochastically.
 
     Example:
         >>> parse_precision("bf16").name
@@ -151,8 +151,8 @@ def parse_precision(name: str | Precision) -> Precision:
     key = _ALIASES.get(key, key)
     if key in PRECISIONS:
         return PRECISIONS[key]
-    if found := re.fullmatch(r"(?:e(\d+))?m(\d+)(sr)?", key):
-        exponent, stored, stochastic = found.groups()
+    if spelled := re.fullmatch(r"(?:e(\d+))?m(\d+)(sr)?", key):
+        exponent, stored, stochastic = spelled.groups()
         return emulated(int(stored) + 1, int(exponent) if exponent else None, stochastic=bool(stochastic))
     close = difflib.get_close_matches(key, PRECISIONS, n=1) or difflib.get_close_matches(key, _ALIASES, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -198,19 +198,19 @@ def emulated(significand_bits: int, exponent_bits: int | None = None, *, stochas
     )
 
 
-PrecisionSource: TypeAlias = str | Precision | Iterable[str | Precision]
+PrecisionSource: TypeAlias = str | Precision | Iterable[str | Precision]  # what parse_precisions() takes
 
 
 def parse_precisions(names: PrecisionSource) -> tuple[Precision, ...]:
     """Return the reduced precisions asked for, in order, each once.
+
+    ``float64`` is always run as the reference, so naming it is allowed and adds nothing.
 
     Args:
         names: One name, several separated by commas, or an iterable of names.
 
     Raises:
         InputError: If a name is unknown or none is given.
-
-    ``float64`` is always run as the reference, so naming it is allowed and adds nothing.
 
     Example:
         >>> [str(p) for p in parse_precisions("fp32, half, float64")]
@@ -220,7 +220,7 @@ def parse_precisions(names: PrecisionSource) -> tuple[Precision, ...]:
         names = [names]
     elif isinstance(names, str):
         names = [name for name in names.split(",") if name.strip()]
-    found = list(dict.fromkeys(parse_precision(name) for name in names))
-    if not found:
+    precisions = list(dict.fromkeys(parse_precision(name) for name in names))
+    if not precisions:
         raise InputError(f"No precision was given. Name one or more of {', '.join(PRECISIONS)}.")
-    return tuple(precision for precision in found if precision.name != "float64")
+    return tuple(precision for precision in precisions if precision.name != "float64")

@@ -10,7 +10,8 @@ import pytest
 import torch
 from runs import convert
 
-from precision_probe.models import build, default_config, load_model
+from precision_probe.models.building import build, default_config
+from precision_probe.models.loading import load_model
 
 
 @pytest.fixture(autouse=True)

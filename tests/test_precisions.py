@@ -4,12 +4,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from precision_probe.exceptions import InputError
 from precision_probe.precisions import (
-    DEFAULT_PRECISIONS,
     PRECISIONS,
     Precision,
+    emulated,
     parse_precision,
     parse_precisions,
 )
@@ -77,14 +79,26 @@ def test_unit_roundoff_is_the_largest_rounding_error(name):
         assert 0.9 * u < error <= u
 
 
-def test_only_tf32_needs_cuda():
-    assert [name for name, precision in PRECISIONS.items() if precision.needs_cuda] == ["tf32"]
+def test_only_tf32_rounds_the_inputs_of_products_alone_and_needs_cuda():
+    for name in (*PRECISIONS, "e8m10", "m10sr"):  # an emulation of its bits is not tf32
+        precision = parse_precision(name)
+        assert precision.products_only == precision.needs_cuda == (name == "tf32")
+        assert precision.matmul_mode == ("tf32" if name == "tf32" else "ieee")
+
+
+@pytest.mark.parametrize("name", [*PRECISIONS, "e5m10", "m7sr"])
+def test_storage_is_what_holds_the_numbers(name):
+    precision = parse_precision(name)
+    assert precision.storage is (PRECISIONS["float32"] if name == "tf32" else precision)
+    assert precision.storage.dtype == precision.dtype
+    assert precision.storage.storage is precision.storage
+    assert precision.storage.unit_roundoff <= precision.unit_roundoff
 
 
 def test_names():
     assert list(PRECISIONS) == ["float64", "float32", "tf32", "bfloat16", "float16"]
     assert all(str(precision) == precision.name == name for name, precision in PRECISIONS.items())
-    assert set(DEFAULT_PRECISIONS) == {"float32", "bfloat16", "float16"}
+    assert not any(precision.emulated for precision in PRECISIONS.values())
 
 
 def test_a_precision_cannot_be_changed():
@@ -111,6 +125,51 @@ def test_a_precision_cannot_be_changed():
 )
 def test_parse(text, name):
     assert parse_precision(text) is PRECISIONS[name]
+
+
+@pytest.mark.parametrize(("name", "bits", "range_", "stochastic"), [
+    ("e5m10", (11, 5), True, False),
+    ("M10", (11, 11), False, False),
+    ("e8m7sr", (8, 8), True, True),
+])  # fmt: skip
+def test_names_of_formats(name, bits, range_, stochastic):
+    precision = parse_precision(name)
+    assert (precision.significand_bits, precision.exponent_bits) == bits
+    assert (precision.has_range, precision.stochastic) == (range_, stochastic)
+    assert (precision.emulated, precision.dtype) == (True, "float64")
+
+
+@pytest.mark.parametrize("name", ["e12m10", "e1m3", "m0", "m53", "e5", "e5m"])
+def test_formats_that_cannot_be_emulated_are_refused(name):
+    with pytest.raises(InputError, match=name):
+        parse_precision(name)
+
+
+@given(significand=st.integers(2, 53), exponent=st.none() | st.integers(2, 11), stochastic=st.booleans())
+def test_the_name_of_an_emulated_format_means_that_format(significand, exponent, stochastic):
+    precision = emulated(significand, exponent, stochastic=stochastic)
+    assert parse_precision(precision.name) == precision
+    assert (precision.significand_bits, precision.exponent_bits) == (significand, exponent or 11)
+    assert precision.has_range == (exponent is not None)
+    assert precision.stochastic == stochastic
+    # a unit in the last place of 1 is 2¹⁻ᵖ: rounding to nearest is at most half of it off, at random a whole one
+    assert precision.unit_roundoff * (1 if stochastic else 2) == 2.0 ** (1 - significand)
+
+
+@pytest.mark.parametrize("bits", [(1, 5), (54, 5), (11, 1), (11, 12), (54, None)])
+def test_bits_that_float64_does_not_have_are_refused(bits):
+    with pytest.raises(InputError, match=r"cannot be emulated in float64: 2 to 11 bits of exponent and 1 to 52"):
+        emulated(*bits)
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "bfloat16", "float16"])
+def test_an_emulated_format_has_the_numbers_of_the_hardwares_with_the_same_bits(name):
+    """float64's exponents are what a format without range of its own has."""
+    real = PRECISIONS[name]
+    for exponent in (real.exponent_bits, *([None] if name == "float64" else [])):
+        precision = emulated(real.significand_bits, exponent)
+        for number in ("unit_roundoff", "largest", "smallest_normal", "smallest_subnormal"):
+            assert getattr(precision, number) == getattr(real, number)
 
 
 def test_parse_keeps_a_precision():

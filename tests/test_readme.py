@@ -5,16 +5,15 @@ import json
 import re
 import shlex
 from importlib import resources
-from pathlib import Path
 
 import pytest
 import torch
 import typer
+from runs import ROOT
 
 from precision_probe.cli.main import app
 from precision_probe.models.dtypes import default_dtype
 
-ROOT = Path(__file__).parents[1]
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if path.is_file()]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL)
 SHELLS = ("console", "bash", "sh", "shell")
@@ -24,10 +23,10 @@ pages = pytest.mark.parametrize("page", PAGES, ids=[str(path.relative_to(ROOT)) 
 
 def blocks(text, *languages):
     """Each fenced block in one of the languages, with the number of its first line."""
-    for found in FENCE.finditer(text):
-        if found["language"] in languages:
-            lines = [line.removeprefix(found["indent"]) for line in found["code"].splitlines()]
-            yield text.count("\n", 0, found.start()) + 2, "\n".join(lines) + "\n"
+    for block in FENCE.finditer(text):
+        if block["language"] in languages:
+            lines = [line.removeprefix(block["indent"]) for line in block["code"].splitlines()]
+            yield text.count("\n", 0, block.start()) + 2, "\n".join(lines) + "\n"
 
 
 def commands(text):
@@ -45,20 +44,20 @@ def commands(text):
 
 def split_commands(line):
     """The words of each command in a line, without redirections, comments and settings of variables before it."""
-    found = [[]]
+    split = [[]]
     words = shlex.shlex(line, posix=True, punctuation_chars=True)
     words.whitespace_split = True
     redirected = False
     for word in words:
         if set(word) <= set("|&;"):
-            found.append([])
+            split.append([])
         elif set(word) <= set("<>"):
             redirected = True
         elif redirected:
             redirected = False
-        elif found[-1] or not re.fullmatch(r"\w+=.*", word):
-            found[-1].append(word)
-    return found
+        elif split[-1] or not re.fullmatch(r"\w+=.*", word):
+            split[-1].append(word)
+    return split
 
 
 def parse(arguments):
@@ -79,21 +78,21 @@ def parse(arguments):
 def test_python_runs(page, tmp_path, monkeypatch):
     """In order, each page in a folder of its own; what ASE's calculators do to torch's default dtype is undone."""
     monkeypatch.chdir(tmp_path)
-    found = list(blocks(page.read_text(encoding="utf-8"), "python"))
-    if not found:
+    scripts = list(blocks(page.read_text(encoding="utf-8"), "python"))
+    if not scripts:
         pytest.skip("no Python on this page")
     namespace = {"__name__": "__main__"}
     with default_dtype(torch.get_default_dtype()):
-        for line, code in found:
+        for line, code in scripts:
             exec(compile("\n" * (line - 1) + code, page, "exec"), namespace)
 
 
 @pages
 def test_commands_exist(page):
-    found = list(commands(page.read_text(encoding="utf-8")))
-    if not found:
+    printed = list(commands(page.read_text(encoding="utf-8")))
+    if not printed:
         pytest.skip("no command on this page")
-    for arguments in found:
+    for arguments in printed:
         parse(arguments)
 
 
@@ -179,7 +178,7 @@ def test_table_is_that_of_the_committed_results():
 @pytest.mark.parametrize(("page", "question", "n_rows"), [("README.md", "fast", 6), ("docs/policies.md", None, 20)])
 def test_policies_are_those_of_the_committed_results(page, question, n_rows):
     """Rows: a question (where the page has several), the rules, five numbers; the results are named before a table."""
-    found, results = 0, {}
+    n_compared, results = 0, {}
     for line in (ROOT / page).read_text("utf-8").splitlines():
         if name := re.search(r"bench_recommend-[-a-z0-9]+(?=\.md)", line):
             path = ROOT / "benchmarks" / "results" / f"{name[0]}.json"
@@ -205,8 +204,8 @@ def test_policies_are_those_of_the_committed_results(page, question, n_rows):
             pytest.approx(row["forces_rel_l2"], rel=0.05),
             pytest.approx(1e3 * row["energy"], rel=0.05),
         ]
-        found += 1
-    assert found == n_rows
+        n_compared += 1
+    assert n_compared == n_rows
 
 
 def test_errors_of_the_bundled_model_are_those_beside_it():

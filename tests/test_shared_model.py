@@ -1,17 +1,16 @@
 """The package on a real trained model and real data, against mace-torch run by hand. Skipped where they are absent."""
 
-from pathlib import Path
-
 import ase.io
 import mace_by_hand
 import numpy as np
 import pytest
 import torch
+from runs import ROOT
 
 import precision_probe as pp
 from precision_probe.models.loading import load_model
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = ROOT.parent / "shared"
 MODEL = SHARED / "models" / "3bpa-64x0e-64x1o.model"
 DATA = SHARED / "data" / "3bpa_train_300K.xyz"
 

@@ -17,14 +17,22 @@ from precision_probe.trace.trace import Trace
 
 __all__ = ["ROUNDOFFS", "compare_traces", "first_difference", "provenance_differences"]
 
-ROUNDOFFS = 1e4  # of float64, which two correct ways to compute the same may be apart
-_TIMES = 10  # the rounding error of A, in a reduced precision
+# Unit roundoffs of float64 that two correct ways to compute the same may be apart. From cuEquivariance to e3nn they are
+# at most 21, from one order of edges to another 18 (demo and 3BPA models, any array); one constant in float32 makes
+# 2²⁹. Between the two it is a choice, with room for larger models and other machines.
+ROUNDOFFS = 1e4
+# Of A's own rounding error, how much B may be apart from A in a reduced precision. Measured in the same way, at most
+# 3.8 (cuEquivariance) and 0.8 (order of edges).
+_TIMES_OWN_ERROR = 10
 _ALLOWANCE = (
     f"in float64 within {ROUNDOFFS:g} unit roundoffs; "
-    f"in a reduced precision within {_TIMES} times A's own rounding error"
+    f"in a reduced precision within {_TIMES_OWN_ERROR} times A's own rounding error"
 )
-_SAME_PLACE = 1e-5  # Å
-_ZERO = {("isolated", "spherical_harmonics", "vectors", "backward")}  # of Σ Y², which is constant
+# Å. The same structure, read from formats that write other numbers of digits; what that does to results is a
+# difference, and shown as one.
+_SAME_PLACE = 1e-5
+# Gradients of Σ Y², which is constant. The errors of a trace tell zeros too, but not where it has float64 alone.
+_ZERO = {("isolated", "spherical_harmonics", "vectors", "backward")}
 _EDGE_KEYS = ("sender", "receiver", "image")
 
 
@@ -53,24 +61,21 @@ def compare_traces(a: Trace, b: Trace) -> pd.DataFrame:
     _check_structures(a, b)
     order = _edge_order(a.structures, b.structures)
     resolved = errors(a).groupby(["mode", "block", "tensor", "direction"])["resolved"].all()
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     left_out: set[str] = set()
     precisions = ["float64", *(str(p) for p in a.precisions if p in b.precisions)]
     for mode in (mode for mode in _modes(a) if mode in _modes(b)):
         reference = _by_tensor(a, mode, "float64")
         for precision in precisions:
-            theirs = _by_tensor(b, mode, precision)
-            for key, pair in _by_tensor(a, mode, precision).items():
-                other = theirs.get(key)
-                if other is None:
-                    continue
-                if (pair.rows == "edge" and order is None) or not _match(pair, other):
+            ours, theirs = (_by_tensor(trace, mode, precision) for trace in (a, b))
+            for key in (key for key in ours if key in theirs):
+                pair, y_hat = ours[key], _in_the_same_places(ours[key], theirs[key], order)
+                if y_hat is None:
                     left_out.add(f"{pair.block}.{pair.tensor}")
                     continue
-                y_hat = other.y if pair.rows != "edge" else other.y[order]
                 is_resolved = bool(resolved.get((mode, *key), True)) and (mode, *key) not in _ZERO
-                found = _compared(reference[key].y, pair.y, y_hat, precision, is_resolved)
-                rows.append({"precision": precision, "mode": mode, **pair.identity, **found})
+                difference = _difference(reference[key].y, pair.y, y_hat, precision, is_resolved)
+                rows.append({"precision": precision, "mode": mode, **pair.identity, **difference})
     if not rows:
         raise InputError("The traces have no precision, mode and block in common, so there is nothing to compare.")
     table = _judged(pd.DataFrame(rows))
@@ -92,9 +97,8 @@ def first_difference(table: pd.DataFrame) -> "pd.Series[Any] | None":
     blocks = different[different["block"] != MODEL]
     forward, backward = (blocks[blocks["direction"] == direction] for direction in ("forward", "backward"))
     alone = backward[backward["mode"] == "isolated"]
-    row = next((rows.iloc[at] for rows, at in ((forward, 0), (alone, 0), (backward, -1)) if len(rows)), None)
-    found: pd.Series[Any] = different.iloc[0] if row is None else row
-    return found
+    candidates = ((forward, 0), (alone, 0), (backward, -1), (different, 0))
+    return next(rows.iloc[at] for rows, at in candidates if len(rows))
 
 
 def provenance_differences(a: Trace, b: Trace) -> pd.DataFrame:
@@ -105,19 +109,20 @@ def provenance_differences(a: Trace, b: Trace) -> pd.DataFrame:
     """
     ours, theirs = (_flat(trace.attributes) for trace in (a, b))
     different = {key: (ours.get(key, ""), theirs.get(key, "")) for key in (ours | theirs) if key != "created"}
-    rows = {key: pair for key, pair in different.items() if pair[0] != pair[1]}
+    rows = {key: values for key, values in different.items() if values[0] != values[1]}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["a", "b"]).rename_axis("attribute")
 
 
-def _compared(
+def _difference(
     reference: NDArray[Any], y: NDArray[Any], y_hat: NDArray[Any], precision: str, is_resolved: bool
-) -> dict[str, Any]:
+) -> dict[str, float | bool]:
+    """How far B's ``y_hat`` is from A's ``y``, and both from A's float64; what needs other rows is judged later."""
     format_of = parse_precision(precision)
-    found = compare(y, y_hat, format_of)
+    metrics = compare(y, y_hat, format_of)
     error_a, error_b = (compare(reference, values, format_of)["rel_l2"] for values in (y, y_hat))
     return {
-        "difference": found["rel_l2"],
-        "max_abs": found["max_abs"],
+        "difference": metrics["rel_l2"],
+        "max_abs": metrics["max_abs"],
         "error_a": error_a,
         "error_b": error_b,
         "allowed": np.nan,
@@ -130,7 +135,7 @@ def _judged(table: pd.DataFrame) -> pd.DataFrame:
     """The table with what is allowed, and whether each difference is within it."""
     rounding = table["error_a"].where(np.isfinite(table["error_a"]) & table["resolved"])
     usual = rounding.groupby([table["precision"], table["mode"]]).transform("median")
-    allowed = (_TIMES * rounding.clip(lower=usual)).where(table["precision"] != "float64", 0.0)
+    allowed = (_TIMES_OWN_ERROR * rounding.clip(lower=usual)).where(table["precision"] != "float64", 0.0)
     allowed = allowed.clip(lower=ROUNDOFFS * PRECISIONS["float64"].unit_roundoff)
     within = (table["difference"] <= allowed) | allowed.isna()  # an overflow hides what is beneath
     allowed = allowed.where(table["resolved"])
@@ -141,9 +146,12 @@ def _modes(trace: Trace) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("propagated", *trace.modes)))
 
 
-def _match(ours: Pair, theirs: Pair) -> bool:
-    """Whether two arrays hold the same numbers in the same places."""
-    return ours.y.shape == theirs.y.shape and ours.layout == theirs.layout
+def _in_the_same_places(ours: Pair, theirs: Pair, order: NDArray[np.intp] | None) -> NDArray[Any] | None:
+    """B's numbers in the places of A's, edges by ``order``; ``None`` where that cannot be."""
+    is_of_edges = ours.rows == "edge"
+    if (is_of_edges and order is None) or ours.y.shape != theirs.y.shape or ours.layout != theirs.layout:
+        return None
+    return theirs.y[order] if is_of_edges else theirs.y
 
 
 def _by_tensor(trace: Trace, mode: str, precision: str) -> dict[tuple[str, str, str], Pair]:
@@ -153,6 +161,7 @@ def _by_tensor(trace: Trace, mode: str, precision: str) -> dict[tuple[str, str, 
 
 
 def _check_structures(a: Trace, b: Trace) -> None:
+    """Refuse traces whose rows are of different things: all that follows would differ, and nothing be told by it."""
     ours, theirs = a.structures, b.structures
     if ours.sizes.get("structure") != theirs.sizes.get("structure"):
         raise InputError(
@@ -182,18 +191,20 @@ def _edge_order(ours: xr.Dataset, theirs: xr.Dataset) -> NDArray[np.intp] | None
     return order
 
 
-def _sorted_edges(structures: xr.Dataset) -> tuple[NDArray[Any], NDArray[np.intp]]:
+def _sorted_edges(structures: xr.Dataset) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """What identifies each edge (n_edges, 6): structure, both atoms, cell image; and the order that sorts them."""
     owner = np.repeat(np.arange(structures.sizes["structure"]), structures["n_edges"].values)
     sender, receiver, image = (structures[key].values for key in _EDGE_KEYS)
     keys = np.column_stack([owner, sender, receiver, image]).astype(np.int64)
     return keys, np.lexsort(keys.T[::-1])
 
 
-def _flat(attributes: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
+def _flat(attributes: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Attributes as text, those within others by their full name, so that what differs has one line of its own."""
+    flat: dict[str, str] = {}
     for key, value in attributes.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return found
+            flat[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return flat

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 __all__ = ["step_sizes"]
 
+# Value, slope, curvature and what an anharmonic bond adds: a choice. With fewer, smooth errors would count as steps;
+# with many more, the fit would follow the stairs themselves.
 _CUBIC = 3
 _Array = NDArray[np.float64]
 
@@ -32,8 +34,8 @@ def step_sizes(table: pd.DataFrame) -> pd.DataFrame:
         >>> curves = {"float64": 1000 * x**2, "coarse": np.round(1000 * x**2, 2)}
         >>> common = {"position": x, "force": -2000 * x}
         >>> table = pd.concat(pd.DataFrame({"precision": k, "energy": y, **common}) for k, y in curves.items())
-        >>> found = step_sizes(table).loc["coarse"]
-        >>> int(found["n_distinct"]), round(float(found["energy_step"]) * 12**0.5, 2)
+        >>> coarse = step_sizes(table).loc["coarse"]
+        >>> int(coarse["n_distinct"]), round(float(coarse["energy_step"]) * 12**0.5, 2)
         (11, 0.01)
     """
     curves = dict(iter(table.groupby("precision", sort=False)))
@@ -51,5 +53,5 @@ def _roughness(x: _Array, y: _Array) -> float:
     """Root mean square of what remains once the cubic that fits best is taken away; NaN of what overflows."""
     if not np.isfinite(y).all():
         return np.nan
-    rest = y - Chebyshev.fit(x, y, _CUBIC)(x)
-    return float(np.sqrt(np.square(rest).sum() / (len(rest) - _CUBIC - 1)))
+    rest = y - Chebyshev.fit(x, y, _CUBIC)(x)  # which scales x to −1 … 1: powers of 0.01 Å would be ill-conditioned
+    return float(np.sqrt(np.square(rest).sum() / (len(rest) - _CUBIC - 1)))  # the fit takes a cubic's coefficients

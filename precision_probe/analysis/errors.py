@@ -1,6 +1,6 @@
 """A trace → tables of errors, as pandas DataFrames. Nothing here imports torch or mace."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,9 @@ __all__ = [
     "worst_blocks",
 ]
 
-_NOISE = 0.01
+# The relative error of float64 itself above which a reference is taken for zero up to rounding. Of a gradient that is
+# exactly zero it is 0.87 to 1.02 (demo and 3BPA models, float32 to float16), of all other arrays below 1e-14.
+_ERROR_OF_ZERO = 0.01
 TOLERANCE_UNITS = {
     "energy": "eV/atom",
     "forces": "eV/Å",
@@ -61,25 +63,29 @@ def errors(trace: Trace, *, eps: float = EPS, by: By | None = None) -> pd.DataFr
     included; where that number times float64's own roundoff exceeds 1 %, the reference is zero up to rounding. The
     gradient of the summed squares of normalised spherical harmonics, a constant, is the known case.
     """
-    rows = []
+    label = [] if by is None else [by]
+    columns = ["precision", "mode", "block", "tensor", "direction", *label, "units", "n", *METRICS, "floor"]
+    table = pd.DataFrame(_rows(trace, eps, by), columns=columns)
+    table["noise"] = _noise(trace, table) if by is None else np.nan
+    # In tf32 no more than products are rounded, and a zero may be made without any: so by what it stores.
+    roundoff = table["precision"].map({p.name: p.storage.unit_roundoff for p in trace.precisions})
+    own_error = table["rel_l2"].astype(float) / roundoff * PRECISIONS["float64"].unit_roundoff
+    is_zero = np.isfinite(own_error) & (own_error > _ERROR_OF_ZERO)
+    return table.assign(resolved=~is_zero & ~(table["rel_l2"] < table["noise"]))
+
+
+def _rows(trace: Trace, eps: float, by: By | None) -> Iterator[dict[str, object]]:
+    """What :func:`errors` says of each array, or of each part of it: its identity, every metric and its floor."""
+    # The model's own results are compared as propagated, whether blocks were run so or not.
     for mode in trace.modes if "propagated" in trace.modes else ("propagated", *trace.modes):
         reference = trace.group(mode, "float64")
         for precision in trace.precisions:
-            variant = trace.group(mode, precision)
-            for pair in pairs(trace, reference, variant, mode):
+            for pair in pairs(trace, reference, trace.group(mode, precision), mode):
                 for label, part in [("", pair)] if by is None else pair.resolved_by(by):
-                    label_column: dict[str, str] = {} if by is None else {by: label}
-                    found = compare(part.y, part.y_hat, precision, eps=eps)
-                    found["floor"] = representation_floor(part.y, precision)
-                    rows.append({"precision": precision.name, "mode": mode, **part.identity, **label_column, **found})
-    resolved = [] if by is None else [by]
-    columns = ["precision", "mode", "block", "tensor", "direction", *resolved, "units", "n", *METRICS, "floor"]
-    table = pd.DataFrame(rows, columns=columns)
-    table["noise"] = _noise(trace, table) if by is None else np.nan
-    roundoff = table["precision"].map({p.name: p.storage.unit_roundoff for p in trace.precisions})
-    own_error = table["rel_l2"].astype(float) / roundoff * PRECISIONS["float64"].unit_roundoff
-    is_zero = np.isfinite(own_error) & (own_error > _NOISE)
-    return table.assign(resolved=~is_zero & ~(table["rel_l2"] < table["noise"]))
+                    row = {"precision": precision.name, "mode": mode, **part.identity}
+                    label_column = {} if by is None else {str(by): label}
+                    metrics = compare(part.y, part.y_hat, precision, eps=eps)
+                    yield {**row, **label_column, **metrics, "floor": representation_floor(part.y, precision)}
 
 
 def _noise(trace: Trace, table: pd.DataFrame) -> "pd.Series[float]":
@@ -88,8 +94,7 @@ def _noise(trace: Trace, table: pd.DataFrame) -> "pd.Series[float]":
         return pd.Series(np.nan, table.index)
     keys = ["precision", "block", "tensor", "direction"]
     spread = trace.table("noise").frame.set_index(keys)["spread"]
-    found = table[keys].join(spread, on=keys)["spread"]
-    return found.where(table["mode"] == "propagated")
+    return table[keys].join(spread, on=keys)["spread"].where(table["mode"] == "propagated")
 
 
 def block_errors(table: pd.DataFrame) -> pd.DataFrame:
@@ -154,18 +159,18 @@ def parse_tolerances(text: str) -> dict[str, float]:
         {'forces': 0.001, 'energy': 0.0001}
     """
     known = ", ".join(f"{name} ({unit})" for name, unit in TOLERANCE_UNITS.items())
-    found = {}
+    tolerance = {}
     for part in text.split(","):
         name, _, value = (piece.strip() for piece in part.partition("="))
         if name not in TOLERANCE_UNITS:
             raise InputError(f"Unknown tolerance {part.strip()!r}. Write name=value with one of: {known}.")
         try:
-            found[name] = float(value)
+            tolerance[name] = float(value)
         except ValueError:
-            found[name] = np.nan
-        if not found[name] > 0:
+            tolerance[name] = np.nan
+        if not tolerance[name] > 0:  # NaN is not
             raise InputError(f"The tolerance {part.strip()!r} needs a number above zero, such as {name}=1e-3.")
-    return found
+    return tolerance
 
 
 def exceeded(table: pd.DataFrame, tolerance: Tolerance) -> pd.DataFrame:
@@ -186,7 +191,7 @@ def exceeded(table: pd.DataFrame, tolerance: Tolerance) -> pd.DataFrame:
         for quantity, limit in tolerance.items()
         if quantity in table
         for precision, error in table[quantity].items()
-        if not error <= limit
+        if not error <= limit  # NaN is not
     ]
     return pd.DataFrame(rows, columns=["precision", "quantity", "error", "tolerance", "unit"])
 
@@ -211,20 +216,22 @@ def bits_needed(table: pd.DataFrame, tolerance: float, quantity: str = "forces")
 
 
 def _model_errors(trace: Trace, reference: xr.Dataset, variant: xr.Dataset) -> dict[str, float]:
-    found: dict[str, float] = {}
+    """The columns of a summary that are errors: the largest |Δ| of each result of the model, and what is not finite."""
+    largest: dict[str, float] = {}
     nonfinite = 0
     for pair in pairs(trace, reference, variant, "propagated"):
         if pair.block != MODEL:
             continue
         delta = np.abs(pair.y_hat - pair.y)
-        found[pair.tensor] = float(delta.max(initial=0.0))
+        largest[pair.tensor] = float(delta.max(initial=0.0))
         if pair.tensor == "forces":
-            found["forces_mae"] = float(delta.mean()) if delta.size else 0.0
+            largest["forces_mae"] = float(delta.mean()) if delta.size else 0.0
         nonfinite += int((~np.isfinite(pair.y_hat)).sum())
-    return found | {"nonfinite": nonfinite}
+    return largest | {"nonfinite": nonfinite}
 
 
 def _times(reference: xr.Dataset, variant: xr.Dataset) -> dict[str, float]:
+    """The columns of a summary that are times; a median, as single runs are disturbed by whatever else runs."""
     ratio = variant["seconds"].values / reference["seconds"].values
     low, middle, high = np.percentile(ratio, [25, 50, 75]) if ratio.size else (np.nan,) * 3
     return {"time": float(middle), "time_iqr": float(high - low)}

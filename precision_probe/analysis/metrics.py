@@ -17,11 +17,14 @@ underflows or overflows when squared. Where there is nothing usual to divide by,
 - ∞ in y, which is then no reference: by the formulas, so whatever is relative to y is NaN.
 """
 
+# array_api_compat has no types, so whatever a library's namespace gives is Any; and an array's == is not a bool.
+# mypy: disable-error-code="no-any-return, comparison-overlap"
+
 import math
 import operator
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_dask_array, is_torch_array
@@ -49,9 +52,21 @@ __all__ = [
     "ulp_mean",
 ]
 
-Array: TypeAlias = Any  # the libraries' array types share no base
+EPS = 1e-12  # in the unit of y: far below the elements that matter, so that only those next to zero feel it
 
-EPS = 1e-12
+
+class _RealArray(Protocol):
+    """What the arrays of NumPy, torch and dask share, as far as it is used without their namespace."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __ne__(self, other: Any, /) -> Any: ...
+    def __gt__(self, other: float, /) -> Any: ...
+    def __mul__(self, other: Any, /) -> Any: ...
+    def __truediv__(self, other: Any, /) -> Any: ...
+
+
+Array = TypeVar("Array", bound=_RealArray)
 
 
 def max_abs(y: Array, y_hat: Array) -> Array:
@@ -64,7 +79,7 @@ def max_abs(y: Array, y_hat: Array) -> Array:
         >>> float(max_abs(np.asarray([1.0, 2.0]), np.asarray([1.5, 1.0])))
         1.0
     """
-    return _Pair(y, y_hat).max_abs
+    return _Compared(y, y_hat).max_abs
 
 
 def mean_rel(y: Array, y_hat: Array, eps: float = EPS) -> Array:
@@ -80,7 +95,7 @@ def mean_rel(y: Array, y_hat: Array, eps: float = EPS) -> Array:
         >>> float(mean_rel(np.asarray([1.0, 4.0]), np.asarray([2.0, 2.0]), eps=1.0))
         0.45
     """
-    return _Pair(y, y_hat, eps=eps).mean_rel
+    return _Compared(y, y_hat, eps=eps).mean_rel
 
 
 def mean_abs(y: Array, y_hat: Array) -> Array:
@@ -89,7 +104,7 @@ def mean_abs(y: Array, y_hat: Array) -> Array:
     Returns:
         The error in the unit of y, a 0-d array.
     """
-    return _Pair(y, y_hat).mean_abs
+    return _Compared(y, y_hat).mean_abs
 
 
 def rms(y: Array, y_hat: Array) -> Array:
@@ -98,7 +113,7 @@ def rms(y: Array, y_hat: Array) -> Array:
     Returns:
         The error in the unit of y, a 0-d array.
     """
-    return _Pair(y, y_hat).rms
+    return _Compared(y, y_hat).rms
 
 
 def bias(y: Array, y_hat: Array) -> Array:
@@ -107,7 +122,7 @@ def bias(y: Array, y_hat: Array) -> Array:
     Returns:
         The error in the unit of y, a 0-d array.
     """
-    return _Pair(y, y_hat).bias
+    return _Compared(y, y_hat).bias
 
 
 def rel_l2(y: Array, y_hat: Array) -> Array:
@@ -121,7 +136,7 @@ def rel_l2(y: Array, y_hat: Array) -> Array:
         >>> float(rel_l2(y, y_hat)), float(rel_l2(tiny * y, tiny * y_hat))
         (0.2, 0.2)
     """
-    return _Pair(y, y_hat).rel_l2
+    return _Compared(y, y_hat).rel_l2
 
 
 def amplification(y: Array, y_hat: Array, precision: Precision) -> Array:
@@ -138,7 +153,7 @@ def amplification(y: Array, y_hat: Array, precision: Precision) -> Array:
         >>> float(amplification(y, y.astype("float16"), PRECISIONS["float16"])) < 1
         True
     """
-    return _Pair(y, y_hat, precision).amplification
+    return _Compared(y, y_hat, precision).amplification
 
 
 def sqnr_db(y: Array, y_hat: Array) -> Array:
@@ -151,7 +166,7 @@ def sqnr_db(y: Array, y_hat: Array) -> Array:
         >>> float(sqnr_db(np.asarray([10.0]), np.asarray([11.0])))
         20.0
     """
-    return _Pair(y, y_hat).sqnr_db
+    return _Compared(y, y_hat).sqnr_db
 
 
 def cosine(y: Array, y_hat: Array) -> Array:
@@ -164,7 +179,7 @@ def cosine(y: Array, y_hat: Array) -> Array:
         >>> float(cosine(np.asarray([1e200, 0.0]), np.asarray([3e-200, 4e-200])))
         0.6
     """
-    return _Pair(y, y_hat).cosine
+    return _Compared(y, y_hat).cosine
 
 
 def ulp_max(y: Array, y_hat: Array, precision: Precision) -> Array:
@@ -183,7 +198,7 @@ def ulp_max(y: Array, y_hat: Array, precision: Precision) -> Array:
         >>> float(ulp_max(np.asarray([1.0, 2.0]), np.asarray([1.5, 2.0]), PRECISIONS["bfloat16"]))
         64.0
     """
-    return _Pair(y, y_hat, precision).ulp_max
+    return _Compared(y, y_hat, precision).ulp_max
 
 
 def ulp_mean(y: Array, y_hat: Array, precision: Precision) -> Array:
@@ -195,7 +210,7 @@ def ulp_mean(y: Array, y_hat: Array, precision: Precision) -> Array:
     Returns:
         The error in units in the last place, see :func:`ulp_max`, a 0-d array.
     """
-    return _Pair(y, y_hat, precision).ulp_mean
+    return _Compared(y, y_hat, precision).ulp_mean
 
 
 def nonfinite(y: Array, y_hat: Array) -> Array:
@@ -204,7 +219,7 @@ def nonfinite(y: Array, y_hat: Array) -> Array:
     Returns:
         The count, a 0-d integer array.
     """
-    return _Pair(y, y_hat).nonfinite
+    return _Compared(y, y_hat).nonfinite
 
 
 def flushed(y: Array, y_hat: Array) -> Array:
@@ -218,7 +233,7 @@ def flushed(y: Array, y_hat: Array) -> Array:
         >>> int(flushed(y, y.astype("float16")))
         1
     """
-    return _Pair(y, y_hat).flushed
+    return _Compared(y, y_hat).flushed
 
 
 def headroom(y: Array, y_hat: Array, precision: Precision) -> Array:
@@ -234,7 +249,7 @@ def headroom(y: Array, y_hat: Array, precision: Precision) -> Array:
         >>> float(headroom(np.asarray([1.0]), np.asarray([2.0]), PRECISIONS["float16"]))
         32752.0
     """
-    return _Pair(y, y_hat, precision).headroom
+    return _Compared(y, y_hat, precision).headroom
 
 
 # Every metric by name, with its definition, in the order of the tables.
@@ -279,25 +294,25 @@ def compare(y: Array, y_hat: Array, precision: Precision, eps: float = EPS) -> d
         >>> errors["rel_l2"], errors["max_abs"], errors["flushed"]
         (0.2, 1.0, 0)
     """
-    pair = _Pair(y, y_hat, precision, eps)
-    numbers = pair.xp.stack([_float64(getattr(pair, name)) for name in METRICS])
+    compared = _Compared(y, y_hat, precision, eps)
+    numbers = compared.xp.stack([_float64(getattr(compared, name)) for name in METRICS])
     if is_dask_array(numbers):
         numbers = numbers.compute()
     values = dict(zip(METRICS, numbers.tolist(), strict=True))
     return values | {name: int(values[name]) for name in ("nonfinite", "flushed")}
 
 
-def _quiet(function: Callable[..., Array]) -> Callable[..., Array]:
+def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a float64 function of elements without NumPy's warnings: what they warn of has a defined answer here.
 
     dask calls it later, from other threads, where no setting made here would hold: so each block makes its own.
     """
 
-    def silent(*blocks: Array) -> Array:
+    def silent(*blocks: object) -> Any:
         with np.errstate(all="ignore"):
             return function(*blocks)
 
-    def mapped(first: Array, *others: Array) -> Array:
+    def mapped(first: Any, *others: object) -> Any:
         if is_dask_array(first):
             return first.map_blocks(silent, *others, dtype=np.float64)
         return array_namespace(first).asarray(silent(first, *others))  # NumPy's operators make scalars of 0-d arrays
@@ -347,7 +362,19 @@ def _positive_or_one(x: Array) -> Array:
     return xp.where(x > 0, x, xp.ones_like(x))
 
 
-class _Scaled:
+def _comparable(y: Any, y_hat: Any) -> tuple[Any, Any]:
+    """Return arrays of which every metric can be taken, in ways that each library has alone."""
+    if 0 in y.shape:  # no elements have the errors of one exact zero
+        xp = array_namespace(y, y_hat)
+        y = y_hat = xp.zeros(1, dtype=xp.float64, device=device(y))
+    if is_torch_array(y):  # an error is measured, not differentiated: no graph is kept alive for it
+        y, y_hat = y.detach(), y_hat.detach()
+    if is_dask_array(y):  # element by element, so block by block
+        y_hat = y_hat.rechunk(y.chunks)
+    return y, y_hat
+
+
+class _Scaled(Generic[Array]):
     """An array as its largest magnitude m times numbers of at most 1, over which it is safe to sum.
 
     Where m is 0, ∞ or NaN those numbers are of no use (0 or NaN). Norms and means of magnitudes are then m itself,
@@ -389,7 +416,7 @@ class _Scaled:
         return self.xp.where(self.xp.isfinite(self.largest), finite, infinite)
 
 
-class _Pair:
+class _Compared(Generic[Array]):
     """A reference and a variant in float64, and every metric of them; what several need is computed once.
 
     Only the metrics that are documented to depend on ``precision`` or ``eps`` read it.
@@ -401,24 +428,17 @@ class _Pair:
                 f"Arrays of different shapes cannot be compared: the reference has shape {tuple(y.shape)}, "
                 f"the variant {tuple(y_hat.shape)}. Give two arrays of the same shape."
             )
-        self.xp = xp = array_namespace(y, y_hat)
-        if 0 in y.shape:  # no elements have the errors of one exact zero
-            y = y_hat = xp.zeros(1, dtype=xp.float64, device=device(y))
-        if is_torch_array(y):  # an error is measured, not differentiated: no graph is kept alive for it
-            y, y_hat = y.detach(), y_hat.detach()
-        if is_dask_array(y):  # blocks meet in pairs
-            y_hat = y_hat.rechunk(y.chunks)
-        self.y = _Scaled(_float64(y))
-        self.y_hat = _Scaled(_float64(y_hat))
+        self.xp = array_namespace(y, y_hat)
+        self.y, self.y_hat = (_Scaled[Array](_float64(values)) for values in _comparable(y, y_hat))
         self.precision = precision
         self.eps = eps
 
     @cached_property
-    def delta(self) -> _Scaled:
+    def delta(self) -> _Scaled[Array]:
         return _Scaled(_subtract(self.y_hat.x, self.y.x))
 
     @cached_property
-    def ulps(self) -> _Scaled:
+    def ulps(self) -> _Scaled[Array]:
         return _Scaled(_ulps(self.delta.magnitude, self.y.x, self.precision))
 
     @property

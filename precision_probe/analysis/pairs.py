@@ -16,8 +16,9 @@ __all__ = ["MODEL", "By", "Pair", "pairs"]
 MODEL = "model"
 By = Literal["irrep", "element"]
 
-_PER_ATOM = ("energy", "interaction_energy")
+_PER_ATOM = ("energy", "interaction_energy")  # which grow with the structure
 _BACKWARD = ("forces", "stress")  # made by differentiation
+_Elements = dict[str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,12 @@ class Pair:
     rows: str
     y: NDArray[Any]
     y_hat: NDArray[Any]
-    irreps: NDArray[Any] | None = None
-    elements: NDArray[Any] | None = None
+    irreps: NDArray[np.str_] | None = None
+    elements: NDArray[np.int64] | None = None
     layout: str = "mul_ir"
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, str | int]:
         """What a table says of it."""
         names = ("block", "tensor", "direction", "units")
         return {name: getattr(self, name) for name in names} | {"n": self.y.size}
@@ -62,7 +63,7 @@ class Pair:
                 chosen = self.irreps == irrep
                 yield str(irrep), dataclasses.replace(self, y=self.y[..., chosen], y_hat=self.y_hat[..., chosen])
         elif by == "element" and self.elements is not None:
-            import ase.data
+            import ase.data  # here alone: a trace is read without ASE too
 
             for number in np.unique(self.elements):
                 chosen = self.elements == number
@@ -87,7 +88,8 @@ def pairs(trace: Trace, reference: xr.Dataset, variant: xr.Dataset, mode: str) -
             yield _of_block(array, variant[array.name].values, elements, only_seen=mode == LOSS)
 
 
-def _of_model(trace: Trace, array: xr.DataArray, y_hat: NDArray[Any], elements: dict[str, NDArray[Any]]) -> Pair:
+def _of_model(trace: Trace, array: xr.DataArray, y_hat: NDArray[Any], elements: _Elements) -> Pair:
+    """A result of the model, in the unit in which it is compared; stress of the periodic structures alone."""
     name, units, y, rows = str(array.name), array.attrs["units"], array.values, str(array.dims[0])
     y_hat = y_hat.astype(np.float64)
     if name in _PER_ATOM:
@@ -100,20 +102,21 @@ def _of_model(trace: Trace, array: xr.DataArray, y_hat: NDArray[Any], elements: 
     return Pair(MODEL, name, direction, units, rows, y, y_hat, elements=elements.get(rows))
 
 
-def _of_block(array: xr.DataArray, y_hat: NDArray[Any], elements: dict[str, NDArray[Any]], *, only_seen: bool) -> Pair:
+def _of_block(array: xr.DataArray, y_hat: NDArray[Any], elements: _Elements, *, only_seen: bool) -> Pair:
+    """A tensor of a block, as it was stored; if ``only_seen``, without rows that are all NaN in the reference."""
     y, rows, last = array.values, str(array.dims[0]), array.dims[-1]
-    found = elements.get(rows)
+    numbers = elements.get(rows)
     if only_seen:  # calls that no loss was made of have no gradients of one
         seen = ~np.isnan(y.reshape(len(y), -1)).all(axis=1)
-        y, y_hat, found = y[seen], y_hat[seen], None if found is None else found[seen]
+        y, y_hat, numbers = y[seen], y_hat[seen], None if numbers is None else numbers[seen]
     irreps = array.coords[last].values if last in array.coords else None
     block, tensor, direction, units = (array.attrs[key] for key in ("block", "tensor", "direction", "units"))
     layout = array.attrs.get("layout", "mul_ir")
-    return Pair(block, tensor, direction, units, rows, y, y_hat, irreps, found, layout)
+    return Pair(block, tensor, direction, units, rows, y, y_hat, irreps, numbers, layout)
 
 
-def _elements(trace: Trace) -> dict[str, NDArray[Any]]:
-    """The atomic number of each atom, and of the atom that each edge ends at."""
+def _elements(trace: Trace) -> _Elements:
+    """The atomic number of each atom, and of the atom that each edge ends at; nothing if the trace is not of atoms."""
     structures = trace.structures
     if "atomic_numbers" not in structures:
         return {}
@@ -121,5 +124,5 @@ def _elements(trace: Trace) -> dict[str, NDArray[Any]]:
     if "receiver" not in structures:
         return {"atom": numbers}
     n_atoms, n_edges = structures["n_atoms"].values, structures["n_edges"].values
-    first_atom = np.repeat(np.cumsum(n_atoms) - n_atoms, n_edges)
+    first_atom = np.repeat(np.cumsum(n_atoms) - n_atoms, n_edges)  # receivers are counted within their structure
     return {"atom": numbers, "edge": numbers[first_atom + structures["receiver"].values]}

@@ -1,8 +1,7 @@
 """Errors in physical terms, structure by structure, from a trace alone: nothing here imports torch or mace."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import ase.data
 import ase.units
@@ -17,7 +16,7 @@ from precision_probe.trace.trace import Trace
 __all__ = ["ALL", "by_structure", "has_energies_and_forces"]
 
 ALL = "all"
-_MILLI = 1e3
+_MILLI = 1e3  # eV to meV
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,24 @@ class _Structure:
         if name not in group:
             return None
         rows = self.atoms if "atom" in group[name].dims else self.index
-        found = group[name].values[rows].astype(np.float64)
-        return None if np.isnan(found).all() and group is self.structures else found
+        values = group[name].values[rows].astype(np.float64)
+        is_unlabelled = group is self.structures and np.isnan(values).all()  # NaN stands for labels that are not there
+        return None if is_unlabelled else values
+
+    def delta(self, name: str) -> NDArray[np.float64] | None:
+        """How far the variant is off the reference, or ``None`` if there is no such quantity."""
+        y, y_hat = self.of(self.reference, name), self.of(self.variant, name)
+        return None if y is None or y_hat is None else y_hat - y
+
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """The structure that each atom belongs to."""
+        return np.asarray(self.structures["structure_of_atom"].values[self.atoms])
+
+    @property
+    def n_atoms(self) -> NDArray[np.int64]:
+        """How many atoms each structure has."""
+        return np.asarray(self.structures["n_atoms"].values[self.index])
 
 
 def by_structure(trace: Trace) -> pd.DataFrame:
@@ -74,11 +89,12 @@ def by_structure(trace: Trace) -> pd.DataFrame:
 
 def has_energies_and_forces(trace: Trace) -> bool:
     """Whether a trace is of energies and forces of atoms; another module's outputs may have these names too."""
-    found = trace.group("propagated", "float64")
-    return "energy" in found and "forces" in found and "n_atoms" in trace.structures
+    reference = trace.group("propagated", "float64")
+    return "energy" in reference and "forces" in reference and "n_atoms" in trace.structures
 
 
 def _parts(structures: xr.Dataset, reference: xr.Dataset, variant: xr.Dataset) -> Iterator[_Structure]:
+    """Each structure alone, then all of them together."""
     owner = structures["structure_of_atom"].values
     n = structures.sizes["structure"]
     for index in range(n):
@@ -86,48 +102,57 @@ def _parts(structures: xr.Dataset, reference: xr.Dataset, variant: xr.Dataset) -
     yield _Structure(np.ones(len(owner), dtype=bool), np.arange(n), structures, reference, variant)
 
 
-def _row(part: _Structure) -> dict[str, Any]:
-    n_atoms = part.structures["n_atoms"].values[part.index]
-    found: dict[str, Any] = {}
-    for name in ("energy", "interaction_energy"):
-        y, y_hat = part.of(part.reference, name), part.of(part.variant, name)
-        if y is not None and y_hat is not None:
-            found[name] = _MILLI * float(np.mean(np.abs(y_hat - y) / n_atoms))
-    found |= _forces(part) | _stress(part) | _conservation(part)
-    return found | _against_labels(part, n_atoms, found)
+def _row(part: _Structure) -> dict[str, float | str]:
+    """The columns of :func:`by_structure`, in their order; those that the trace does not tell are left out."""
+    errors = _energies(part) | _forces(part)
+    rest = _stress(part) | _conservation(part) | _against_labels(part, errors)
+    return {**errors, **_worst_atom(part), **rest}
 
 
-def _forces(part: _Structure) -> dict[str, Any]:
+def _energies(part: _Structure) -> dict[str, float]:
+    deltas = {name: part.delta(name) for name in ("energy", "interaction_energy")}
+    return {
+        name: _MILLI * float(np.mean(np.abs(delta) / part.n_atoms))
+        for name, delta in deltas.items()
+        if delta is not None
+    }
+
+
+def _forces(part: _Structure) -> dict[str, float]:
+    """How large the forces' errors are, and how well the variant's keep their direction: one angle over all atoms."""
     y, y_hat = part.of(part.reference, "forces"), part.of(part.variant, "forces")
     if y is None or y_hat is None:
         return {}
     delta = y_hat - y
-    length = np.linalg.norm(delta, axis=1)
-    worst = int(np.argmax(length))
-    within = int(worst - np.flatnonzero(_owners(part) == _owners(part)[worst])[0])
-    symbol = ase.data.chemical_symbols[int(part.structures["atomic_numbers"].values[part.atoms][worst])]
-    of_which = f" of {part.structures['name'].values[_owners(part)[worst]]}" if len(part.index) > 1 else ""
     norms = np.linalg.norm(y) * np.linalg.norm(y_hat)
     return {
         "forces_mae": _MILLI * float(np.abs(delta).mean()),
         "forces_rmse": _MILLI * float(np.sqrt((delta**2).mean())),
         "forces_max": _MILLI * float(np.abs(delta).max()),
         "forces_cosine": float((y * y_hat).sum() / norms) if norms else np.nan,
-        "worst_atom": f"{symbol}{within}{of_which}" if length[worst] > 0 else "",
     }
 
 
-def _owners(part: _Structure) -> NDArray[Any]:
-    return np.asarray(part.structures["structure_of_atom"].values[part.atoms])
+def _worst_atom(part: _Structure) -> dict[str, str]:
+    """Where the largest error of a force is, counted within its structure; an empty name if there is no error."""
+    delta = part.delta("forces")
+    if delta is None:
+        return {}
+    length = np.linalg.norm(delta, axis=1)
+    worst = int(np.argmax(length))
+    owners = part.owners
+    within = int(worst - np.flatnonzero(owners == owners[worst])[0])
+    symbol = ase.data.chemical_symbols[int(part.structures["atomic_numbers"].values[part.atoms][worst])]
+    of_which = f" of {part.structures['name'].values[owners[worst]]}" if len(part.index) > 1 else ""
+    return {"worst_atom": f"{symbol}{within}{of_which}" if length[worst] > 0 else ""}
 
 
 def _stress(part: _Structure) -> dict[str, float]:
-    y, y_hat = part.of(part.reference, "stress"), part.of(part.variant, "stress")
-    if y is None or y_hat is None:
+    delta = part.delta("stress")
+    if delta is None:
         return {}
-    delta = np.abs(y_hat - y)
     periodic = part.structures["pbc"].values[part.index].astype(bool).all(axis=1)
-    return {"stress": float(delta[periodic].max() / ase.units.GPa) if periodic.any() else np.nan}
+    return {"stress": float(np.abs(delta)[periodic].max() / ase.units.GPa) if periodic.any() else np.nan}
 
 
 def _conservation(part: _Structure) -> dict[str, float]:
@@ -138,7 +163,7 @@ def _conservation(part: _Structure) -> dict[str, float]:
     is_isolated = np.asarray(~part.structures["pbc"].values.astype(bool).any(axis=1))
     net_force, net_torque = [], []
     for index in part.index[is_isolated[part.index]]:
-        own = _owners(part) == index
+        own = part.owners == index
         arm = positions[own] - positions[own].mean(axis=0)
         net_force.append(np.linalg.norm(forces[own].sum(axis=0)))
         net_torque.append(np.linalg.norm(np.cross(arm, forces[own]).sum(axis=0)))
@@ -148,13 +173,14 @@ def _conservation(part: _Structure) -> dict[str, float]:
     }
 
 
-def _against_labels(part: _Structure, n_atoms: NDArray[Any], found: dict[str, Any]) -> dict[str, float]:
-    labels: dict[str, float] = {}
+def _against_labels(part: _Structure, errors: Mapping[str, float]) -> dict[str, float]:
+    """float64's own errors against the labels of the input file, and what share of them rounding adds."""
+    shares: dict[str, float] = {}
     for name, key, own in (("energy", "model_energy", "energy"), ("forces", "model_forces_mae", "forces_mae")):
         label, y = part.of(part.structures, name), part.of(part.reference, name)
         if label is None or y is None:
             continue
-        delta = np.abs(y - label) / (n_atoms if name == "energy" else 1)
-        labels[key] = _MILLI * float(np.nanmean(delta))
-        labels[f"{name}_share"] = found[own] / labels[key] if labels[key] else np.nan
-    return labels
+        delta = np.abs(y - label) / (part.n_atoms if name == "energy" else 1)
+        shares[key] = _MILLI * float(np.nanmean(delta))  # over all: of the structures that have labels
+        shares[f"{name}_share"] = errors[own] / shares[key] if shares[key] else np.nan
+    return shares

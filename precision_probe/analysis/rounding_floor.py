@@ -21,17 +21,18 @@ def represented(y: NDArray[Any], precision: Precision) -> NDArray[np.float64]:
         float64, of the same shape. What is too large is infinite, NaN and infinities stay.
 
     Example:
+        >>> from precision_probe.precisions import PRECISIONS
         >>> represented(np.asarray([1.0009765625, 70000.0]), PRECISIONS["bfloat16"]).tolist()
         [1.0, 70144.0]
     """
     stored = precision.storage
     y = np.asarray(y, dtype=np.float64)
-    _, exponent = np.frexp(y)
+    _, exponent = np.frexp(y)  # of a mantissa from ½ to 1, so one above IEEE 754's
     spacing = exponent - stored.significand_bits
     if stored.has_range:
         spacing = np.maximum(spacing, stored.min_exponent - stored.significand_bits + 1)
     with np.errstate(invalid="ignore", over="ignore"):
-        rounded = np.ldexp(np.rint(np.ldexp(y, -spacing)), spacing)
+        rounded = np.ldexp(np.rint(np.ldexp(y, -spacing)), spacing)  # powers of two: rint alone rounds
     if stored.has_range:
         rounded = np.where(np.abs(rounded) > stored.largest, np.copysign(np.inf, y), rounded)
     return np.where(np.isfinite(y), rounded, y)

@@ -13,7 +13,7 @@ from precision_probe.trace.trace import Trace
 
 __all__ = ["View", "numbers", "view", "views"]
 
-_MILLI = 1e3
+_MILLI = 1e3  # eV to meV
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def numbers(trace: Trace, name: str) -> pd.DataFrame:
 
 
 def _physics(table: pd.DataFrame) -> View:
+    """Rows of all structures together; those that the trace does not tell, or of nothing periodic, are left out."""
     rows = table[table["structure"] == ALL].set_index("precision").drop(columns="structure")
     units = {
         "energy": "energy, meV/atom",
@@ -84,6 +85,7 @@ def _physics(table: pd.DataFrame) -> View:
 
 
 def _budget(table: pd.DataFrame) -> View:
+    """The mean absolute error of forces that each source makes alone, and below them what they add up to."""
     label = (table["source"] + " " + table["block"]).str.strip()
     frame = _wide(table.assign(label=label, value=_MILLI * table["forces_mae"]), "label")
     note = (
@@ -94,6 +96,7 @@ def _budget(table: pd.DataFrame) -> View:
 
 
 def _prediction(table: pd.DataFrame) -> View:
+    """Expected beside measured, each as the prediction defines it: a bound, a root mean square."""
     units = {
         "energy_bound": "energy, bound, meV/atom",
         "energy_expected": "energy, expected",
@@ -149,6 +152,7 @@ def _range(table: pd.DataFrame) -> View:
 
 
 def _finite_differences(table: pd.DataFrame) -> View:
+    """The difference beside what truncation and noise make, without which it says nothing."""
     units = {
         "difference": "difference, meV/Å",
         "expected": "of it truncation and noise, meV/Å",
@@ -166,6 +170,7 @@ def _finite_differences(table: pd.DataFrame) -> View:
 
 
 def _displacement(table: pd.DataFrame) -> View:
+    """The size of steps, from the points that the trace keeps; they are in meV already."""
     units = {
         "energy_step": "energy, meV/atom",
         "force_step": "force, meV/Å",
@@ -178,6 +183,7 @@ def _displacement(table: pd.DataFrame) -> View:
 
 
 def _drift(table: pd.DataFrame) -> View:
+    """Drift beside its interval of confidence, without which no two precisions can be told apart."""
     units = {
         "drift": "drift, meV/atom/ps",
         "confidence": "± (95 % interval)",

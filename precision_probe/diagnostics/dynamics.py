@@ -1,7 +1,6 @@
 """Molecular dynamics in a precision: how fast the total energy drifts."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import ase
 import ase.units
@@ -11,17 +10,21 @@ import scipy.stats
 from ase.calculators.calculator import Calculator, all_changes
 from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
+from numpy.typing import NDArray
 
 from precision_probe.models.graphs import build_graph
-from precision_probe.models.loading import load_model
+from precision_probe.models.loading import ModelSource, load_model
 from precision_probe.policy import Policy
-from precision_probe.precisions import PRECISIONS, parse_precisions
+from precision_probe.precisions import PRECISIONS, PrecisionSource, parse_precisions
 from precision_probe.structures import read_structures
 from precision_probe.variants.devices import check_device, check_precisions
 from precision_probe.variants.mixed import MixedVariant, apply
 from precision_probe.variants.variant import Variant
 
 __all__ = ["VariantCalculator", "energy_drift"]
+
+_MILLI = 1e3
+_Array = NDArray[np.float64]
 
 
 class VariantCalculator(Calculator):  # type: ignore[misc]
@@ -40,10 +43,15 @@ class VariantCalculator(Calculator):  # type: ignore[misc]
         super().__init__()
         self._variant = variant
 
-    def calculate(self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = all_changes) -> None:
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
         """Compute energy (eV) and forces (eV/Å)."""
         super().calculate(atoms, properties, system_changes)
-        (structure,) = read_structures(atoms)
+        (structure,) = read_structures(self.atoms)  # which refuses positions that are NaN
         graph = build_graph(structure, self._variant.model).to(self._variant.device)
         prediction = self._variant.predict(graph)
         self.results = {
@@ -53,9 +61,9 @@ class VariantCalculator(Calculator):  # type: ignore[misc]
 
 
 def energy_drift(
-    model: Any,
+    model: ModelSource,
     atoms: ase.Atoms,
-    precisions: Any,
+    precisions: PrecisionSource,
     *,
     policies: Mapping[str, Policy] | None = None,
     steps: int = 1000,
@@ -100,28 +108,30 @@ def energy_drift(
 
 def _run(
     variant: Variant | MixedVariant, start: ase.Atoms, steps: int, timestep: float, temperature: float, seed: int
-) -> np.ndarray[Any, Any]:
-    """Total energy after each step, meV/atom."""
+) -> _Array:
+    """Total energy at the start and after each step, (steps + 1,) meV/atom."""
     atoms = start.copy()
     width = np.sqrt(atoms.get_masses() * ase.units.kB * temperature)  # Maxwell and Boltzmann's distribution
     atoms.set_momenta(np.random.default_rng(seed).normal(size=(len(atoms), 3)) * width[:, None])
     Stationary(atoms)
-    if not atoms.pbc.any():
+    if not atoms.pbc.any():  # what is periodic does not conserve angular momentum
         ZeroRotation(atoms)
     atoms.calc = VariantCalculator(variant)
     energies: list[float] = []
     dynamics = VelocityVerlet(atoms, timestep * ase.units.fs)
-    dynamics.attach(lambda: energies.append(1000 * atoms.get_total_energy() / len(atoms)))
+    dynamics.attach(lambda: energies.append(_MILLI * atoms.get_total_energy() / len(atoms)))
     dynamics.run(steps)
     return np.asarray(energies)
 
 
-def _summary(energies: np.ndarray[Any, Any], picoseconds: float) -> dict[str, float]:
+def _summary(energies: _Array, picoseconds: float) -> dict[str, float]:
+    """What the total energies of some runs, (n_runs, steps + 1) meV/atom, say, so far apart in time."""
     time = np.arange(energies.shape[1]) * picoseconds
     fits = [np.polyfit(time, run, 1) for run in energies]
     residuals = [run - np.polyval(fit, time) for run, fit in zip(energies, fits, strict=True)]
     slopes = np.asarray([fit[0] for fit in fits])
     n = len(slopes)
+    # 95 % lie between the quantiles at 2.5 % and 97.5 %; one run says nothing of others
     half = scipy.stats.t.ppf(0.975, n - 1) * slopes.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
     return {
         "drift": float(slopes.mean()),

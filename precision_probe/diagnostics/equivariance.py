@@ -1,8 +1,7 @@
 """Equivariance: how far a structure moved, turned, mirrored or renumbered gives the moved, turned, … results."""
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,8 @@ import torch
 
 from precision_probe.analysis.pairs import MODEL
 from precision_probe.models._mace import o3
-from precision_probe.models.blocks import Port
+from precision_probe.models.blocks import Block, Port
+from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.graphs import Graph
 from precision_probe.variants.captured_run import captured_run
 from precision_probe.variants.hooks import Call
@@ -18,7 +18,7 @@ from precision_probe.variants.variant import Variant
 
 __all__ = ["equivariance"]
 
-_SHIFT = 3.7  # Å, of the order of a molecule's own size
+_SHIFT = 3.7  # Å, a choice, of the order of a molecule's own size: further away coordinates have fewer digits left
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class _Motion:
         return dataclasses.replace(graph, data=data)
 
 
-def equivariance(variants: list[Variant], graph: Graph, blocks: list[Any], *, seed: int = 0) -> pd.DataFrame:
+def equivariance(variants: Sequence[Variant], graph: Graph, blocks: Sequence[Block], *, seed: int = 0) -> pd.DataFrame:
     """Compare each variant's results for a moved structure with its own results, moved.
 
     Args:
@@ -80,15 +80,15 @@ def equivariance(variants: list[Variant], graph: Graph, blocks: list[Any], *, se
     return pd.DataFrame(rows)
 
 
-def _results(variant: Variant, graph: Graph, blocks: list[Any]) -> dict[tuple[str, Port], torch.Tensor]:
-    """Energy per atom, forces and the outputs of blocks, in float64 and e3nn's layout."""
+def _results(variant: Variant, graph: Graph, blocks: Sequence[Block]) -> dict[tuple[str, Port], torch.Tensor]:
+    """Energy, forces and the outputs of blocks whose irreps are known, in float64 and e3nn's layout."""
     prediction = variant.predict(graph)
     calls = captured_run(variant, graph, blocks, with_gradients=False).calls
-    found = {
+    of_model = {
         (MODEL, Port("energy", "structure", o3.Irreps("0e"))): prediction.changing_energy.double().reshape(-1, 1),
         (MODEL, Port("forces", "atom", o3.Irreps("1o"))): prediction["forces"].double(),
     }
-    return found | {(call.block.name, port): value for call in calls for port, value in _outputs(call)}
+    return of_model | {(call.block.name, port): value for call in calls for port, value in _outputs(call)}
 
 
 def _outputs(call: Call) -> Iterator[tuple[Port, torch.Tensor]]:
@@ -98,6 +98,7 @@ def _outputs(call: Call) -> Iterator[tuple[Port, torch.Tensor]]:
 
 
 def _motions(graph: Graph, seed: int) -> Iterator[_Motion]:
+    """One motion of each kind, so that a failure says which symmetry is broken."""
     rng = np.random.default_rng(seed)
     eye, still = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     same = torch.arange(graph.n_atoms)
@@ -108,7 +109,7 @@ def _motions(graph: Graph, seed: int) -> Iterator[_Motion]:
 
 
 def _random_rotation(rng: np.random.Generator) -> torch.Tensor:
-    """A rotation from a random unit quaternion, uniform over all rotations."""
+    """A rotation from a random unit quaternion, uniform over all rotations, (3, 3)."""
     w, x, y, z = (quaternion := rng.normal(size=4)) / np.linalg.norm(quaternion)
     matrix = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
@@ -127,6 +128,7 @@ def _moved(tensor: torch.Tensor, port: Port, motion: _Motion) -> torch.Tensor:
 
 
 def _by_irrep(port: Port, y: torch.Tensor, y_hat: torch.Tensor) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Both tensors irrep by irrep, (rows, entries); y is flat already, as :func:`_moved` leaves it."""
     flat = torch.cat([part.flatten(1) for _, part in _split(port, y_hat)], dim=1)
     start = 0
     for irrep, part in _split(port, y_hat):
@@ -149,8 +151,6 @@ def _split(port: Port, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor
 
 def _wigner(irrep: str, matrix: torch.Tensor) -> torch.Tensor:
     """The Wigner matrix of a rotation, with the sign that parity gives an inversion."""
-    from precision_probe.models.dtypes import default_dtype
-
-    with default_dtype(torch.float64):
-        found: torch.Tensor = o3.Irrep(irrep).D_from_matrix(matrix)
-    return found
+    with default_dtype(torch.float64):  # e3nn makes what it needs on the way in the default dtype
+        wigner: torch.Tensor = o3.Irrep(irrep).D_from_matrix(matrix)
+    return wigner

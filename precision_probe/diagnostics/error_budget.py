@@ -13,7 +13,7 @@ from precision_probe.models.blocks import default_blocks
 from precision_probe.models.graphs import Graph
 from precision_probe.precisions import PRECISIONS, Precision, emulated, parse_precision
 from precision_probe.variants.rounded_blocks import rounded_blocks, rounded_weights
-from precision_probe.variants.rounding import round_to
+from precision_probe.variants.rounding import generator_of, round_to
 from precision_probe.variants.variant import Variant
 
 __all__ = ["PARTS_TOGETHER", "TOTAL", "UNEXPLAINED", "budget", "emulation_of"]
@@ -26,15 +26,16 @@ def budget(reference: Reference, precision: str | Precision) -> pd.DataFrame:
     """Round one thing at a time in a float64 run: the geometry, the weights, each block's inputs, its arithmetic.
 
     Args:
-        reference: A model and structures.
+        reference: The model and the structures.
         precision: A precision or an emulated format; rounding is emulated, so that parts can be told apart.
 
     Returns:
         One row for each source, with the columns ``source``, ``block`` (empty for geometry and weights), ``energy``,
-        ``interaction_energy`` (eV/atom), ``forces`` (eV/Å: largest error), ``forces_mae``, … as of a trial. Then three
-        rows: the parts together (errors that know nothing of one another add as squares), the precision itself with
-        everything rounded, and what of that the parts do not explain: rounding outside the blocks, as of the sum over
-        atoms, and errors that do know of one another. It is √(total² − parts²), negative where the parts are larger.
+        ``interaction_energy`` (eV/atom), ``forces`` (eV/Å: largest error), ``forces_mae``, … as
+        :meth:`precision_probe.diagnostics.reference.Reference.errors` has them. Then three rows: the parts together
+        (errors that know nothing of one another add as squares), the precision itself with everything rounded, and what
+        of that the parts do not explain: rounding outside the blocks, as of the sum over atoms, and errors that do know
+        of one another. It is √(total² − parts²), negative where the parts are larger.
     """
     precision = parse_precision(precision)
     emulation = emulation_of(precision)
@@ -42,17 +43,14 @@ def budget(reference: Reference, precision: str | Precision) -> pd.DataFrame:
     for source, block, changed in _sources(reference, emulation):
         with changed as predict:
             rows.append({"source": source, "block": block, **reference.errors(predict)})
-    real = Variant(reference.model, precision, reference.device)
-    total = reference.errors(real.predict)
+    # The precision itself, not its emulation: what a user would get.
+    total = pd.Series(reference.errors(Variant(reference.model, precision, reference.device).predict))
     table = pd.DataFrame(rows)
-    numbers = list(total)
-    together = np.sqrt((table[numbers] ** 2).sum())
-    squares = pd.Series(total)[numbers] ** 2 - together**2
-    tail = {PARTS_TOGETHER: together, TOTAL: pd.Series(total), UNEXPLAINED: np.sign(squares) * np.sqrt(squares.abs())}
-    return pd.concat(
-        [table, pd.DataFrame([{"source": name, "block": "", **row[numbers]} for name, row in tail.items()])],
-        ignore_index=True,
-    )
+    together = np.sqrt((table[total.index] ** 2).sum())
+    squares = total**2 - together**2
+    sums = {PARTS_TOGETHER: together, TOTAL: total, UNEXPLAINED: np.sign(squares) * np.sqrt(squares.abs())}
+    tail = pd.DataFrame([{"source": name, "block": "", **row} for name, row in sums.items()])
+    return pd.concat([table, tail], ignore_index=True)
 
 
 def emulation_of(precision: Precision) -> Precision:
@@ -89,5 +87,7 @@ def _predicting(variant: Variant, changed: contextlib.AbstractContextManager[Non
 
 
 def _rounded_geometry(graph: Graph, precision: Precision) -> Graph:
-    rounded = {key: round_to(graph.data[key], precision) for key in ("positions", "cell", "shifts")}
+    """A graph whose atoms and cell are where the format can say, with the edges that it had."""
+    generator = generator_of(precision, graph.data["positions"].device)
+    rounded = {key: round_to(graph.data[key], precision, generator) for key in ("positions", "cell", "shifts")}
     return dataclasses.replace(graph, data={**graph.data, **rounded})

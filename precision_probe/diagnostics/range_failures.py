@@ -1,13 +1,14 @@
 """The origin of a NaN: the first tensor, atom and number that lie outside a precision's range, in words."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import IntEnum
 
 import ase.data
 import numpy as np
 import pandas as pd
 import torch
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from precision_probe.analysis.pairs import MODEL
@@ -17,7 +18,9 @@ from precision_probe.models.attributes import elements
 from precision_probe.models.blocks import Block, Port, select_blocks
 from precision_probe.models.evaluation import Prediction
 from precision_probe.models.graphs import Graph
-from precision_probe.precisions import Precision, parse_precisions
+from precision_probe.models.loading import ModelSource
+from precision_probe.precisions import Precision, PrecisionSource, parse_precisions
+from precision_probe.structures import StructureSource
 from precision_probe.variants.captured_run import CapturedRun, captured_run
 from precision_probe.variants.devices import check_precisions
 from precision_probe.variants.hooks import Call, replay
@@ -26,7 +29,10 @@ from precision_probe.variants.variant import Variant
 __all__ = ["failures_of", "first_failure", "range_failures"]
 
 _COLUMNS = ["precision", "structure", "pass", "kind", "block", "tensor", "where", "value", "limit", "count", "message"]
-_NOISE = 1e-15  # of the largest number of a pass: what float64 itself hardly tells from zero
+# Of the largest number of a pass, about ten unit roundoffs. A choice: what symmetry makes zero in diamond is left at up
+# to 3e-16 of it by a small model and 2e-14 by the demo, and a larger one would hide small numbers that are real.
+_NOISE = 1e-15
+_Named = Mapping[str, object]
 _ZBL = (
     "; ZBL's cutoff polynomial grows without bound past its own end, the sum of two covalent radii, where the model "
     "multiplies it by 0"
@@ -40,8 +46,16 @@ class _Run(CapturedRun):
     prediction: Prediction
 
 
+class _Worst(IntEnum):
+    """The worst that occurs among numbers: the maximum of two is the worst of both."""
+
+    FINITE = 0
+    INFINITE = 1
+    NAN = 2
+
+
 @dataclass(frozen=True)
-class _Pair:
+class _Compared:
     """One tensor in float64 and in a precision.
 
     Attributes:
@@ -50,7 +64,7 @@ class _Pair:
         rows: What its first dimension counts: ``atom``, ``edge``, or empty.
         y: In float64.
         y_hat: In the precision.
-        operands: What it was computed from in the precision: ``finite``, ``inf`` (some are), or ``nan`` (some are).
+        operands: The worst among what it was computed from in the precision.
         call: The block's call in float64, of a forward pass.
     """
 
@@ -59,7 +73,7 @@ class _Pair:
     rows: str
     y: torch.Tensor
     y_hat: torch.Tensor
-    operands: str = "finite"
+    operands: _Worst = _Worst.FINITE
     call: Call | None = None
 
 
@@ -68,16 +82,21 @@ class _Failure:
     """Elements of a tensor that fail in one way; ``index`` is that of the largest in float64."""
 
     kind: str
-    pair: _Pair
+    compared: _Compared
     mask: torch.Tensor
 
     @property
     def index(self) -> tuple[int, ...]:
-        return _argmax(torch.where(self.mask, self.pair.y.abs(), -1.0))
+        return _argmax(torch.where(self.mask, self.compared.y.abs(), -1.0))
 
 
 def range_failures(
-    model: Any, structures: Any, precisions: Any, *, head: str | None = None, device: str | None = None
+    model: ModelSource,
+    structures: StructureSource,
+    precisions: PrecisionSource,
+    *,
+    head: str | None = None,
+    device: str | None = None,
 ) -> pd.DataFrame:
     """Find where numbers first leave the range of a precision: in weights, forward and backward.
 
@@ -124,7 +143,7 @@ def range_failures(
 
 
 def failures_of(reference: Reference, variants: Sequence[Variant]) -> pd.DataFrame:
-    """The same for a model's variants that are there already."""
+    """The same of a model whose variants, and whose float64 results, are there already."""
     _check_reference(reference)
     blocks = _every_block(reference.model)
     rows = [
@@ -133,12 +152,12 @@ def failures_of(reference: Reference, variants: Sequence[Variant]) -> pd.DataFra
     ]
     for graph in reference.graphs:
         exact, moving = _run(reference.variant, graph, blocks), _moving(reference.variant, graph, blocks)
-        for variant, found in zip(variants, rows, strict=True):
+        for variant, own_rows in zip(variants, rows, strict=True):
             own = _run(variant, graph, blocks)
-            for name, pairs in (("forward", _forward(exact, own)), ("backward", _backward(exact, own, moving))):
-                first = _first_of_each_kind(list(pairs), variant.precision)
-                found += [_row(reference, variant, graph, name, failure) for failure in first]
-    return pd.DataFrame([row for found in rows for row in found], columns=_COLUMNS)
+            for name, tensors in (("forward", _forward(exact, own)), ("backward", _backward(exact, own, moving))):
+                first = _first_of_each_kind(list(tensors), variant.precision)
+                own_rows += [_row(reference, variant, graph, name, failure) for failure in first]
+    return pd.DataFrame([row for own_rows in rows for row in own_rows], columns=_COLUMNS)
 
 
 def first_failure(table: pd.DataFrame) -> str:
@@ -154,6 +173,7 @@ def first_failure(table: pd.DataFrame) -> str:
 
 
 def _check_reference(reference: Reference) -> None:
+    """Refuse structures for which there is no telling whether a precision spoils anything."""
     for name, bad in reference.not_finite():
         raise InputError(
             f"Structure {name}: {' and '.join(bad)} NaN or infinite in float64 already, so that no other precision is "
@@ -163,8 +183,7 @@ def _check_reference(reference: Reference) -> None:
 
 def _every_block(model: torch.nn.Module) -> list[Block]:
     """All that can be hooked: not what TorchScript compiled, nor lists, which are never called."""
-    called = {name: module for name, module in model.named_modules() if name and _is_called(module)}
-    return select_blocks(model, list(called))
+    return select_blocks(model, [name for name, module in model.named_modules() if name and _is_called(module)])
 
 
 def _is_called(module: torch.nn.Module) -> bool:
@@ -184,41 +203,43 @@ def _moving(variant: Variant, graph: Graph, blocks: Sequence[Block]) -> list[set
 
 
 def _weights(reference: Reference, variant: Variant) -> Iterator[_Failure]:
+    """The failures of parameters and buffers, each of its own: there is no first among weights."""
     cast = variant.model.state_dict()
     for path, y in reference.variant.model.state_dict().items():
         if y.is_floating_point():
             block, _, tensor = path.rpartition(".")
-            yield from _failures(_Pair(block or MODEL, tensor, "", y, cast[path]), variant.precision)
+            yield from _failures(_Compared(block or MODEL, tensor, "", y, cast[path]), variant.precision)
 
 
-def _forward(exact: _Run, own: _Run) -> Iterator[_Pair]:
+def _forward(exact: _Run, own: _Run) -> Iterator[_Compared]:
     """What leaves each block, in order, then what the model makes of it."""
     for call, mine in zip(exact.calls, own.calls, strict=True):
-        operands = _state(mine.arguments.values())
+        operands = _worst(mine.arguments.values())
         for (port, y), y_hat in zip(call.outputs.items(), mine.outputs.values(), strict=True):
-            yield _Pair(call.block.name, port.name, port.rows, y, y_hat, operands, call)
-    operands = _state(tensor for call in own.calls for tensor in call.outputs.values())
+            yield _Compared(call.block.name, port.name, port.rows, y, y_hat, operands, call)
+    operands = _worst(tensor for call in own.calls for tensor in call.outputs.values())
     yield from _of_model(exact, own, operands, backward=False)
 
 
-def _backward(exact: _Run, own: _Run, moving: Sequence[set[Port]]) -> Iterator[_Pair]:
+def _backward(exact: _Run, own: _Run, moving: Sequence[set[Port]]) -> Iterator[_Compared]:
     """Gradients with respect to what enters each block, in the order in which they are computed, then forces."""
-    earlier = "finite"
+    earlier = _Worst.FINITE
     for i in _backward_order(exact.calls):
         mine = own.calls[i]
-        operands = max(earlier, _state([*mine.arguments.values(), *mine.outputs.values()]))
+        operands = max(earlier, _worst([*mine.arguments.values(), *mine.outputs.values()]))
         for (port, y), y_hat in zip(exact.grads[i].items(), own.grads[i].values(), strict=True):
             if port in moving[i]:
-                yield _Pair(mine.block.name, port.name, port.rows, y, y_hat, operands)
-                earlier = max(earlier, _state([y_hat]))
+                yield _Compared(mine.block.name, port.name, port.rows, y, y_hat, operands)
+                earlier = max(earlier, _worst([y_hat]))
     yield from _of_model(exact, own, earlier, backward=True)
 
 
-def _of_model(exact: _Run, own: _Run, operands: str, *, backward: bool) -> Iterator[_Pair]:
+def _of_model(exact: _Run, own: _Run, operands: _Worst, *, backward: bool) -> Iterator[_Compared]:
+    """The model's own results that a pass ends with: forces and stress are made by differentiation."""
     for quantity, y in exact.prediction.values.items():
         if (quantity.name in ("forces", "stress")) == backward:
             rows = "atom" if quantity.dims[0] == "atom" else ""
-            yield _Pair(MODEL, quantity.name, rows, y, own.prediction[quantity.name], operands)
+            yield _Compared(MODEL, quantity.name, rows, y, own.prediction[quantity.name], operands)
 
 
 def _backward_order(calls: Sequence[Call]) -> list[int]:
@@ -231,51 +252,56 @@ def _backward_order(calls: Sequence[Call]) -> list[int]:
     return order + open_ones[::-1]
 
 
-def _state(values: Iterable[Any]) -> str:
-    """The worst that occurs; as words, ``finite`` < ``inf`` < ``nan``."""
-    tensors = [value for value in values if torch.is_tensor(value)]
+def _worst(values: Iterable[object]) -> _Worst:
+    """The worst that occurs in the tensors among a call's arguments or results."""
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
     if any(bool(tensor.isnan().any()) for tensor in tensors):
-        return "nan"
-    return "inf" if any(bool(tensor.isinf().any()) for tensor in tensors) else "finite"
+        return _Worst.NAN
+    return _Worst.INFINITE if any(bool(tensor.isinf().any()) for tensor in tensors) else _Worst.FINITE
 
 
-def _first_of_each_kind(pairs: list[_Pair], precision: Precision) -> list[_Failure]:
-    noise = _NOISE * max((float(pair.y.nan_to_num(0).abs().max()) for pair in pairs if pair.y.numel()), default=0.0)
-    found: dict[str, _Failure] = {}
-    for pair in pairs:
-        for failure in _failures(pair, precision, noise):
-            found.setdefault(failure.kind, failure)
-    return list(found.values())
+def _first_of_each_kind(tensors: Sequence[_Compared], precision: Precision) -> list[_Failure]:
+    """What goes wrong first in a pass, its tensors in order; the rest follows from it, or is more of the same."""
+    largest = [float(each.y.nan_to_num(0).abs().max()) for each in tensors if each.y.numel()]
+    noise = _NOISE * max(largest, default=0.0)
+    first: dict[str, _Failure] = {}
+    for compared in tensors:
+        for failure in _failures(compared, precision, noise):
+            first.setdefault(failure.kind, failure)
+    return list(first.values())
 
 
-def _failures(pair: _Pair, precision: Precision, noise: float = 0.0) -> list[_Failure]:
-    y, y_hat = pair.y, pair.y_hat
+def _failures(compared: _Compared, precision: Precision, noise: float = 0.0) -> list[_Failure]:
+    """How one tensor fails, in each of the ways that :func:`range_failures` explains."""
+    y, y_hat = compared.y, compared.y_hat
     lost = torch.isfinite(y) & ~torch.isfinite(y_hat)
     within = lost & (y.abs() <= precision.largest)
     small = (y.abs() > noise) & (y.abs() <= precision.smallest_subnormal / 2) & (y_hat == 0)
     matters = float(y[small].norm()) > precision.unit_roundoff * float(y.nan_to_num(0).norm())
     masks = {
         "overflow": lost & ~within,
-        "product": within & (pair.operands == "finite"),
-        "nan": within & y_hat.isnan() & (pair.operands == "inf"),
+        "product": within & (compared.operands is _Worst.FINITE),
+        "nan": within & y_hat.isnan() & (compared.operands is _Worst.INFINITE),
         "flush": small & matters,
     }
-    return [_Failure(kind, pair, mask) for kind, mask in masks.items() if mask.any()]
+    return [_Failure(kind, compared, mask) for kind, mask in masks.items() if mask.any()]
 
 
-def _row(reference: Reference, variant: Variant, graph: Graph | None, name: str, failure: _Failure) -> dict[str, Any]:
+def _row(
+    reference: Reference, variant: Variant, graph: Graph | None, name: str, failure: _Failure
+) -> dict[str, object]:
     """What the table says of a failure; without a graph it is a weight's."""
-    pair, index, precision = failure.pair, failure.index, variant.precision
-    at = _where(graph, pair.rows, index, pair.y.shape) if graph else str(list(index)) if index else ""
-    cause = _cause(reference, variant, graph, pair) if graph and failure.kind == "product" else ""
-    text = _sentence(failure, _what(pair, name, at), precision, cause)
-    if name == "weights" and failure.kind == "overflow" and pair.block == "atomic_energies_fn":
-        at, text = _isolated_atom(reference, float(pair.y[index]), elements(reference.model)[index[-1]], precision)
+    compared, index, precision = failure.compared, failure.index, variant.precision
+    at = _where(graph, compared.rows, index, compared.y.shape) if graph else str(list(index)) if index else ""
+    cause = _cause(reference, variant, graph, compared) if graph and failure.kind == "product" else ""
+    text = _sentence(failure, _what(compared, name, at), precision, cause)
+    if name == "weights" and failure.kind == "overflow" and compared.block == "atomic_energies_fn":
+        at, text = _isolated_atom(reference, float(compared.y[index]), elements(reference.model)[index[-1]], precision)
     structure = graph.names[0] if graph else ""
     limit = precision.smallest_subnormal if failure.kind == "flush" else precision.largest
-    where = (precision.name, structure, name, failure.kind, pair.block, pair.tensor, at)
+    place = (precision.name, structure, name, failure.kind, compared.block, compared.tensor, at)
     message = f"{', '.join(filter(None, (precision.name, structure)))}: {text}"
-    return dict(zip(_COLUMNS, (*where, float(pair.y[index]), limit, int(failure.mask.sum()), message), strict=True))
+    return dict(zip(_COLUMNS, (*place, float(compared.y[index]), limit, int(failure.mask.sum()), message), strict=True))
 
 
 def _isolated_atom(reference: Reference, energy: float, number: int, precision: Precision) -> tuple[str, str]:
@@ -288,61 +314,64 @@ def _isolated_atom(reference: Reference, energy: float, number: int, precision: 
     return symbol, f"|E0| of {symbol}, {_number(abs(energy))} eV, exceeds {_number(precision.largest)}; {ending}"
 
 
-def _what(pair: _Pair, name: str, at: str) -> str:
+def _what(compared: _Compared, name: str, at: str) -> str:
     if name == "weights":
-        return f"the weight {pair.tensor}{at} of {pair.block}"
-    gradient = "the gradient with respect to " if name == "backward" and pair.block != MODEL else ""
-    return f"{gradient}{pair.tensor} of {pair.block}{f' at {at}' if at else ''}"
+        return f"the weight {compared.tensor}{at} of {compared.block}"
+    gradient = "the gradient with respect to " if name == "backward" and compared.block != MODEL else ""
+    return f"{gradient}{compared.tensor} of {compared.block}{f' at {at}' if at else ''}"
 
 
 def _sentence(failure: _Failure, what: str, precision: Precision, cause: str) -> str:
-    pair, index = failure.pair, failure.index
-    became = "NaN" if pair.y_hat[index].isnan() else "infinite"
-    share = f"{float(failure.mask.double().mean()):.0%} of its {pair.y.numel():,} elements"
+    """What goes wrong with the tensor that ``what`` names, and with how much of it or why."""
+    compared, index = failure.compared, failure.index
+    became = "NaN" if compared.y_hat[index].isnan() else "infinite"
+    share = f"{float(failure.mask.double().mean()):.0%} of its {compared.y.numel():,} elements"
     ending = {
         "overflow": f"exceeds {_number(precision.largest)}",
         "product": f"becomes {became} though its operands are finite: {cause}",
         "nan": "becomes NaN, made of infinities that reached it",
         "flush": f"becomes 0, as half of {_number(precision.smallest_subnormal)} and less does; so do {share}",
     }
-    return f"{what}, {_number(float(pair.y[index]))} in float64, {ending[failure.kind]}"
+    return f"{what}, {_number(float(compared.y[index]))} in float64, {ending[failure.kind]}"
 
 
-def _cause(reference: Reference, variant: Variant, graph: Graph, pair: _Pair) -> str:
+def _cause(reference: Reference, variant: Variant, graph: Graph, compared: _Compared) -> str:
     """Why finite operands gave inf or NaN."""
     limit = variant.precision.largest
-    hint = _ZBL if pair.block == "pair_repulsion_fn" else ""
-    if pair.call is None:
-        what = "a number outside the blocks" if pair.block == MODEL else "a number inside its backward pass"
+    hint = _ZBL if compared.block == "pair_repulsion_fn" else ""
+    if compared.call is None:
+        what = "a number outside the blocks" if compared.block == MODEL else "a number inside its backward pass"
         return f"{what} exceeds {_number(limit)}{hint}"
-    weights = variant.model.get_submodule(pair.block).state_dict()
+    weights = variant.model.get_submodule(compared.block).state_dict()
     infinite = [key for key, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if infinite:
         return f"its weight {infinite[0]} is not"
     inside = _FirstBeyond(limit)
     with reference.variant.arithmetic(), torch.no_grad(), inside:
-        replay(reference.variant.model.get_submodule(pair.block), pair.call, torch.float64)
-    if inside.found is None:
+        replay(reference.variant.model.get_submodule(compared.block), compared.call, torch.float64)
+    if inside.first is None:
         return f"rounding carries it beyond {_number(limit)}{hint}"
-    operation, y = inside.found
+    operation, y = inside.first
     index = _argmax(y.abs())
     where = _where(graph, "", index, y.shape)
     return f"inside, {operation} gives {_number(float(y[index]))}{f' for {where}' if where else ''}{hint}"
 
 
 class _FirstBeyond(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While this mode is on, the first operation whose result exceeds a number is remembered."""
+    """While this mode is on, the first operation whose result exceeds a number is remembered, with that result."""
 
     def __init__(self, limit: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._limit = limit
-        self.found: tuple[str, torch.Tensor] | None = None
+        self.first: tuple[str, torch.Tensor] | None = None
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload[..., object], types: object, args: Sequence[object] = (), kwargs: _Named | None = None
+    ) -> object:
         """Run one operation, and look at its result."""
         y = func(*args, **(kwargs or {}))
-        if self.found is None and torch.is_tensor(y) and y.is_floating_point() and (y.abs() > self._limit).any():
-            self.found = (func._schema.name.removeprefix("aten::").rstrip("_"), y.clone())
+        if self.first is None and torch.is_tensor(y) and y.is_floating_point() and (y.abs() > self._limit).any():
+            self.first = (func._schema.name.removeprefix("aten::").rstrip("_"), y.clone())
         return y
 
 

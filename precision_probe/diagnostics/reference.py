@@ -1,19 +1,19 @@
 """What a float64 model predicts exactly, and how far from it the same structures are with something rounded."""
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from precision_probe.exceptions import InputError
 from precision_probe.models.evaluation import Prediction
 from precision_probe.models.graphs import Graph, build_graph
-from precision_probe.models.loading import load_model
+from precision_probe.models.loading import ModelSource, load_model
 from precision_probe.precisions import PRECISIONS
-from precision_probe.structures import read_structures
+from precision_probe.structures import StructureSource, read_structures
 from precision_probe.variants.devices import check_device
 from precision_probe.variants.variant import Variant
 
@@ -26,7 +26,6 @@ ERROR_UNITS = {
     "forces_mae": "eV/Å",
     "forces_rms": "eV/Å",
 }
-
 
 Predict = Callable[[Graph], Prediction]
 
@@ -55,8 +54,8 @@ class Reference:
 
     def __init__(
         self,
-        model: Any,
-        structures: Any,
+        model: ModelSource,
+        structures: StructureSource,
         *,
         head: str | None = None,
         device: str | torch.device | None = None,
@@ -69,7 +68,7 @@ class Reference:
         self.variant = variant or Variant(self.model, PRECISIONS["float64"], self.device)
         self._run(structures, head)
 
-    def on(self, structures: Any, *, head: str | None = None) -> "Reference":
+    def on(self, structures: StructureSource, *, head: str | None = None) -> "Reference":
         """The same model on other structures.
 
         Raises:
@@ -79,37 +78,38 @@ class Reference:
         other._run(structures, head)
         return other
 
-    def _run(self, structures: Any, head: str | None) -> None:
+    def _run(self, structures: StructureSource, head: str | None) -> None:
+        """Predict the structures, once a first prediction is as every later one will be."""
         graphs = [build_graph(atoms, self.model, head) for atoms in read_structures(structures)]
         self.graphs = [graph.to(self.device) for graph in graphs]
-        self.variant.predict(self.graphs[0])
-        self.variant.predict(self.graphs[0])  # TorchScript compiles in the second call
+        for _ in range(2):  # TorchScript compiles in the second call, and what it compiles may round otherwise
+            self.variant.predict(self.graphs[0])
         self.exact = [self.variant.predict(graph) for graph in self.graphs]
 
     def not_finite(self) -> list[tuple[str, list[str]]]:
         """The structures for which float64 itself gives NaN or infinity, with the quantities: energy, forces."""
-        found = [
+        bad_of_each = [
             (graph.names[0], [name for name in ("energy", "forces") if not torch.isfinite(exact[name]).all()])
             for graph, exact in zip(self.graphs, self.exact, strict=True)
         ]
-        return [(name, bad) for name, bad in found if bad]
+        return [(name, bad) for name, bad in bad_of_each if bad]
 
     def errors(self, predict: Predict) -> dict[str, float]:
         """How far predictions are from the exact ones.
 
         Returns:
             ``energy`` and, if the model has it, ``interaction_energy`` (eV/atom: largest |Δ|/n_atoms), ``forces``
-            (eV/Å: largest |Δ|), ``forces_mae``, ``forces_rms``, ``forces_rel_l2``; over all structures.
+            (eV/Å: largest |Δ|), ``forces_mae``, ``forces_rms`` (eV/Å), ``forces_rel_l2``; over all structures.
         """
-        found = [predict(graph) for graph in self.graphs]
+        predictions = [predict(graph) for graph in self.graphs]
         n_atoms = np.asarray([graph.n_atoms for graph in self.graphs])
         names = [quantity.name for quantity in self.exact[0].values]
         energies = {
-            name: float(np.max(np.abs(_numbers(found, name) - _numbers(self.exact, name)) / n_atoms))
+            name: float(np.max(np.abs(_numbers(predictions, name) - _numbers(self.exact, name)) / n_atoms))
             for name in ("energy", "interaction_energy")
             if name in names
         }
-        y, y_hat = _numbers(self.exact, "forces"), _numbers(found, "forces")
+        y, y_hat = _numbers(self.exact, "forces"), _numbers(predictions, "forces")
         delta = y_hat - y
         return energies | {
             "forces": float(np.abs(delta).max()),
@@ -128,9 +128,9 @@ class Reference:
         """
         rows = []
         for graph, exact in zip(self.graphs, self.exact, strict=True):
-            found = predict(graph)
+            prediction = predict(graph)
             delta = {
-                name: (found[name].double() - exact[name].double()).abs().cpu().numpy()
+                name: (prediction[name].double() - exact[name].double()).abs().cpu().numpy()
                 for name in ("energy", "forces", "stress")
             }
             rows.append(
@@ -145,5 +145,6 @@ class Reference:
         return pd.DataFrame(rows)
 
 
-def _numbers(predictions: list[Prediction], name: str) -> np.ndarray[Any, Any]:
+def _numbers(predictions: Sequence[Prediction], name: str) -> NDArray[np.float64]:
+    """One quantity of all structures, one after the other along the first dimension."""
     return np.concatenate([prediction[name].double().cpu().numpy() for prediction in predictions])

@@ -1,5 +1,7 @@
 """The noise floor: how far runs of the same thing are apart, because CUDA adds numbers in any order."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
@@ -13,7 +15,7 @@ from precision_probe.variants.variant import Variant
 __all__ = ["noise_floor"]
 
 
-def noise_floor(variants: list[Variant], graph: Graph, blocks: list[Block], *, n_runs: int = 5) -> pd.DataFrame:
+def noise_floor(variants: Sequence[Variant], graph: Graph, blocks: Sequence[Block], *, n_runs: int = 5) -> pd.DataFrame:
     """Run each variant several times and compare the runs.
 
     Args:
@@ -31,8 +33,9 @@ def noise_floor(variants: list[Variant], graph: Graph, blocks: list[Block], *, n
     for variant in variants:
         runs = [_run(variant, graph, blocks) for _ in range(n_runs)]
         for key in runs[0]:
-            moved = torch.stack([run[key] - runs[0][key] for run in runs])  # of the same runs exactly zero
-            distance = float((moved - moved.mean(dim=0)).square().sum().div(n_runs - 1).sqrt())
+            # Runs that are the same are off the first by exactly zero; off their own mean, rounded, they would not be.
+            off = torch.stack([run[key] - runs[0][key] for run in runs])
+            distance = float((off - off.mean(dim=0)).square().sum().div(n_runs - 1).sqrt())
             norm = float(runs[0][key].norm())
             block, tensor, direction = key
             spread = distance / norm if norm else np.nan
@@ -48,15 +51,16 @@ def noise_floor(variants: list[Variant], graph: Graph, blocks: list[Block], *, n
     return pd.DataFrame(rows)
 
 
-def _run(variant: Variant, graph: Graph, blocks: list[Block]) -> dict[tuple[str, str, str], torch.Tensor]:
+def _run(variant: Variant, graph: Graph, blocks: Sequence[Block]) -> dict[tuple[str, str, str], torch.Tensor]:
+    """What one run gives, by block, tensor and direction, in float64; no stress, which is NaN of a molecule."""
     prediction = variant.predict(graph)
-    found = {
+    tensors = {
         (MODEL, quantity.name, "backward" if quantity.name == "forces" else "forward"): tensor.double()
         for quantity, tensor in prediction.values.items()
         if quantity.name != "stress"
     }
     run = captured_run(variant, graph, blocks)
     for call, grad in zip(run.calls, run.grads, strict=True):
-        found |= {(call.block.name, port.name, "forward"): y.double() for port, y in call.outputs.items()}
-        found |= {(call.block.name, port.name, "backward"): g.double() for port, g in grad.items()}
-    return found
+        tensors |= {(call.block.name, port.name, "forward"): y.double() for port, y in call.outputs.items()}
+        tensors |= {(call.block.name, port.name, "backward"): g.double() for port, g in grad.items()}
+    return tensors

@@ -6,7 +6,7 @@ u/√3·√Σ(∂E/∂x·x)² (Higham & Mary 2019, SIAM J. Sci. Comput. 41, A281
 ∂(v·F)/∂x, the mean over random signs v being the sum over all components (Hutchinson 1990).
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ def sensitivities(reference: Reference, *, n_probes: int = 4, seed: int = 0) -> 
     """What rounding each block's inputs once would do, in unit roundoffs: no reduced precision is run for this.
 
     Args:
-        reference: A model and structures.
+        reference: The model and the structures.
         n_probes: Random vectors for the forces; each costs one more backward pass, through the forces.
         seed: Of these.
 
@@ -34,15 +34,16 @@ def sensitivities(reference: Reference, *, n_probes: int = 4, seed: int = 0) -> 
         structures), ``forces_expected`` (eV/Å, root mean square over components), all for u = 1.
     """
     generator = torch.Generator(reference.device).manual_seed(seed)
-    found = [_of_graph(reference, graph, n_probes, generator) for graph in reference.graphs]
+    sums_of_each = [_of_graph(reference, graph, n_probes, generator) for graph in reference.graphs]
     n_atoms = np.asarray([graph.n_atoms for graph in reference.graphs])
     rows = []
-    for key in found[0]:
-        bound, expected, forces = np.asarray([each[key] for each in found]).T
+    # ε spread evenly over ±u has the variance u²/3; a structure's forces have 3 n_atoms components
+    for block, name in sums_of_each[0]:
+        bound, expected, forces = np.asarray([sums[block, name] for sums in sums_of_each]).T
         rows.append(
             {
-                "block": key[0],
-                "input": key[1],
+                "block": block,
+                "input": name,
                 "energy_bound": float((bound / n_atoms).max()),
                 "energy_expected": float((np.sqrt(expected) / n_atoms).max()) / np.sqrt(3),
                 "forces_expected": float(np.sqrt(forces.sum() / (3 * n_atoms.sum()) / 3)),
@@ -74,7 +75,8 @@ def _of_graph(
     variant = reference.variant
     with variant.arithmetic(), torch.enable_grad(), capture(variant.model, default_blocks(variant.model)) as calls:
         data = graph.cast(torch.float64)
-        out: Any = variant.model(data, training=True)
+        # In training mode forces stay on the autograd graph.
+        out: Mapping[str, torch.Tensor] = variant.model(data, training=True)
         names, inputs = _inputs(calls)
         of_energy = _weighted([out["energy"].sum()], inputs)
         of_forces = [0.0] * len(inputs)
@@ -88,12 +90,13 @@ def _of_graph(
     }
 
 
-def _inputs(calls: list[Call]) -> tuple[list[tuple[str, str]], list[torch.Tensor]]:
-    found = {(call.block.name, port.name): tensor for call in calls for port, tensor in call.inputs.items()}
-    return list(found), list(found.values())
+def _inputs(calls: Sequence[Call]) -> tuple[list[tuple[str, str]], list[torch.Tensor]]:
+    """What enters the blocks: its names (block, input), and the tensors."""
+    inputs = {(call.block.name, port.name): tensor for call in calls for port, tensor in call.inputs.items()}
+    return list(inputs), list(inputs.values())
 
 
-def _weighted(outputs: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+def _weighted(outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """∂output/∂x · x for each input x."""
     grads = torch.autograd.grad(outputs, inputs, retain_graph=True, allow_unused=True, materialize_grads=True)
     return [grad * x.detach() for grad, x in zip(grads, inputs, strict=True)]

@@ -4,6 +4,8 @@ Stochastic arithmetic (Parker 1997, Monte Carlo arithmetic; Sohier et al. 2021, 
 samples with mean μ and standard deviation σ, −log₁₀(σ/|μ|) decimal digits agree from run to run.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -15,16 +17,18 @@ from precision_probe.variants.variant import Variant
 
 __all__ = ["significant_digits"]
 
-_SPARE_BITS = 4  # that a float64 computation needs beyond the format, to know in which direction to round how often
+_SPARE_BITS = 4  # that a float64 computation needs beyond the format, to round up or down with odds true to 1/16
+
+_Array = NDArray[np.float64]
 
 
 def significant_digits(
-    reference: Reference, precisions: list[str | Precision], *, n_samples: int = 6, seed: int = 0
+    reference: Reference, precisions: Sequence[str | Precision], *, n_samples: int = 6, seed: int = 0
 ) -> pd.DataFrame:
     """Run a model several times with stochastic rounding and count the digits that do not change.
 
     Args:
-        reference: A model and structures. Its float64 results are not used.
+        reference: The model and the structures. Its float64 results are not used.
         precisions: Formats to round to, with their own range. float64 is among those possible: it is rounded to 48
             stored bits, and the four bits that are missing, 1.2 digits, are added, errors being proportional to the
             unit roundoff. tf32, which rounds but the inputs of matrix products, is not.
@@ -49,9 +53,9 @@ def significant_digits(
     for precision, sampled, missing in formats:
         samples = [_results(reference, sampled, seed + number) for number in range(n_samples)]
         for quantity in samples[0]:
-            values = [np.stack(found) for found in zip(*(sample[quantity] for sample in samples), strict=True)]
-            deviations = [_rms(value.std(axis=0, ddof=1)) / 2.0**missing for value in values]
-            means = [_rms(value.mean(axis=0)) for value in values]
+            values = [np.stack(runs) for runs in zip(*(sample[quantity] for sample in samples), strict=True)]
+            deviations = [_rms(of_one.std(axis=0, ddof=1)) / 2.0**missing for of_one in values]
+            means = [_rms(of_one.mean(axis=0)) for of_one in values]
             with np.errstate(divide="ignore", invalid="ignore"):
                 digits = -np.log10(np.asarray(deviations) / np.asarray(means))
             rows.append(
@@ -66,7 +70,7 @@ def significant_digits(
 
 
 def _stochastic(precision: Precision) -> tuple[Precision, int]:
-    """The stochastic format to sample, and how many bits the precision has more than that."""
+    """The stochastic format to sample, and how many bits the precision has more than that, as float64 has to spare."""
     if precision.products_only:
         raise InputError("tf32 rounds the inputs of matrix products alone, which stochastic rounding cannot sample.")
     if precision.stochastic:
@@ -77,19 +81,19 @@ def _stochastic(precision: Precision) -> tuple[Precision, int]:
     return emulated(precision.significand_bits - missing, exponent_bits, stochastic=True), missing
 
 
-def _results(reference: Reference, precision: Precision, seed: int) -> dict[str, list[NDArray[np.float64]]]:
+def _results(reference: Reference, precision: Precision, seed: int) -> dict[str, list[_Array]]:
     """For each quantity its values, structure by structure; energies per atom."""
     variant = Variant(reference.model, precision, reference.device, seed=seed)
-    found: dict[str, list[NDArray[np.float64]]] = {}
+    results: dict[str, list[_Array]] = {}
     for graph in reference.graphs:
         for quantity, tensor in variant.predict(graph).values.items():
             if quantity.name in ("energy", "interaction_energy", "forces"):
                 values = tensor.double().cpu().numpy()
-                found.setdefault(quantity.name, []).append(
+                results.setdefault(quantity.name, []).append(
                     values if quantity.name == "forces" else values / graph.n_atoms
                 )
-    return found
+    return results
 
 
-def _rms(values: NDArray[np.float64]) -> float:
+def _rms(values: _Array) -> float:
     return float(np.sqrt(np.mean(np.square(values))))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import ase
 import numpy as np
@@ -20,9 +19,11 @@ from precision_probe.diagnostics.sensitivity import predicted_errors, sensitivit
 from precision_probe.diagnostics.significant_digits import significant_digits
 from precision_probe.exceptions import InputError
 from precision_probe.models.blocks import default_blocks
-from precision_probe.precisions import PRECISIONS, Precision, parse_precisions
+from precision_probe.models.graphs import Graph
+from precision_probe.models.loading import ModelSource
+from precision_probe.precisions import PRECISIONS, Precision, PrecisionSource, parse_precisions
 from precision_probe.progress import shown
-from precision_probe.structures import read_structures
+from precision_probe.structures import StructureSource, read_structures
 from precision_probe.trace.tables import StoredTable
 from precision_probe.variants.devices import check_precisions
 from precision_probe.variants.variant import Variant
@@ -31,9 +32,9 @@ __all__ = ["evenly_spread", "explain", "explained"]
 
 
 def explain(
-    model: Any,
-    structures: Any,
-    precisions: str | Precision | Iterable[str | Precision],
+    model: ModelSource,
+    structures: StructureSource,
+    precisions: PrecisionSource,
     *,
     n_structures: int = 3,
     steps: int = 0,
@@ -46,7 +47,7 @@ def explain(
     Args:
         model: As :func:`precision_probe.attach` takes it; it must predict energies and forces.
         structures: As ``probe.run()`` takes them.
-        precisions: Which.
+        precisions: As :func:`precision_probe.attach` takes them.
         n_structures: How many of the structures are used, evenly spread over them: each is run some hundred times.
         steps: Of dynamics at constant energy, four runs of the largest structure in each precision; none by default.
         head: Which head of a multi-head model.
@@ -73,7 +74,7 @@ def explain(
 
 
 def evenly_spread(structures: Sequence[ase.Atoms], n_structures: int) -> list[ase.Atoms]:
-    """So many of the structures, the first and the last among them.
+    """So many of the structures, the first among them and, if it is not alone, the last; all where there are fewer.
 
     Raises:
         InputError: If none is asked for.
@@ -81,7 +82,7 @@ def evenly_spread(structures: Sequence[ase.Atoms], n_structures: int) -> list[as
     if n_structures < 1:
         raise InputError(f"At least one structure must be used; got n_structures={n_structures}.")
     indices = np.linspace(0, len(structures) - 1, min(n_structures, len(structures)))
-    return [structures[index] for index in np.unique(indices.astype(int))]
+    return [structures[index] for index in indices.astype(int)]  # they are at least one apart: none comes twice
 
 
 def explained(
@@ -95,9 +96,9 @@ def explained(
     """The tables of :func:`explain`, one by one, so that an interruption loses none that is made.
 
     Args:
-        reference: The model and the structures.
+        reference: The model in float64 and what it predicts for the structures.
         variants: The model in each reduced precision.
-        structures: The same structures, for dynamics.
+        structures: The same structures as ``Atoms``, of which the largest is where dynamics start.
         steps: As :func:`explain` takes them.
         progress: Likewise.
 
@@ -109,84 +110,93 @@ def explained(
     questions = _questions(reference, [reference.variant, *variants])
     if steps:
         questions.append(_drift(reference, max(structures, key=len), [each.precision for each in variants], steps))
-    for each in shown(questions, "explaining", progress=progress):
-        yield each.name, StoredTable(each.make(), each.title, each.units)
+    for question in shown(questions, "explaining", progress=progress):
+        yield question.name, StoredTable(question.answer(), question.title, question.units)
 
 
 @dataclass(frozen=True)
 class _Question:
-    """One table to be made."""
+    """One table to be made: what it is called, what it says in one line, how it is made, and its columns' units."""
 
     name: str
     title: str
-    make: Callable[[], pd.DataFrame]
+    answer: Callable[[], pd.DataFrame]
     units: dict[str, str] = field(default_factory=dict)
 
 
 def _questions(reference: Reference, variants: list[Variant]) -> list[_Question]:
-    largest = max(reference.graphs, key=lambda graph: graph.n_atoms)
-    blocks = default_blocks(reference.model)
-    reduced = [variant.precision for variant in variants[1:]]
-    emulated = [precision for precision in reduced if not precision.products_only]
-    questions = [
-        _Question(
-            "range",
-            "Where numbers first leave the range of a precision",
-            lambda: failures_of(reference, variants[1:]),
-        ),
-        _Question(
-            "noise",
-            "How far runs of the same are apart: errors below are not resolved",
-            lambda: noise_floor(variants, largest, blocks),
-        ),
-        _Question(
-            "budget",
-            "What the errors come from: one source of rounding at a time",
-            lambda: _for_each(emulated, lambda precision: budget(reference, precision)),
-            ERROR_UNITS,
-        ),
-        _Question(
-            "sweep",
-            SWEEP_TITLE,
-            lambda: sweep_of(reference),
-            ERROR_UNITS,
-        ),
-        _Question(
-            "prediction",
-            "Errors predicted to first order from adjoints of one float64 run, beside those measured",
-            lambda: _predictions(reference, variants[1:]),
-            {"energy_bound": "eV/atom", "energy_expected": "eV/atom", "energy": "eV/atom"}
-            | {"forces_expected": "eV/Å", "forces": "eV/Å"},
-        ),
-        _Question(
-            "equivariance",
-            "How far the results for a moved structure are from the moved results",
-            lambda: equivariance(variants, largest, blocks),
-        ),
-        _Question(
-            "finite_differences",
-            "Whether forces are the gradient of the energy",
-            lambda: finite_differences(variants, largest).reset_index(),
-            {"difference": "eV/Å", "expected": "eV/Å", "step": "Å", "energy_noise": "eV"},
-        ),
-        _Question(
-            "displacement",
-            "Energy and force along a straight line",
-            lambda: along_displacement(variants, largest),
-            {"position": "Å", "energy": "meV/atom", "force": "meV/Å"},
-        ),
-        _Question(
-            "digits",
-            "Decimal digits that agree between runs rounded stochastically",
-            lambda: significant_digits(reference, [PRECISIONS["float64"], *emulated]),
-            {"spread": "eV/atom; forces eV/Å"},
-        ),
-    ]
+    """Every question but that of dynamics; float64's variant comes first. None that would have an empty table."""
+    reduced = variants[1:]
+    emulated = [variant.precision for variant in reduced if not variant.precision.products_only]
     empty = {"range", "budget", "prediction"} if not reduced else {"budget"} if not emulated else set()
+    questions = [*_on_errors(reference, variants, emulated), *_on_symptoms(reference, variants, emulated)]
     return [question for question in questions if question.name not in empty]
 
 
+def _on_errors(reference: Reference, variants: list[Variant], emulated: Sequence[Precision]) -> Iterator[_Question]:
+    """What makes the errors against float64, and how large they had to be."""
+    reduced = variants[1:]
+    yield _Question(
+        "range",
+        "Where numbers first leave the range of a precision",
+        lambda: failures_of(reference, reduced),
+    )
+    yield _Question(
+        "noise",
+        "How far runs of the same are apart: errors below are not resolved",
+        lambda: noise_floor(variants, _largest(reference.graphs), default_blocks(reference.model)),
+    )
+    yield _Question(
+        "budget",
+        "What the errors come from: one source of rounding at a time",
+        lambda: _for_each(emulated, lambda precision: budget(reference, precision)),
+        ERROR_UNITS,
+    )
+    yield _Question("sweep", SWEEP_TITLE, lambda: sweep_of(reference), ERROR_UNITS)
+    yield _Question(
+        "prediction",
+        "Errors predicted to first order from adjoints of one float64 run, beside those measured",
+        lambda: _predictions(reference, reduced),
+        {"energy_bound": "eV/atom", "energy_expected": "eV/atom", "energy": "eV/atom"}
+        | {"forces_expected": "eV/Å", "forces": "eV/Å"},
+    )
+
+
+def _on_symptoms(reference: Reference, variants: list[Variant], emulated: Sequence[Precision]) -> Iterator[_Question]:
+    """What a precision breaks that holds for an exact model, and needs no exact result to be seen."""
+    graph = _largest(reference.graphs)
+    yield _Question(
+        "equivariance",
+        "How far the results for a moved structure are from the moved results",
+        lambda: equivariance(variants, graph, default_blocks(reference.model)),
+    )
+    yield _Question(
+        "finite_differences",
+        "Whether forces are the gradient of the energy",
+        lambda: finite_differences(variants, graph).reset_index(),
+        {"difference": "eV/Å", "expected": "eV/Å", "step": "Å", "energy_noise": "eV"},
+    )
+    yield _Question(
+        "displacement",
+        "Energy and force along a straight line",
+        lambda: along_displacement(variants, graph),
+        {"position": "Å", "energy": "meV/atom", "force": "meV/Å"},
+    )
+    yield _Question(
+        "digits",
+        "Decimal digits that agree between runs rounded stochastically",
+        lambda: significant_digits(reference, [PRECISIONS["float64"], *emulated]),
+        {"spread": "eV/atom; forces eV/Å"},
+    )
+
+
+def _largest(graphs: Sequence[Graph]) -> Graph:
+    """The structure with the most atoms: what is asked of one structure only is asked of this."""
+    return max(graphs, key=lambda graph: graph.n_atoms)
+
+
 def _drift(reference: Reference, atoms: ase.Atoms, precisions: Sequence[Precision], steps: int) -> _Question:
+    """The question of dynamics, which runs long and is asked on demand."""
     return _Question(
         "drift",
         f"Drift of the total energy at constant energy, four runs of {steps} steps of 0.5 fs",
@@ -198,11 +208,12 @@ def _drift(reference: Reference, atoms: ase.Atoms, precisions: Sequence[Precisio
 
 
 def _for_each(precisions: Iterable[Precision], table: Callable[[Precision], pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat([table(p).assign(precision=p.name) for p in precisions], ignore_index=True)
+    tables = [table(precision).assign(precision=precision.name) for precision in precisions]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _predictions(reference: Reference, variants: Iterable[Variant]) -> pd.DataFrame:
-    """ModelArray and measured, precision by precision; tf32 is predicted as if it rounded everything."""
+    """Errors predicted and measured, precision by precision; tf32 is predicted as if it rounded everything."""
     table = sensitivities(reference)
     rows = []
     for variant in variants:

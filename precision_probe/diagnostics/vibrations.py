@@ -1,7 +1,5 @@
 """Vibrations in a precision: the Hessian by differences of its forces, and the frequencies that follow."""
 
-from typing import Any
-
 import ase
 import ase.units
 import numpy as np
@@ -11,19 +9,25 @@ from numpy.typing import NDArray
 from precision_probe.diagnostics.reference import Reference
 from precision_probe.exceptions import InputError
 from precision_probe.models.graphs import Graph
-from precision_probe.precisions import parse_precisions
+from precision_probe.models.loading import ModelSource
+from precision_probe.precisions import PrecisionSource, parse_precisions
 from precision_probe.variants.devices import check_precisions
 from precision_probe.variants.variant import Variant
 
 __all__ = ["frequencies", "hessian", "vibrations"]
 
-_IMAGINARY = -10.0  # cm⁻¹; translations are not exactly at zero
+_IMAGINARY = -10.0  # cm⁻¹; a choice: translations are not exactly at zero, and are not to count
 
 _Array = NDArray[np.float64]
 
 
 def vibrations(
-    model: Any, atoms: ase.Atoms, precisions: Any, *, displacement: float = 0.01, device: str = "cpu"
+    model: ModelSource,
+    atoms: ase.Atoms,
+    precisions: PrecisionSource,
+    *,
+    displacement: float = 0.01,
+    device: str = "cpu",
 ) -> pd.DataFrame:
     """Compute the harmonic frequencies of a structure in float64 and in each precision.
 
@@ -86,8 +90,8 @@ def hessian(variant: Variant, graph: Graph, displacement: float) -> _Array:
     for shift in displacement * np.eye(3 * graph.n_atoms).reshape(-1, graph.n_atoms, 3):
         ahead, behind = (variant.predict(graph.displaced(way * shift))["forces"].double() for way in (1, -1))
         columns.append(((behind - ahead) / (2 * displacement)).flatten().cpu().numpy())
-    found = np.stack(columns, axis=1)
-    return np.where(np.isfinite(found), found, np.nan)
+    matrix = np.stack(columns, axis=1)
+    return np.where(np.isfinite(matrix), matrix, np.nan)
 
 
 def frequencies(matrix: _Array, masses: _Array) -> tuple[_Array, _Array]:
@@ -117,15 +121,16 @@ def frequencies(matrix: _Array, masses: _Array) -> tuple[_Array, _Array]:
 
 
 def _compared(exact: _Array, own: _Array, masses: _Array) -> dict[str, float]:
-    found, modes = frequencies(own, masses)
-    errors = np.abs(found - frequencies(exact, masses)[0])
+    """What the table says of a precision's own Hessian beside float64's."""
+    values, modes = frequencies(own, masses)
+    errors = np.abs(values - frequencies(exact, masses)[0])
     return {
         "asymmetry": float(np.linalg.norm(own - own.T) / np.linalg.norm(own + own.T)),
         "hessian": float(np.linalg.norm(own - exact) / np.linalg.norm(exact)),
         "frequency_mae": float(errors.mean()),
         "frequency_max": float(errors.max()),
-        "translations": float(np.abs(found[_translations(modes, masses)]).max()),
-        "n_imaginary": np.nan if np.isnan(found).any() else int((found < _IMAGINARY).sum()),
+        "translations": float(np.abs(values[_translations(modes, masses)]).max()),
+        "n_imaginary": np.nan if np.isnan(values).any() else int((values < _IMAGINARY).sum()),
     }
 
 

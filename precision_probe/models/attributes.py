@@ -19,7 +19,7 @@ def elements(model: torch.nn.Module) -> list[int]:
 
 
 def heads(model: torch.nn.Module) -> list[str]:
-    """The names of the model's heads."""
+    """The names of the model's heads; a model made before mace-torch had several has the one that it calls Default."""
     return list(_attribute(model, "heads") or ["Default"])
 
 
@@ -29,7 +29,7 @@ def weights_sha256(model: torch.nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         data = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {data.dtype} {tuple(data.shape)}\n".encode())
-        digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16, but bytes
     return digest.hexdigest()
 
 

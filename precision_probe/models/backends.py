@@ -19,8 +19,8 @@ from precision_probe.models.dtypes import default_dtype
 
 __all__ = ["KERNEL_DTYPES", "Architecture", "backend", "clone", "irreps_layout", "math_dtype"]
 
-_LIBRARIES = {"cueq_config": "cuEquivariance", "oeq_config": "OpenEquivariance"}
-KERNEL_DTYPES = (torch.float64, torch.float32)  # of the compiled kernels of both libraries
+_LIBRARIES = {"cueq_config": "cuEquivariance", "oeq_config": "OpenEquivariance"}  # where mace-torch keeps which is on
+KERNEL_DTYPES = (torch.float64, torch.float32)  # in which the compiled kernels of both libraries multiply and add
 
 
 class Architecture:
@@ -33,16 +33,17 @@ class Architecture:
         InputError: If mace-torch cannot tell its architecture.
     """
 
-    def __init__(self, model: Any) -> None:
-        options = scripts_utils.extract_config_mace_model(model)
-        self._made_from, self._library = type(model), backend(model)
+    def __init__(self, model: torch.nn.Module) -> None:
+        mace: Any = model  # of whose attributes torch's types know nothing
+        options = scripts_utils.extract_config_mace_model(mace)
+        self._made_from, self._library = type(mace), backend(model)
         if "error" in options:
             raise InputError(
                 f"The model is a {type(model).__name__} converted to {self._library}, which mace-torch cannot build "
                 "anew in another precision. Give the e3nn model that it was converted from."
             )
         self._options = options | {name: _config(model, name) for name in _LIBRARIES}
-        self._neighbors = [interaction.avg_num_neighbors for interaction in model.interactions]
+        self._neighbors = [interaction.avg_num_neighbors for interaction in mace.interactions]
 
     def built(self, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> torch.nn.Module:
         """The same class and architecture with this arithmetic, on the device of the weights and buffers it is given.
@@ -55,7 +56,7 @@ class Architecture:
                 warnings.simplefilter("ignore")  # TorchScript's notices about e3nn's own code
                 made = self._made_from(**self._options).to(next(iter(state.values())).device)
                 made.load_state_dict(state)
-        except Exception as error:  # of three libraries
+        except Exception as error:  # mace-torch and both libraries raise whatever they meet
             raise InputError(
                 f"The {self._made_from.__name__} converted to {self._library} cannot be built anew in {dtype} "
                 f"({type(error).__name__}: {error}). Give the e3nn model that it was converted from."
@@ -120,7 +121,7 @@ def _exact_couplings() -> Iterator[None]:
         yield
         return
 
-    def clebsch_gordan(cls: Any, *representations: Any) -> Any:
+    def clebsch_gordan(cls: type, *representations: object) -> object:
         with default_dtype(torch.float64):
             return ours.__func__(cls, *representations)
 
@@ -131,6 +132,7 @@ def _exact_couplings() -> Iterator[None]:
         group.clebsch_gordan = ours
 
 
-def _config(model: Any, name: str) -> Any:
-    interactions = getattr(model, "interactions", None)
+def _config(model: torch.nn.Module, name: str) -> object:
+    """A library's configuration; mace-torch gives the same one to every block, so the first interaction's will do."""
+    interactions: Any = getattr(model, "interactions", None)
     return getattr(interactions[0], name, None) if interactions else None

@@ -6,10 +6,10 @@ this module knows what their inputs and outputs are called, whether rows are ato
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from operator import attrgetter
-from typing import Any
 
 import torch
 
@@ -70,31 +70,30 @@ class Block:
     outputs: tuple[Port, ...] = ()
     other: Port = Port("")
 
-    def input_ports(self, arguments: Mapping[str, Any]) -> dict[str, Port]:
+    def input_ports(self, arguments: Mapping[str, object]) -> dict[str, Port]:
         """The arguments of one call whose gradients are recorded."""
         given = {key for key, value in arguments.items() if torch.is_tensor(value) and value.is_floating_point()}
         if self.inputs:
             return {key: port for key, port in self.inputs.items() if key in given}
         return {key: replace(self.other, name=key, irreps=None) for key in arguments if key in given}
 
-    def output_tensors(self, returned: Any) -> dict[Port, torch.Tensor]:
+    def output_tensors(self, returned: object) -> dict[Port, torch.Tensor]:
         """The tensors in what one call returned: a tensor, or a tuple or dictionary with tensors in it."""
-        if self.outputs and not isinstance(returned, Mapping):
-            returned = (returned,) if torch.is_tensor(returned) else returned
-            named = zip(self.outputs, returned, strict=False)
+        if self.outputs and isinstance(returned, torch.Tensor | list | tuple):
+            values = (returned,) if torch.is_tensor(returned) else returned
+            named = zip(self.outputs, values, strict=False)  # a block that returns fewer is taken as far as it goes
             return {port: value for port, value in named if torch.is_tensor(value) and value.is_floating_point()}
         return {replace(self.other, name=name): value for name, value in named_tensors(returned).items()}
 
 
 def default_blocks(model: torch.nn.Module) -> list[Block]:
-    """The embeddings, interactions, products and readouts of a MACE model, in the order in which they run."""
-    present = [name for name, _ in model.named_modules() if _family(name)]
-    order = list(_FAMILIES)
-    layered = [name for name in present if order.index(_family(name)) in (3, 4)]
-    layered.sort(key=lambda name: (int(name.rsplit(".", 1)[1]), order.index(_family(name))))
-    before = sorted((name for name in present if order.index(_family(name)) < 3), key=order.index)
-    after = [name for name in present if _family(name) == "readouts"]
-    return [_block(model, name) for name in (*before, *layered, *after)]
+    """The embeddings, interactions, products and readouts of a MACE model, in the order in which they run.
+
+    MACE's forward pass runs its embeddings once, then layer after layer an interaction and a product, and at the end
+    all readouts. Models of dipoles read each layer out at once; their blocks are listed in the same order.
+    """
+    turns = {name: family.turn(name) for name, _ in model.named_modules() if (family := _family_of(name))}
+    return [_block(model, name) for name in sorted(turns, key=turns.__getitem__)]
 
 
 def select_blocks(model: torch.nn.Module, patterns: str | Sequence[str] | None) -> list[Block]:
@@ -111,7 +110,7 @@ def select_blocks(model: torch.nn.Module, patterns: str | Sequence[str] | None) 
         InputError: If a pattern matches no module that can be hooked.
 
     Example:
-        >>> from precision_probe.models.loading import build, default_config
+        >>> from precision_probe.models import build, default_config
         >>> [block.name for block in select_blocks(build(default_config()), "interactions.*")]
         ['interactions.0', 'interactions.1']
         >>> [block.name for block in select_blocks(build(default_config()), ["!*ions.*", "!products.*", "!*embedding"])]
@@ -141,15 +140,16 @@ def select_blocks(model: torch.nn.Module, patterns: str | Sequence[str] | None) 
 def _nothing_matches(
     pattern: str, modules: Mapping[str, torch.nn.Module], usual: Sequence[str], eager: Sequence[str]
 ) -> str:
-    scripted = [name for name in modules if name not in eager and matches(name, pattern)]
-    if scripted:
-        if "." not in scripted[0]:
-            return f"{scripted[0]} is a list of blocks; name its members with {scripted[0]}.*"
-        parent = scripted[0].rsplit(".", 1)[0]
+    """The message for a pattern that matches no block: what can be named instead, nearest first."""
+    unhookable = next((name for name in modules if name not in eager and matches(name, pattern)), None)
+    if unhookable is not None:
+        if "." not in unhookable:
+            return f"{unhookable} is a list of blocks; name its members with {unhookable}.*"
+        parent = unhookable.rsplit(".", 1)[0]
         while parent not in eager and "." in parent:
             parent = parent.rsplit(".", 1)[0]
         return (
-            f"{scripted[0]} is TorchScript or a container and refuses hooks; the nearest block that can be is {parent}."
+            f"{unhookable} is TorchScript or a container and refuses hooks; the nearest block that can be is {parent}."
         )
     close = difflib.get_close_matches(pattern, eager, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -162,18 +162,47 @@ def _can_be_hooked(module: torch.nn.Module) -> bool:
     return not isinstance(module, torch.jit.ScriptModule | _CONTAINERS)
 
 
-def _family(name: str) -> str:
-    for family in _FAMILIES:
-        if re.fullmatch(rf"{family}(\.\d+)?" if family.endswith("s") else family, name) and name not in _LISTS:
-            return family
-    return ""
+class _Stage(IntEnum):
+    """When MACE's forward pass runs a family of blocks."""
+
+    BEFORE_LAYERS = 0
+    IN_LAYERS = 1
+    AFTER_LAYERS = 2
+
+
+@dataclass(frozen=True)
+class _Family:
+    """The blocks that one attribute of every MACE model holds.
+
+    Attributes:
+        name: Of the attribute.
+        stage: When they run.
+        is_list: Whether the attribute is a list with a block for each layer, not a block itself.
+        described: Says of a block, by name and module, what enters and leaves it.
+    """
+
+    name: str
+    stage: _Stage
+    is_list: bool
+    described: Callable[[str, torch.nn.Module], Block]
+
+    def holds(self, name: str) -> bool:
+        """Whether a module's name is that of a block of this family."""
+        return bool(re.fullmatch(rf"{self.name}\.\d+" if self.is_list else self.name, name))
+
+    def turn(self, name: str) -> tuple[_Stage, int, int]:
+        """When a block runs: its stage, its layer, and among those of one layer the family's place in the list."""
+        return self.stage, int(name.rsplit(".", 1)[1]) if self.is_list else 0, _FAMILIES.index(self)
+
+
+def _family_of(name: str) -> _Family | None:
+    return next((family for family in _FAMILIES if family.holds(name)), None)
 
 
 def _block(model: torch.nn.Module, name: str) -> Block:
-    family, module, layout = _family(name), model.get_submodule(name), irreps_layout(model)
-    block = (
-        _FAMILIES[family](name, module) if family else Block(name, other=Port("", "", _irreps(module, "irreps_out")))
-    )
+    """One module described, its features in the layout that the model's backend keeps them in."""
+    family, module, layout = _family_of(name), model.get_submodule(name), irreps_layout(model)
+    block = family.described(name, module) if family else Block(name, other=Port("", "", _irreps(module, "irreps_out")))
     return Block(
         name,
         {key: replace(port, layout=layout) for key, port in block.inputs.items()},
@@ -183,7 +212,7 @@ def _block(model: torch.nn.Module, name: str) -> Block:
 
 
 def _irreps(module: torch.nn.Module, *paths: str) -> o3.Irreps | None:
-    """The irreps at the first of several attribute paths that the module has."""
+    """The irreps at the first of several attribute paths that the module has: mace-torch's classes differ in them."""
     for path in paths:
         try:
             return o3.Irreps(str(attrgetter(path)(module)))
@@ -193,6 +222,7 @@ def _irreps(module: torch.nn.Module, *paths: str) -> o3.Irreps | None:
 
 
 def _node_embedding(name: str, module: torch.nn.Module) -> Block:
+    """One-hot elements → the first features of atoms."""
     return Block(
         name,
         {"node_attrs": Port("node_attrs", "atom", _irreps(module, "linear.irreps_in"))},
@@ -201,6 +231,7 @@ def _node_embedding(name: str, module: torch.nn.Module) -> Block:
 
 
 def _radial_embedding(name: str, module: torch.nn.Module) -> Block:
+    """Lengths of edges, [n_edges, 1] Å → radial basis, and the cutoff function where it is not multiplied in."""
     scalars = o3.Irreps(f"{module.out_dim}x0e") if hasattr(module, "out_dim") else None
     return Block(
         name,
@@ -210,6 +241,7 @@ def _radial_embedding(name: str, module: torch.nn.Module) -> Block:
 
 
 def _spherical_harmonics(name: str, module: torch.nn.Module) -> Block:
+    """Vectors of edges, [n_edges, 3] Å → spherical harmonics of their directions."""
     return Block(
         name,
         {"x": Port("vectors", "edge", o3.Irreps("1o"), unit="Å")},
@@ -218,6 +250,7 @@ def _spherical_harmonics(name: str, module: torch.nn.Module) -> Block:
 
 
 def _interaction(name: str, module: torch.nn.Module) -> Block:
+    """Features of neighbours → each atom's message, [n_atoms, channels, components], and what skips the product."""
     return Block(
         name,
         {
@@ -234,6 +267,7 @@ def _interaction(name: str, module: torch.nn.Module) -> Block:
 
 
 def _product(name: str, module: torch.nn.Module) -> Block:
+    """Messages → their products with one another, and with what skipped them the layer's features."""
     out = _irreps(module, "linear.irreps_out")
     return Block(
         name,
@@ -246,6 +280,7 @@ def _product(name: str, module: torch.nn.Module) -> Block:
 
 
 def _readout(name: str, module: torch.nn.Module) -> Block:
+    """A layer's features → its part of what the model predicts, for each atom and head."""
     return Block(
         name,
         {"x": Port("node_feats", "atom", _irreps(module, "linear.irreps_in", "linear_1.irreps_in"))},
@@ -253,14 +288,14 @@ def _readout(name: str, module: torch.nn.Module) -> Block:
     )
 
 
-# in the order in which they run
-_FAMILIES = {
-    "node_embedding": _node_embedding,
-    "radial_embedding": _radial_embedding,
-    "spherical_harmonics": _spherical_harmonics,
-    "interactions": _interaction,
-    "products": _product,
-    "readouts": _readout,
-}
+# in the order of the trace, which within a layer is that of the forward pass; no embedding needs another's output
+_FAMILIES = (
+    _Family("node_embedding", _Stage.BEFORE_LAYERS, is_list=False, described=_node_embedding),
+    _Family("radial_embedding", _Stage.BEFORE_LAYERS, is_list=False, described=_radial_embedding),
+    _Family("spherical_harmonics", _Stage.BEFORE_LAYERS, is_list=False, described=_spherical_harmonics),
+    _Family("interactions", _Stage.IN_LAYERS, is_list=True, described=_interaction),
+    _Family("products", _Stage.IN_LAYERS, is_list=True, described=_product),
+    _Family("readouts", _Stage.AFTER_LAYERS, is_list=True, described=_readout),
+)
+# lists of modules or parameters have no forward to hook
 _CONTAINERS = torch.nn.ModuleList | torch.nn.ModuleDict | torch.nn.ParameterList | torch.nn.ParameterDict
-_LISTS = ("interactions", "products", "readouts")

@@ -27,14 +27,17 @@ _MODEL_CLASSES = (
     "MACELES",
     "PolarMACE",
 )
+# by the names that mace_run_train's --gate takes
 _GATES = {"silu": torch.nn.functional.silu, "tanh": torch.tanh, "abs": torch.abs}
 
 
 def default_config() -> dict[str, Any]:
     """Return the architecture of a minimal H/C/O MACE, the one of the bundled demo.
 
-    Every value is plain JSON. ``atomic_energies`` (eV, one per element), ``atomic_inter_scale`` and
-    ``atomic_inter_shift`` (eV) and ``avg_num_neighbors`` are neutral here and come from data in a trained model.
+    Cutoff, spherical harmonics, features and radial MLP are smaller than ``mace_run_train`` makes them by default,
+    so that it is quick; the rest is as there. Every value is plain JSON. ``atomic_energies`` (eV, one per element),
+    ``atomic_inter_scale`` and ``atomic_inter_shift`` (eV) and ``avg_num_neighbors`` are neutral here and come from data
+    in a trained model.
 
     Example:
         >>> config = default_config()
@@ -64,12 +67,15 @@ def default_config() -> dict[str, Any]:
     }
 
 
-def build(config: Mapping[str, Any], seed: int = 0) -> torch.nn.Module:
+def build(config: Mapping[str, object], seed: int = 0) -> torch.nn.Module:
     """Build a float64 MACE with random weights from its architecture.
 
     Args:
-        config: As :func:`default_config` returns it, changed at will. A float64 CPU module comes back.
+        config: As :func:`default_config` returns it, changed at will.
         seed: Seed of the random weights; the caller's random state is left as it was.
+
+    Returns:
+        The model, on the CPU and in evaluation mode.
 
     Raises:
         InputError: If the architecture names a class or value that mace-torch does not know.
@@ -79,7 +85,21 @@ def build(config: Mapping[str, Any], seed: int = 0) -> torch.nn.Module:
         >>> sum(p.numel() for p in model.parameters()) > 10_000
         True
     """
-    options = dict(config)
+    model_class, options = _arguments(config)
+    with default_dtype(torch.float64), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript's notices about e3nn's own code
+        torch.manual_seed(seed)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # some classes say what they are
+                model = model_class(**options)
+        except ImportError as missing:  # of what only some classes need: les, graph_longrange
+            raise InputError(f"{model_class.__name__} needs a package that is not installed ({missing}).") from missing
+    return model.eval()
+
+
+def _arguments(config: Mapping[str, object]) -> tuple[type[torch.nn.Module], dict[str, Any]]:
+    """The class that an architecture names, and what it is called with: JSON's names and lists made into objects."""
+    options: dict[str, Any] = dict(config)
     model_class = _class_named(options.pop("model", "ScaleShiftMACE"))
     try:
         for key in ("interaction_cls_first", "interaction_cls"):
@@ -97,23 +117,16 @@ def build(config: Mapping[str, Any], seed: int = 0) -> torch.nn.Module:
             f"interaction classes: {', '.join(modules.interaction_classes)}."
         ) from missing
     options.setdefault("num_elements", len(options["atomic_numbers"]))
-    if not issubclass(model_class, modules.ScaleShiftMACE):
+    if not issubclass(model_class, modules.ScaleShiftMACE):  # the others do not take these, which default_config has
         for key in ("atomic_inter_scale", "atomic_inter_shift"):
             options.pop(key, None)
-    with default_dtype(torch.float64), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript's notices about e3nn's own code
-        torch.manual_seed(seed)
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # some classes say what they are
-                model: torch.nn.Module = model_class(**options)
-        except ImportError as missing:
-            raise InputError(f"{model_class.__name__} needs a package that is not installed ({missing}).") from missing
-    return model.eval()
+    return model_class, options
 
 
-def save_model(model: torch.nn.Module, config: Mapping[str, Any], path: str | Path) -> None:
+def save_model(model: torch.nn.Module, config: Mapping[str, object], path: str | Path) -> None:
     """Write a model as ``path.json`` (architecture) and ``path.safetensors`` (its whole float64 state), no pickle."""
     path = Path(path)
+    # tensors without elements hold nothing, and building makes them again
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items() if tensor.numel()}
     safetensors.torch.save_file(state, path.with_suffix(".safetensors"))
     path.with_suffix(".json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
@@ -131,10 +144,10 @@ def load_saved(path: Path) -> torch.nn.Module:
     try:
         model = build(json.loads(path.read_text(encoding="utf-8")))
         state = safetensors.torch.load_file(path.with_suffix(".safetensors"))
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except InputError:
+        missing, unexpected = model.load_state_dict(state, strict=False)  # strict would miss the empty tensors
+    except InputError:  # says already what is wrong with the architecture
         raise
-    except Exception as error:
+    except Exception as error:  # of JSON, safetensors, mace-torch or torch, as what they read is damaged
         raise InputError(
             f"{path} and {path.with_suffix('.safetensors').name} beside it cannot be read as a model "
             f"({type(error).__name__}: {first_line(error)}). Expected is the pair that save_model wrote."
@@ -147,8 +160,11 @@ def load_saved(path: Path) -> torch.nn.Module:
     return model
 
 
-def _class_named(name: str) -> Any:
-    model_class = getattr(modules, name, getattr(extensions, name, None)) if name in _MODEL_CLASSES else None
+def _class_named(name: str) -> type[torch.nn.Module]:
+    """A model class of mace-torch, which keeps those with long-range energies apart from the others."""
+    model_class: type[torch.nn.Module] | None = None
+    if name in _MODEL_CLASSES:  # the modules hold classes of other things, too
+        model_class = getattr(modules, name, getattr(extensions, name, None))
     if model_class is None:
         raise InputError(f"mace-torch has no model class {name!r}. Known: {', '.join(_MODEL_CLASSES)}.")
     return model_class

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias, TypeVar
 
 import torch
 
@@ -12,10 +12,14 @@ from precision_probe.models.inputs import Inputs, named_tensors
 __all__ = [
     "AnyModule",
     "Evaluation",
+    "EvaluationOf",
+    "MaceData",
     "MaceDielectric",
     "MaceEnergy",
+    "MaceEvaluation",
     "Prediction",
     "Quantity",
+    "Sample",
     "interaction_energy",
     "mace_evaluation",
 ]
@@ -61,9 +65,16 @@ class Prediction:
         return self["interaction_energy" if "interaction_energy" in names else "energy"]
 
 
-Values = dict[Quantity, torch.Tensor]
-Cotangents = Mapping[str, torch.Tensor]
-Differentiable = list[tuple[torch.Tensor, torch.Tensor]]
+Sample: TypeAlias = Graph | Inputs  # one input, in the precision in which it was given, float64 for a graph
+MaceData: TypeAlias = dict[str, torch.Tensor]  # what MACE is called with
+MaceOutput: TypeAlias = Mapping[str, torch.Tensor | None]  # what it returns; what it was not asked for is None
+Values: TypeAlias = dict[Quantity, torch.Tensor]
+Cotangents: TypeAlias = Mapping[str, torch.Tensor]  # by the names that the model gives its outputs
+Differentiable: TypeAlias = list[tuple[torch.Tensor, torch.Tensor]]  # outputs, each with its cotangent
+Options: TypeAlias = Mapping[str, object]  # keyword arguments of a model's forward
+
+SampleT = TypeVar("SampleT", contravariant=True)
+DataT = TypeVar("DataT", contravariant=True)
 
 ENERGY = Quantity("energy", ("structure",), "eV", "total energy")
 INTERACTION = Quantity(
@@ -75,19 +86,23 @@ CHARGES = Quantity("charges", ("atom",), "e", "atomic charges")
 _TRAINED = "unit of the training data"
 
 
-class Evaluation(Protocol):
+class EvaluationOf(Protocol[DataT, SampleT]):
     """One way to run a model on one input: a sample, and its data cast to the precision of the variant."""
 
-    def predict(self, model: torch.nn.Module, data: Any, sample: Any) -> Values:
+    def predict(self, model: torch.nn.Module, data: DataT, sample: SampleT) -> Values:
         """What the bare model gives, without a hook on any block; not differentiable."""
 
-    def differentiable(self, model: torch.nn.Module, data: Any) -> Differentiable:
+    def differentiable(self, model: torch.nn.Module, data: DataT) -> Differentiable:
         """The outputs whose gradients blocks are given, on their autograd graph, each with its cotangent."""
 
     def with_cotangents(
-        self, model: torch.nn.Module, data: Any, sample: Any, cotangents: Cotangents, options: Mapping[str, Any]
+        self, model: torch.nn.Module, data: DataT, sample: SampleT, cotangents: Cotangents, options: Options
     ) -> Differentiable:
         """The outputs of a call with these options that a training loss gave cotangents, each with its own."""
+
+
+MaceEvaluation: TypeAlias = EvaluationOf[MaceData, Graph]
+Evaluation: TypeAlias = MaceEvaluation | EvaluationOf[Inputs, Inputs]
 
 
 class MaceEnergy:
@@ -100,23 +115,23 @@ class MaceEnergy:
     def __init__(self, model: torch.nn.Module) -> None:
         self._dipole = _dipole(model)
 
-    def predict(self, model: torch.nn.Module, data: dict[str, torch.Tensor], sample: Graph) -> Values:
+    def predict(self, model: torch.nn.Module, data: MaceData, sample: Graph) -> Values:
         """Energy, forces, stress and, from models that have one, the dipole.
 
         In half precision mace-torch cannot compute stress (no ``lu``), so it is made from the virials and the float64
         volume, in every precision alike.
         """
         out = model(data, compute_virials=bool(sample.periodic.any()))
-        found = {
+        tensors = {
             ENERGY: out["energy"],
             INTERACTION: interaction_energy(out),
             FORCES: out["forces"],
             STRESS: _stress(out, sample),
+            self._dipole: out.get("dipole"),
         }
-        found[self._dipole] = out.get("dipole")
-        return {quantity: tensor.detach() for quantity, tensor in found.items() if tensor is not None}
+        return {quantity: tensor.detach() for quantity, tensor in tensors.items() if tensor is not None}
 
-    def differentiable(self, model: torch.nn.Module, data: dict[str, torch.Tensor]) -> Differentiable:
+    def differentiable(self, model: torch.nn.Module, data: MaceData) -> Differentiable:
         """The energies, (n_structures,) eV, without the isolated atoms' where the model says what they are.
 
         Each is given a cotangent of one, so that no sum can overflow.
@@ -129,10 +144,10 @@ class MaceEnergy:
     def with_cotangents(
         self,
         model: torch.nn.Module,
-        data: dict[str, torch.Tensor],
+        data: MaceData,
         sample: Graph,
         cotangents: Cotangents,
-        options: Mapping[str, Any],
+        options: Options,
     ) -> Differentiable:
         """Those of energy, forces, …; stress is made from the virials and the float64 volume."""
         wanted = dict(cotangents)
@@ -151,25 +166,25 @@ class MaceDielectric:
         polarizability = Quantity("polarizability", ("structure", "xyz", "xyz_2"), _TRAINED, "polarizability")
         self._quantities = {"dipole": _dipole(model), "charges": CHARGES, "polarizability": polarizability}
 
-    def predict(self, model: torch.nn.Module, data: dict[str, torch.Tensor], sample: Graph) -> Values:
+    def predict(self, model: torch.nn.Module, data: MaceData, sample: Graph) -> Values:
         """Dipole, and where the model gives them charges and polarizability."""
         out = model(data)
-        found = {quantity: out.get(name) for name, quantity in self._quantities.items()}
-        return {quantity: tensor.detach() for quantity, tensor in found.items() if tensor is not None}
+        tensors = {quantity: out.get(name) for name, quantity in self._quantities.items()}
+        return {quantity: tensor.detach() for quantity, tensor in tensors.items() if tensor is not None}
 
-    def differentiable(self, model: torch.nn.Module, data: dict[str, torch.Tensor]) -> Differentiable:
+    def differentiable(self, model: torch.nn.Module, data: MaceData) -> Differentiable:
         """Dipole and polarizability y with the cotangent 2·y: the sum itself would overflow in float16."""
         out = model(data)
-        found = [out[name] for name in ("dipole", "polarizability") if out.get(name) is not None]
-        return [(tensor, 2 * tensor.detach()) for tensor in found]
+        outputs = [out[name] for name in ("dipole", "polarizability") if out.get(name) is not None]
+        return [(y, 2 * y.detach()) for y in outputs]
 
     def with_cotangents(
         self,
         model: torch.nn.Module,
-        data: dict[str, torch.Tensor],
+        data: MaceData,
         sample: Graph,
         cotangents: Cotangents,
-        options: Mapping[str, Any],
+        options: Options,
     ) -> Differentiable:
         """Those of dipole, polarizability, …."""
         out = model(data, **options)
@@ -184,13 +199,13 @@ class AnyModule:
             dictionary of them.
     """
 
-    def __init__(self, call: Callable[..., Any]) -> None:
+    def __init__(self, call: Callable[..., object]) -> None:
         self._call = call
 
     def predict(self, model: torch.nn.Module, data: Inputs, sample: Inputs) -> Values:
         """Every floating-point tensor that the call returned."""
-        found = named_tensors(self._run(model, data))
-        return {_quantity(name, tensor): tensor.detach() for name, tensor in found.items()}
+        outputs = named_tensors(self._run(model, data))
+        return {_quantity(name, tensor): tensor.detach() for name, tensor in outputs.items()}
 
     def differentiable(self, model: torch.nn.Module, data: Inputs) -> Differentiable:
         """Every output y with the cotangent 2·y."""
@@ -202,33 +217,32 @@ class AnyModule:
         data: Inputs,
         sample: Inputs,
         cotangents: Cotangents,
-        options: Mapping[str, Any],
+        options: Options,
     ) -> Differentiable:
         """Those of every output."""
         out = named_tensors(self._run(model, data))
         return [(out[name], cotangent) for name, cotangent in cotangents.items()]
 
-    def _run(self, model: torch.nn.Module, data: Inputs) -> Any:
+    def _run(self, model: torch.nn.Module, data: Inputs) -> object:
         return model(*data.args, **data.kwargs) if data.is_call else self._call(model, *data.args)
 
 
-def mace_evaluation(model: torch.nn.Module) -> Evaluation:
-    """How a MACE model is run, by what it predicts."""
+def mace_evaluation(model: torch.nn.Module) -> MaceEvaluation:
+    """How a MACE model is run, by what it predicts: those of dipoles alone have no energies of isolated atoms."""
     return MaceEnergy(model) if hasattr(model, "atomic_energies_fn") else MaceDielectric(model)
 
 
-def interaction_energy(out: Mapping[str, Any]) -> torch.Tensor | None:
+def interaction_energy(out: MaceOutput) -> torch.Tensor | None:
     """The energy without the isolated atoms', (n_structures,) eV, where what a model returned has it as such.
 
     MACELES and PolarMACE add long-range energies to the total and name their parts differently.
     """
     if "les_energy" in out or "electrostatic_energy" in out:
         return None
-    if out.get("interaction_energy") is not None:
-        found: torch.Tensor = out["interaction_energy"]
-    else:
-        found = out["contributions"][:, 1:].sum(dim=-1)  # the first contribution is the isolated atoms'
-    return found
+    if (energy := out.get("interaction_energy")) is not None:
+        return energy
+    contributions = out.get("contributions")  # (n_structures, 1 + n_layers); the first is the isolated atoms'
+    return None if contributions is None else contributions[:, 1:].sum(dim=-1)
 
 
 def _dipole(model: torch.nn.Module) -> Quantity:
@@ -238,15 +252,16 @@ def _dipole(model: torch.nn.Module) -> Quantity:
 
 
 def _quantity(name: str, tensor: torch.Tensor) -> Quantity:
+    """An output of a module of which nothing is known: its own name for each dimension, and no unit."""
     axes = ("feature",) if tensor.ndim == 2 else tuple(f"axis{index}" for index in range(1, tensor.ndim))
     return Quantity(name, tuple(f"{name}.{axis}" for axis in ("row", *axes)), "1", f"{name} of the module")
 
 
-def _stress(out: Mapping[str, Any], graph: Graph) -> torch.Tensor:
+def _stress(out: Mapping[str, torch.Tensor], graph: Graph) -> torch.Tensor:
     """−virials / volume, as mace-torch defines it, with the volume in float64; NaN where not periodic."""
     stress = graph.cells.new_full((graph.n_structures, 3, 3), torch.nan)
     periodic = torch.as_tensor(graph.periodic, device=stress.device)
-    if graph.periodic.any():
+    if graph.periodic.any():  # else the model was not asked for virials
         volume = torch.linalg.det(graph.cells[periodic]).abs().view(-1, 1, 1)
         stress[periodic] = -out["virials"].detach()[periodic].to(stress.dtype) / volume
     return stress

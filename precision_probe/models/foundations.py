@@ -36,10 +36,10 @@ def load_foundation(name: str) -> torch.nn.Module:
         raise InputError(
             f"mace-torch knows no foundation model {name!r}. Known: {', '.join(f'{family}:{key}' for key in urls)}."
         )
-    load: Any = getattr(foundations_models, family.replace("-", "_"))
+    load: Any = getattr(foundations_models, family.replace("-", "_"))  # a function of mace-torch, which has no types
     try:
-        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():  # stdout is for results
+            warnings.simplefilter("ignore")  # of torch and e3nn about how the pickle is read
             model: torch.nn.Module = load(model=size, device="cpu", return_raw_model=True)
     except Exception as error:  # mace-torch wraps whatever the network raised
         raise InputError(

@@ -4,9 +4,8 @@ A rounded geometry has other neighbours, so the graph is made in float64 whateve
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import ase
 import ase.data
@@ -24,7 +23,9 @@ from precision_probe.models.dtypes import default_dtype
 
 __all__ = ["Graph", "build_graph", "choose_head", "graph_of_call"]
 
-_COINCIDENT = 1e-4  # Å; nearer than this two atoms are on the same place
+# Å; nearer than this two atoms are on the same place. A choice: an atom listed twice differs from itself by no more
+# than the last digits of a file, the shortest bond, that of H2, is 0.74 Å, and at 0 the direction of an edge is NaN.
+_COINCIDENT = 1e-4
 _LABELS = ("energy", "forces", "stress")
 
 
@@ -117,14 +118,8 @@ def build_graph(atoms: ase.Atoms, model: torch.nn.Module, head: str | None = Non
     """
     name = str(atoms.info.get("name", atoms.symbols))
     known = elements(model)
-    unknown = sorted(set(atoms.numbers.tolist()) - set(known))
-    if unknown:
-        symbols = [ase.data.chemical_symbols[z] for z in known]
-        raise InputError(
-            f"Structure {name} has {', '.join(ase.data.chemical_symbols[z] for z in unknown)}, which the model does "
-            f"not know. It knows {', '.join(symbols)}. Remove the structure or use a model trained on these elements."
-        )
-    with default_dtype(torch.float64):
+    _check_elements(atoms, name, known)
+    with default_dtype(torch.float64):  # which mace-torch makes its tensors in
         entry = mace_data.AtomicData.from_config(
             mace_data.config_from_atoms(atoms, _keys(atoms), head_name=choose_head(model, head)),
             z_table=tools.AtomicNumberTable(known),
@@ -139,13 +134,7 @@ def build_graph(atoms: ase.Atoms, model: torch.nn.Module, head: str | None = Non
         pbc=np.asarray([atoms.pbc], dtype=bool),
         labels=_labels(atoms),
     )
-    lengths = graph.edge_lengths()
-    if lengths.numel() and float(lengths.min()) < _COINCIDENT:
-        first, second = graph.data["edge_index"][:, int(lengths.argmin())].tolist()
-        raise InputError(
-            f"Structure {name}: atoms {first} and {second} are on the same place ({float(lengths.min()):.1e} Å apart; "
-            f"at least {_COINCIDENT} Å is needed). Remove one of them."
-        )
+    _check_distances(graph)
     return graph
 
 
@@ -163,7 +152,7 @@ def choose_head(model: torch.nn.Module, head: str | None) -> str:
     return head
 
 
-def graph_of_call(data: Mapping[str, Any], model: torch.nn.Module, name: str) -> Graph:
+def graph_of_call(data: Mapping[str, object], model: torch.nn.Module, name: str) -> Graph:
     """Copy what a MACE model was called with, one structure or several, widened to float64.
 
     Args:
@@ -174,7 +163,7 @@ def graph_of_call(data: Mapping[str, Any], model: torch.nn.Module, name: str) ->
     tensors = {key: value.detach().clone() for key, value in data.items() if torch.is_tensor(value)}
     tensors = {key: value.double() if value.is_floating_point() else value for key, value in tensors.items()}
     n_structures = int(tensors["ptr"].numel()) - 1
-    if data.get("pbc") is None:
+    if data.get("pbc") is None:  # unknown; it is periodic if any edge crosses a boundary
         pbc = np.full((n_structures, 3), bool(tensors["unit_shifts"].any()))
     else:  # one row for each structure, one for all, or a single yes or no
         given = torch.as_tensor(data["pbc"]).cpu().numpy().astype(bool)
@@ -185,6 +174,28 @@ def graph_of_call(data: Mapping[str, Any], model: torch.nn.Module, name: str) ->
         atomic_numbers=np.asarray(elements(model))[tensors["node_attrs"].argmax(dim=-1).cpu().numpy()],
         pbc=pbc,
     )
+
+
+def _check_elements(atoms: ase.Atoms, name: str, known: Collection[int]) -> None:
+    """Refuse elements that the model has no column for; mace-torch's own error does not say whose they are."""
+    unknown = sorted(set(atoms.numbers.tolist()) - set(known))
+    if unknown:
+        symbols = [ase.data.chemical_symbols[z] for z in known]
+        raise InputError(
+            f"Structure {name} has {', '.join(ase.data.chemical_symbols[z] for z in unknown)}, which the model does "
+            f"not know. It knows {', '.join(symbols)}. Remove the structure or use a model trained on these elements."
+        )
+
+
+def _check_distances(graph: Graph) -> None:
+    """Refuse two atoms on one place; edges are looked at, so that images across a boundary count too."""
+    lengths = graph.edge_lengths()
+    if lengths.numel() and float(lengths.min()) < _COINCIDENT:
+        first, second = graph.data["edge_index"][:, int(lengths.argmin())].tolist()
+        raise InputError(
+            f"Structure {graph.names[0]}: atoms {first} and {second} are on the same place "
+            f"({float(lengths.min()):.1e} Å apart; at least {_COINCIDENT} Å is needed). Remove one of them."
+        )
 
 
 def _keys(atoms: ase.Atoms) -> mace_data.KeySpecification:
@@ -202,8 +213,8 @@ def _labels(atoms: ase.Atoms) -> dict[str, NDArray[np.float64]]:
     fresh = atoms.calc is not None and not atoms.calc.check_state(atoms)  # results of these very atoms
     results = dict(atoms.calc.results) if fresh else {}
     stored = {**atoms.info, **atoms.arrays}
-    found = {key: results.get(key, stored.get(f"REF_{key}")) for key in _LABELS}
-    labels = {key: np.asarray(value, dtype=np.float64) for key, value in found.items() if value is not None}
+    given = {key: results.get(key, stored.get(f"REF_{key}")) for key in _LABELS}
+    labels = {key: np.asarray(value, dtype=np.float64) for key, value in given.items() if value is not None}
     if "energy" in labels:
         labels["energy"] = labels["energy"].reshape(1)
     if "stress" in labels:

@@ -3,11 +3,13 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 __all__ = ["Inputs", "map_tensors", "named_tensors"]
+
+Nest = TypeVar("Nest")
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class Inputs:
     """
 
     name: str
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object] = field(default_factory=dict)
     is_call: bool = False
 
     def to(self, device: torch.device | str) -> "Inputs":
@@ -44,21 +46,26 @@ class Inputs:
         return dataclasses.replace(self, args=args, kwargs=kwargs)
 
 
-def map_tensors(change: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
-    """The same nest of tuples, lists and dictionaries with its tensors changed."""
+def map_tensors(change: Callable[[torch.Tensor], torch.Tensor], value: Nest) -> Nest:
+    """The same nest of tuples, lists and dictionaries with its tensors changed; any mapping becomes a dictionary."""
+    changed: Any = value  # which of these a nest is, types cannot follow
     if torch.is_tensor(value):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(change, item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(change, item) for item in value))
-    if isinstance(value, list | tuple):
-        return type(value)(map_tensors(change, item) for item in value)
-    return value
+        changed = change(value)
+    elif isinstance(value, Mapping):
+        changed = {key: map_tensors(change, item) for key, item in value.items()}
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple takes its items one by one
+        changed = type(value)(*(map_tensors(change, item) for item in value))
+    elif isinstance(value, list | tuple):
+        changed = type(value)(map_tensors(change, item) for item in value)
+    nest: Nest = changed
+    return nest
 
 
-def named_tensors(returned: Any) -> dict[str, torch.Tensor]:
-    """The floating-point tensors in what a module returned: a tensor, or a tuple or dictionary with tensors in it."""
+def named_tensors(returned: object) -> dict[str, torch.Tensor]:
+    """The floating-point tensors in what a module returned: a tensor, or a tuple or dictionary with tensors in it.
+
+    Those of a dictionary are called by their keys, one alone ``output``, and several ``output0``, ``output1``, ….
+    """
     if not isinstance(returned, Mapping | list | tuple):
         returned = (returned,)
     if isinstance(returned, Mapping):

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 
@@ -48,6 +48,7 @@ def load_model(source: ModelSource) -> tuple[torch.nn.Module, str]:
     Warning:
         A ``.model`` file is a pickle: loading it runs code from the file. Load only files whose source you trust.
     """
+    # names before paths: a file that is called as a model is here can still be given as ./demo or ./mace-mp:small
     if isinstance(source, str) and source == DEMO:
         with resources.as_file(resources.files("precision_probe") / "demo") as folder:
             return load_saved(folder / "model.json"), DEMO
@@ -56,6 +57,7 @@ def load_model(source: ModelSource) -> tuple[torch.nn.Module, str]:
     if isinstance(source, str | Path):
         path = Path(source)
         return _check_is_mace(_load_file(path), str(path)), path.stem
+    # known by what it has, so that ASE's calculators need not be imported; a module may have such attributes of its own
     if not isinstance(source, torch.nn.Module) and hasattr(source, "models") and hasattr(source, "z_table"):
         members, source = source.models, source.models[0]
         name = type(source).__name__ + (f"-member-0-of-{len(members)}" if len(members) > 1 else "")
@@ -63,12 +65,15 @@ def load_model(source: ModelSource) -> tuple[torch.nn.Module, str]:
     return _check_is_mace(source, "the object given"), type(source).__name__
 
 
-def _load_file(path: Path) -> Any:
+def _load_file(path: Path) -> object:
+    """Whatever a file holds: nothing is known of it but that it could be read."""
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise InputError(f"The model file {path} {what}. Give a MACE checkpoint (.model) or {DEMO!r}.")
     if path.suffix == ".json":
         return load_saved(path)
+    # before torch.load, which would load it as a program; constants.pkl is what it tells TorchScript by, too. A file
+    # that is no archive may be a checkpoint in torch's older format.
     with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
             raise InputError(
@@ -85,34 +90,32 @@ def _load_file(path: Path) -> Any:
         ) from error
 
 
-def check_module(module: Any, what: str = "the object given") -> torch.nn.Module:
+def check_module(module: object, what: str = "the object given") -> torch.nn.Module:
     """Return a module, once it is known that hooks can be put on it.
 
     Raises:
         InputError: If it is not a module, or a compiled one.
     """
-    if isinstance(module, torch.jit.ScriptModule):
+    if isinstance(module, torch.jit.ScriptModule):  # this and the next are modules too, so they are told apart first
         raise InputError(f"{what} is a TorchScript module, which refuses hooks. Give the eager model it came from.")
-    if hasattr(module, "_orig_mod"):
+    if hasattr(module, "_orig_mod"):  # where torch.compile keeps the module; it would answer for its attributes
         raise InputError(f"{what} is compiled by torch.compile, which refuses hooks. Give the eager model it is of.")
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"{what} is a {type(module).__name__}, not a MACE model (a torch.nn.Module).")
     return module
 
 
-def _check_is_mace(model: Any, what: str) -> torch.nn.Module:
-    if isinstance(model, Mapping):
+def _check_is_mace(model: object, what: str) -> torch.nn.Module:
+    """Return a MACE model, known by the attributes that its parts are read from, whatever its class."""
+    if isinstance(model, Mapping):  # the likeliest mistake, of which the first few keys show which it is
         raise InputError(
             f"{what} holds a dictionary with the keys {', '.join(map(repr, list(model)[:4]))}, …, which looks like a "
             "state dict or a training checkpoint. Expected is a whole MACE model, as mace_run_train writes to *.model."
         )
-    if any(
-        not hasattr(check_module(model, what), name)
-        for name in ("r_max", "atomic_numbers", "interactions", "products", "readouts")
-    ):
+    module = check_module(model, what)
+    if not all(hasattr(module, name) for name in ("r_max", "atomic_numbers", "interactions", "products", "readouts")):
         raise InputError(
-            f"{what} is a {type(model).__name__}, not a MACE model: it lacks the interactions, products and readouts "
+            f"{what} is a {type(module).__name__}, not a MACE model: it lacks the interactions, products and readouts "
             "that MACE models have. To probe another module, say how it is run: attach(module, call=…, blocks=…)."
         )
-    checked: torch.nn.Module = model
-    return checked
+    return module

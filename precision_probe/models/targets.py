@@ -1,46 +1,54 @@
-"""What a probe is attached to: a MACE model, which runs structures, or any other module, run by a callable."""
+"""What a probe is attached to: a MACE model, which runs structures, or any other module, run by a callable.
+
+The two differ in what a user may run them on, in how one input is run, and in what gradients are of. All of that is
+here, behind one protocol, so that the probe itself need not ask which of the two it has.
+"""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import torch
 
 from precision_probe.exceptions import InputError
 from precision_probe.models.attributes import cutoff, heads
-from precision_probe.models.evaluation import AnyModule, Evaluation, MaceEnergy, mace_evaluation
-from precision_probe.models.graphs import Graph, build_graph, choose_head, graph_of_call
+from precision_probe.models.evaluation import AnyModule, Evaluation, MaceEnergy, Sample, mace_evaluation
+from precision_probe.models.graphs import build_graph, choose_head, graph_of_call
 from precision_probe.models.inputs import Inputs
-from precision_probe.structures import read_structures
+from precision_probe.structures import StructureSource, read_structures
 
-__all__ = ["Mace", "Module", "Sample", "Subject"]
-
-Sample = Graph | Inputs
+__all__ = ["Mace", "Module", "Subject"]
 
 
 class Subject(Protocol):
-    """A module, and what it is run on.
+    """What the probe must know of the module that it is attached to: how it is run, and on what.
+
+    It makes samples, each of which is one input, and has the evaluation that runs a variant on one of them.
 
     Attributes:
-        evaluation: How it is run.
-        gradient_unit: Unit of what the blocks' propagated gradients are of.
-        about: What the trace should say of it.
-        notes: What a reader of the results should know.
+        evaluation: How the module, or a variant of it, is run on one sample.
+        gradient_unit: Unit of what the blocks' propagated gradients are of: eV of an energy, else 1.
+        about: Attributes that the trace is given: for a MACE model, its ``head``.
+        notes: What a reader of the results should know, in whole sentences; running adds to them.
     """
 
     evaluation: Evaluation
     gradient_unit: str
-    about: dict[str, Any]
+    about: dict[str, str]
     notes: list[str]
 
-    def samples(self, source: Any) -> list[Sample]:
-        """What a user gave to ``run()``, ready for any variant."""
+    def samples(self, source: object) -> list[Sample]:
+        """What a user gave to ``run()``, ready for any variant.
 
-    def sample_of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str) -> Sample:
-        """What the attached model was called with, copied, so that what changes it later does no harm."""
+        Raises:
+            InputError: If it is nothing that this module can be run on.
+        """
+
+    def sample_of_call(self, args: tuple[object, ...], kwargs: Mapping[str, object], name: str) -> Sample:
+        """What the attached module was called with, copied, so that what changes it later does no harm."""
 
 
 class Mace:
-    """A MACE model.
+    """A MACE model, run on structures; what it is called with is a graph already.
 
     Args:
         model: The model.
@@ -52,7 +60,7 @@ class Mace:
         self._head = choose_head(model, head)
         self.evaluation: Evaluation = mace_evaluation(model)
         self.gradient_unit = "eV" if isinstance(self.evaluation, MaceEnergy) else "1"
-        self.about: dict[str, Any] = {"head": self._head}
+        self.about: dict[str, str] = {"head": self._head}
         self.notes: list[str] = []
         if len(heads(model)) > 1:
             self.notes.append(
@@ -60,9 +68,10 @@ class Mace:
                 f"{self._head}."
             )
 
-    def samples(self, source: Any) -> list[Sample]:
+    def samples(self, source: object) -> list[Sample]:
         """The float64 graphs of structures."""
-        graphs = [build_graph(atoms, self._model, self._head) for atoms in read_structures(source)]
+        structures = read_structures(cast("StructureSource", source))  # which refuses anything else
+        graphs = [build_graph(atoms, self._model, self._head) for atoms in structures]
         lonely = [graph.names[0] for graph in graphs if not graph.n_edges]
         if lonely:
             self.notes.append(
@@ -71,34 +80,35 @@ class Mace:
             )
         return list(graphs)
 
-    def sample_of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str) -> Sample:
+    def sample_of_call(self, args: tuple[object, ...], kwargs: Mapping[str, object], name: str) -> Sample:
         """The graph that MACE was called with."""
-        return graph_of_call(kwargs["data"] if "data" in kwargs else args[0], self._model, name)
+        data = kwargs["data"] if "data" in kwargs else args[0]
+        return graph_of_call(cast("Mapping[str, object]", data), self._model, name)
 
 
 class Module:
-    """A module that is not a MACE.
+    """A module that is not a MACE, run on whatever the user's callable takes.
 
     Args:
-        call: Runs the module on one input.
+        call: Runs the module on one input: called with the module and the input.
     """
 
     gradient_unit = "1"
 
-    def __init__(self, call: Callable[..., Any]) -> None:
+    def __init__(self, call: Callable[..., object]) -> None:
         self.evaluation: Evaluation = AnyModule(call)
-        self.about: dict[str, Any] = {}
+        self.about: dict[str, str] = {}
         self.notes: list[str] = []
         self._n_inputs = 0
 
-    def samples(self, source: Any) -> list[Sample]:
-        """The inputs of a list, or one alone."""
+    def samples(self, source: object) -> list[Sample]:
+        """The inputs of a list, or one alone; numbered on from those of earlier runs, so that each has its own name."""
         inputs = source if isinstance(source, list) else [source]
         if not inputs:
             raise InputError("The list of inputs is empty. Give at least one.")
         first, self._n_inputs = self._n_inputs, self._n_inputs + len(inputs)
         return [Inputs(f"input {first + index}", (value,)).copied() for index, value in enumerate(inputs)]
 
-    def sample_of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str) -> Sample:
+    def sample_of_call(self, args: tuple[object, ...], kwargs: Mapping[str, object], name: str) -> Sample:
         """The arguments that the module was called with."""
         return Inputs(name, args, kwargs, is_call=True).copied()

@@ -2,11 +2,12 @@
 
 import inspect
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from precision_probe.exceptions import InputError
 from precision_probe.models.inputs import named_tensors
@@ -17,10 +18,10 @@ __all__ = ["Calls", "Observing", "observe_calls", "on_loss_gradients", "training
 class Observing(Protocol):
     """What the hooks tell of calls."""
 
-    def before_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before_call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """The model is about to be called with these."""
 
-    def after_call(self, returned: Any) -> None:
+    def after_call(self, returned: object) -> None:
         """It returned this."""
 
 
@@ -47,7 +48,7 @@ class Calls:
         if self.limit is not None and self.limit < 0:
             raise InputError(f"limit must be 0 or more, got {self.limit}.")
 
-    def chooses_next(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def chooses_next(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
         """Count a call; whether it is to be observed."""
         self.number += 1
         if self.number % self.every or (self.limit is not None and self._n_chosen >= self.limit):
@@ -58,20 +59,20 @@ class Calls:
         return True
 
 
-def observe_calls(model: torch.nn.Module, observer: Observing) -> Callable[[], Any]:
+def observe_calls(model: torch.nn.Module, observer: Observing) -> Callable[[], object]:
     """Hook a model; what is returned unhooks it, as does the end of the observer's life.
 
     The hooks hold the observer weakly: a model that outlives it would keep it, and its clones, alive.
     """
     held = weakref.ref(observer)
 
-    def before(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if (found := held()) is not None:
-            found.before_call(args, kwargs)
+    def before(_: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        if (alive := held()) is not None:
+            alive.before_call(args, kwargs)
 
-    def after(_: torch.nn.Module, __: tuple[Any, ...], returned: Any) -> None:
-        if (found := held()) is not None:
-            found.after_call(returned)
+    def after(_: torch.nn.Module, __: tuple[object, ...], returned: object) -> None:
+        if (alive := held()) is not None:
+            alive.after_call(returned)
 
     handles = (
         model.register_forward_pre_hook(before, with_kwargs=True),
@@ -85,19 +86,21 @@ def observe_calls(model: torch.nn.Module, observer: Observing) -> Callable[[], A
     return weakref.finalize(observer, unhook)
 
 
-def training_options(model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+def training_options(
+    model: torch.nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> dict[str, object] | None:
     """With which options a model is called, if it is in training; else ``None``.
 
     MACE is told so by ``training=True``, without which its forces cannot be differentiated; others by their mode.
     """
     signature = inspect.signature(model.forward)
     arguments = dict(signature.bind(*args, **kwargs).arguments)
-    data = next(iter(arguments), "")
+    data = next(iter(arguments), "")  # what the model is run on comes first; each variant has its own copy of that
     is_training = arguments.get("training", False) if "training" in signature.parameters else model.training
     return {key: value for key, value in arguments.items() if key != data} if is_training else None
 
 
-def on_loss_gradients(returned: Any, tell: Callable[[dict[str, torch.Tensor]], None]) -> Any:
+def on_loss_gradients(returned: object, tell: Callable[[dict[str, torch.Tensor]], None]) -> RemovableHandle | None:
     """Ask autograd what a loss makes of a model's outputs; the numbers of its pass are not changed.
 
     Args:
@@ -112,9 +115,10 @@ def on_loss_gradients(returned: Any, tell: Callable[[dict[str, torch.Tensor]], N
     if not outputs:
         return None
 
-    def hook(grads: Any) -> None:
+    def hook(grads: Sequence[torch.Tensor | None]) -> None:
         with torch.no_grad():
-            found = {name: grad for name, grad in zip(outputs, grads, strict=True) if grad is not None}
-            tell({name: grad.detach().clone() for name, grad in found.items()})
+            # cloned, as the loss's own pass goes on with these tensors and may change them in place
+            named = zip(outputs, grads, strict=True)
+            tell({name: grad.detach().clone() for name, grad in named if grad is not None})
 
     return torch.autograd.graph.register_multi_grad_hook(list(outputs.values()), hook)

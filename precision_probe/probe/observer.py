@@ -2,27 +2,53 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from precision_probe.models.blocks import Block
-from precision_probe.models.evaluation import Prediction
+from precision_probe.models.evaluation import Prediction, Sample
 from precision_probe.models.graphs import Graph
-from precision_probe.models.targets import Sample
 from precision_probe.probe.to_numpy import captured_arrays, predicted_arrays
-from precision_probe.trace.arrays import BlockArray, ModelArray
+from precision_probe.trace.arrays import BlockArray, ModelArray, Sizes
 from precision_probe.variants.captured_run import captured_run
 from precision_probe.variants.hooks import Call, capture, gradients, input_gradients, replay
 from precision_probe.variants.variant import Variant
 
-__all__ = ["Observer"]
+__all__ = ["Observation", "Observer"]
 
-_TIMED = 5  # evaluations over which a median of times is taken, if they fit into
-_TIMING_BUDGET = 2.0  # seconds
+# Seconds after which no sample is evaluated once more for its time alone. A choice: as long as people wait without
+# wondering; what takes longer is large, and its times vary little anyway.
+_TIMING_BUDGET = 2.0
+
+
+@dataclass
+class Observation:
+    """One sample and what came of it.
+
+    Attributes:
+        sample: What was run.
+        predictions: Of each precision.
+        captured: For each group of the trace, what blocks computed.
+        training: With which options the attached model was called, if it was in training.
+        handle: What waits for the gradients of its loss.
+    """
+
+    sample: Sample
+    predictions: dict[str, list[ModelArray]] = field(default_factory=dict)
+    captured: dict[str, list[BlockArray]] = field(default_factory=dict)
+    training: dict[str, object] | None = None
+    handle: RemovableHandle | None = None
+
+    @property
+    def sizes(self) -> Sizes:
+        """How many structures, atoms and edges it has."""
+        if isinstance(self.sample, Graph):
+            return Sizes(self.sample.n_structures, self.sample.n_atoms, self.sample.n_edges)
+        return Sizes(1)
 
 
 @dataclass
@@ -45,12 +71,12 @@ class Observer:
     _is_warm: bool = False
 
     @torch.enable_grad()
-    def predict(self, sample: Sample, n_samples: int = 1) -> dict[str, list[ModelArray]]:
+    def predict(self, sample: Sample, repeats: int = 1) -> dict[str, list[ModelArray]]:
         """What each variant predicts, unhooked, and its time: all precisions in turn, so that they are timed alike.
 
         Args:
             sample: What to run.
-            n_samples: How many are to be run in all: of few, each is timed more often.
+            repeats: How often, for the median of the times; less often if that takes longer than two seconds.
         """
         if not self._is_warm:
             for variant in self.variants:
@@ -59,24 +85,24 @@ class Observer:
             self._is_warm = True
         start = time.perf_counter()
         seconds: dict[str, list[float]] = {}
-        found: dict[str, Prediction] = {}
-        for repeat in range(-(-_TIMED // n_samples)):
+        predictions: dict[str, Prediction] = {}
+        for repeat in range(repeats):
             if repeat and time.perf_counter() - start > _TIMING_BUDGET:
                 break
             for variant in self.variants:
                 name = variant.precision.name
-                found[name] = variant.predict(sample)
-                seconds.setdefault(name, []).append(found[name].seconds)
+                predictions[name] = variant.predict(sample)
+                seconds.setdefault(name, []).append(predictions[name].seconds)
         n_structures = sample.n_structures if isinstance(sample, Graph) else 1
         return {
             name: predicted_arrays(prediction, float(np.median(seconds[name])), n_structures)
-            for name, prediction in found.items()
+            for name, prediction in predictions.items()
         }
 
     @torch.enable_grad()
     def capture(self, sample: Sample) -> dict[str, list[BlockArray]]:
         """What the blocks of each variant compute and receive, for each group of the trace."""
-        found: dict[str, list[BlockArray]] = {}
+        groups: dict[str, list[BlockArray]] = {}
         reference: list[Call] = []
         for variant in self.variants:
             is_reference = variant.precision.name == "float64"
@@ -84,12 +110,12 @@ class Observer:
                 calls, arrays = self._propagated(variant, sample)
                 reference = calls if is_reference else reference
                 if "propagated" in self.modes:
-                    found[f"propagated/{variant.precision}"] = arrays
+                    groups[f"propagated/{variant.precision}"] = arrays
             if "isolated" in self.modes:
-                found[f"isolated/{variant.precision}"] = self._isolated(variant, reference)
+                groups[f"isolated/{variant.precision}"] = self._isolated(variant, reference)
             if variant.device.type == "cuda":
                 torch.cuda.empty_cache()  # the next precision needs other sizes
-        return found
+        return groups
 
     def _propagated(self, variant: Variant, sample: Sample) -> tuple[list[Call], list[BlockArray]]:
         """The whole model in its precision; the calls are kept for the isolated mode."""
@@ -100,21 +126,26 @@ class Observer:
             shared=self.gradients == "shared",
             with_gradients=self.gradients != "none",
         )
-        pairs = zip(run.calls, run.grads, strict=True)
-        return run.calls, [array for pair in pairs for array in captured_arrays(*pair, unit=self.gradient_unit)]
+        arrays = [
+            array
+            for call, grads in zip(run.calls, run.grads, strict=True)
+            for array in captured_arrays(call, grads, unit=self.gradient_unit)
+        ]
+        return run.calls, arrays
 
     def _isolated(self, variant: Variant, reference: Sequence[Call]) -> list[BlockArray]:
+        """Each block alone in its precision, on the inputs that the float64 reference gave it."""
         arrays = []
         with variant.arithmetic():
             for recorded in reference:
                 call = replay(variant.model.get_submodule(recorded.block.name), recorded, variant.dtype)
-                grad = input_gradients(call) if self.gradients != "none" else {}
-                arrays += captured_arrays(call, grad)
+                grads = input_gradients(call) if self.gradients != "none" else {}
+                arrays += captured_arrays(call, grads)
         return arrays
 
     @torch.enable_grad()
     def loss_gradients(
-        self, sample: Sample, cotangents: Mapping[str, torch.Tensor], options: Mapping[str, Any]
+        self, sample: Sample, cotangents: Mapping[str, torch.Tensor], options: Mapping[str, object]
     ) -> dict[str, list[BlockArray]]:
         """Gradients of a training loss with respect to the blocks' inputs, through the forces where it needs them.
 
@@ -123,21 +154,22 @@ class Observer:
             cotangents: Gradients of the loss with respect to the model's outputs, by their names.
             options: With which options the model was called.
         """
-        found = {}
+        groups = {}
         for variant in self.variants:
             shared = self.gradients == "shared"
             with variant.arithmetic(), capture(variant.model, self.blocks, shared=shared) as calls:
-                pairs = variant.with_cotangents(sample, cotangents, options)
-                for y, cotangent in pairs:  # one output may be made of another, whose share its cotangent has already
+                outputs = variant.with_cotangents(sample, cotangents, options)
+                for y, cotangent in outputs:  # one output may be made of another, whose share its cotangent has already
                     y.register_hook(partial(_replaced, cotangent))  # type: ignore[no-untyped-call]
-                grads = gradients(calls, pairs)
-            found[f"loss/{variant.precision}"] = [
+                grads_of_calls = gradients(calls, outputs)
+            groups[f"loss/{variant.precision}"] = [
                 array
-                for call, grad in zip(calls, grads, strict=True)
-                for array in captured_arrays(call, grad, outputs=False, backward="double_backward")
+                for call, grads in zip(calls, grads_of_calls, strict=True)
+                for array in captured_arrays(call, grads, outputs=False, backward="double_backward")
             ]
-        return found
+        return groups
 
 
 def _replaced(cotangent: torch.Tensor, arriving: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
+    """A tensor's hook: the given cotangent, whatever gradient arrives at it."""
     return cotangent

@@ -11,48 +11,46 @@ Example:
 
 import atexit
 import contextlib
+import math
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 
 from precision_probe.exceptions import InputError
 from precision_probe.files import check_writable
 from precision_probe.models.blocks import select_blocks
-from precision_probe.models.graphs import Graph
-from precision_probe.models.loading import check_module, load_model
+from precision_probe.models.loading import ModelSource, check_module, load_model
 from precision_probe.models.provenance import provenance
-from precision_probe.models.targets import Mace, Module, Sample, Subject
-from precision_probe.precisions import PRECISIONS, Precision, parse_precisions
+from precision_probe.models.targets import Mace, Module, Subject
+from precision_probe.precisions import PRECISIONS, PrecisionSource, parse_precisions
 from precision_probe.probe.live_calls import Calls, observe_calls, on_loss_gradients, training_options
-from precision_probe.probe.observer import Observer
+from precision_probe.probe.observer import Observation, Observer
+from precision_probe.probe.options import Gradients, default_device, parse_gradients, parse_modes
 from precision_probe.probe.to_numpy import sample_arrays
 from precision_probe.progress import shown
-from precision_probe.structures import read_structures
-from precision_probe.trace.arrays import BlockArray, ModelArray, Sizes
+from precision_probe.structures import StructureSource, read_structures
 from precision_probe.trace.recorder import Recorder
 from precision_probe.trace.tables import StoredTable
 from precision_probe.trace.trace import MODES, Trace
 from precision_probe.variants.devices import check_device, check_precisions, default_precisions
 from precision_probe.variants.variant import Variant
 
-__all__ = ["Probe", "attach", "default_precisions"]
+__all__ = ["Probe", "attach"]
 
-Gradients = Literal["per_block", "shared"] | bool
+_TIMED = 5  # evaluations in a run at least: where structures are few, each has a median of several times
 
 
 def attach(
-    model: Any,
+    model: ModelSource,
     *,
-    precisions: str | Precision | Iterable[str | Precision] | None = None,
+    precisions: PrecisionSource | None = None,
     blocks: str | Sequence[str] | None = None,
     gradients: Gradients = "per_block",
     modes: str | Sequence[str] = MODES,
-    call: Callable[..., Any] | None = None,
+    call: Callable[..., object] | None = None,
     every: int = 1,
     limit: int | None = None,
     when: Callable[..., bool] | None = None,
@@ -95,10 +93,10 @@ def attach(
         InputError: If the model, a precision, a block pattern, a mode or the device cannot be used.
     """
     calls = Calls(every, limit, when)
-    parsed_modes, parsed_gradients = _parse_modes(modes), _parse_gradients(gradients)
+    parsed_modes, parsed_gradients = parse_modes(modes), parse_gradients(gradients)
     path = None if output is None else check_writable(output, force=force)
     module, name = load_model(model) if call is None else (check_module(model), type(model).__name__)
-    place = check_device(_default_device(model, module) if device is None else device)
+    place = check_device(default_device(model, module) if device is None else device)
     asked = default_precisions(place, module) if precisions is None else parse_precisions(precisions)
     check_precisions(asked, place, module)
     if call is not None and blocks is None:
@@ -143,7 +141,7 @@ class Probe:
         self._failures: list[str] = []
         self._weights = _state_of(model)
         self._weights_changed = False
-        self._present: _Observation | None = None
+        self._present: Observation | None = None
         self._is_detached = False
         self._unhook = observe_calls(model, self)
         self._save = weakref.finalize(self, recorder.save)
@@ -166,7 +164,7 @@ class Probe:
         self._save.detach()
         atexit.unregister(self._save)
 
-    def run(self, structures: Any, *, progress: bool = True) -> None:
+    def run(self, structures: object, *, progress: bool = True) -> None:
         """Run structures through every variant and record what they compute.
 
         Args:
@@ -184,14 +182,17 @@ class Probe:
         self._finish_call()
         self._follow_weights()
         self._n_unfinished += len(samples)
+        repeats = math.ceil(_TIMED / len(samples))
         for sample in shown(samples, f"{len(self._observer.variants)} precisions", progress=progress):
             present = sample.to(self.device)
-            predictions = self._observer.predict(present, len(samples))
+            predictions = self._observer.predict(present, repeats)
             captured = self._observer.capture(present)
             self._n_unfinished -= 1
-            self._record(_Observation(present, predictions, captured))
+            self._record(Observation(present, predictions, captured))
 
-    def explain(self, structures: Any, *, n_structures: int = 3, steps: int = 0, progress: bool = True) -> None:
+    def explain(
+        self, structures: StructureSource, *, n_structures: int = 3, steps: int = 0, progress: bool = True
+    ) -> None:
         """Find out where the errors of energies and forces come from, and keep the tables in the trace.
 
         Args:
@@ -262,15 +263,15 @@ class Probe:
             notes.insert(0, f"the reference is {self._provenance['reference']}.")
         return list(dict.fromkeys(notes))
 
-    def before_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before_call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """Note what the attached model is called with; MACE changes its input in place later."""
         self._finish_call()
         with self._without_harm():
             if self._calls.chooses_next(args, kwargs):
                 sample = self._subject.sample_of_call(args, kwargs, f"call {self._calls.number}").to(self.device)
-                self._present = _Observation(sample, training=training_options(self.model, args, kwargs))
+                self._present = Observation(sample, training=training_options(self.model, args, kwargs))
 
-    def after_call(self, returned: Any) -> None:
+    def after_call(self, returned: object) -> None:
         """Replay the call in every variant, and wait for what a loss makes of it if the model is in training."""
         present = self._present
         if present is None or present.predictions:
@@ -278,7 +279,7 @@ class Probe:
         self._present = None
         with self._without_harm():
             self._follow_weights()
-            present.predictions = self._observer.predict(present.sample, _MANY)
+            present.predictions = self._observer.predict(present.sample)
             present.captured = self._observer.capture(present.sample)
             if present.training is None:
                 self._record(present)
@@ -286,8 +287,8 @@ class Probe:
             held = weakref.ref(self)
 
             def tell(cotangents: dict[str, torch.Tensor]) -> None:
-                if (found := held()) is not None:
-                    found._after_loss(cotangents)
+                if (probe := held()) is not None:
+                    probe._after_loss(cotangents)
 
             present.handle = on_loss_gradients(returned, tell)
             self._present = present
@@ -309,7 +310,7 @@ class Probe:
             with self._without_harm():
                 self._record(present)
 
-    def _record(self, observation: "_Observation") -> None:
+    def _record(self, observation: Observation) -> None:
         self._recorder.add(
             sample_arrays(observation.sample), observation.sizes, observation.predictions, observation.captured
         )
@@ -357,58 +358,6 @@ class Probe:
                 warnings.warn(f"precision_probe: {self._failures[0]}. The run goes on.", RuntimeWarning, stacklevel=2)
 
 
-@dataclass
-class _Observation:
-    """One sample and what came of it.
-
-    Attributes:
-        sample: What was run.
-        predictions: Of each precision.
-        captured: For each group of the trace, what blocks computed.
-        training: With which options the attached model was called, if it was in training.
-        handle: What waits for the gradients of its loss.
-    """
-
-    sample: Sample
-    predictions: dict[str, list[ModelArray]] = field(default_factory=dict)
-    captured: dict[str, list[BlockArray]] = field(default_factory=dict)
-    training: dict[str, Any] | None = None
-    handle: Any = None
-
-    @property
-    def sizes(self) -> Sizes:
-        if isinstance(self.sample, Graph):
-            return Sizes(self.sample.n_structures, self.sample.n_atoms, self.sample.n_edges)
-        return Sizes(1)
-
-
-_MANY = 1000  # samples: time each once
-
-
 def _state_of(model: torch.nn.Module) -> list[tuple[int, int]]:
     """What changes when a weight does: where each tensor is, and how often it was written in place."""
     return [(tensor.data_ptr(), tensor._version) for tensor in (*model.parameters(), *model.buffers())]
-
-
-def _default_device(given: Any, model: torch.nn.Module) -> torch.device | None:
-    """Where a model in memory is; one from a file may go anywhere."""
-    if isinstance(given, str) or hasattr(given, "__fspath__"):
-        return None
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
-
-
-def _parse_gradients(gradients: Gradients) -> str:
-    known = {"per_block": "per_block", "shared": "shared", True: "per_block", False: "none"}
-    if gradients not in known:
-        raise InputError(f"gradients must be 'per_block', 'shared' or False, got {gradients!r}.")
-    return known[gradients]
-
-
-def _parse_modes(modes: str | Sequence[str]) -> tuple[str, ...]:
-    names = modes.split(",") if isinstance(modes, str) else list(modes)
-    names = [name.strip() for name in names if name.strip()]
-    unknown = [name for name in names if name not in MODES]
-    if unknown or not names:
-        raise InputError(f"Unknown mode {', '.join(unknown) or 'list (empty)'}. Known: {', '.join(MODES)}.")
-    return tuple(mode for mode in MODES if mode in names)

@@ -57,7 +57,7 @@ def sample_arrays(sample: Graph | Inputs) -> dict[str, NDArray[Any]]:
 
 def predicted_arrays(prediction: Prediction, seconds: float, n_structures: int) -> list[ModelArray]:
     """What a model predicts for one graph or input, and the time that took."""
-    found = [
+    arrays = [
         ModelArray(
             quantity.name,
             _to_numpy(tensor),
@@ -70,7 +70,7 @@ def predicted_arrays(prediction: Prediction, seconds: float, n_structures: int) 
     ]
     each = np.full(n_structures, seconds / n_structures)
     long_name = "wall-clock time of one unhooked evaluation, forces included, after warm-up"
-    return [*found, ModelArray("seconds", each, ("structure",), "s", long_name)]
+    return [*arrays, ModelArray("seconds", each, ("structure",), "s", long_name)]
 
 
 def captured_arrays(
@@ -90,13 +90,13 @@ def captured_arrays(
         outputs: Whether to take what the call returned too.
         backward: The pass that the gradients are of.
     """
-    found = []
+    arrays = []
     for tensors, computed_in in ((call.outputs if outputs else {}, "forward"), (grads, backward)):
         for port, tensor in tensors.items():
             values = port.to_mul_ir(tensor)
             components = _components(port, values)
             is_gradient = computed_in != "forward"
-            found.append(
+            arrays.append(
                 BlockArray(
                     block=call.block.name,
                     tensor=port.name + (f".call{call.number}" if call.number else ""),
@@ -110,7 +110,7 @@ def captured_arrays(
                     unit=(unit if port.unit == "1" else f"{unit}/{port.unit}") if is_gradient else port.unit,
                 )
             )
-    return found
+    return arrays
 
 
 def _components(port: Port, tensor: torch.Tensor) -> tuple[str, ...]:

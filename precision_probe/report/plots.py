@@ -1,6 +1,7 @@
 """Figures of tables. Needs matplotlib (the extra ``plots``), and neither torch nor mace."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -8,10 +9,14 @@ from precision_probe.analysis.errors import TOLERANCE_UNITS
 from precision_probe.exceptions import InputError
 from precision_probe.files import check_writable
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 __all__ = ["check_figure", "plot_sweep"]
 
-_HARDWARE = {7: "bfloat16", 10: "float16, tf32", 23: "float32"}
-_DASHES = ("-", "--", ":", "-.")
+_HARDWARE = {7: "bfloat16", 10: "float16, tf32", 23: "float32"}  # stored bits: one fewer than the significand has
+_N_COLOURS = 10  # matplotlib's own, C0 to C9; then they come again
+_DASHES = ("-", "--", ":", "-.")  # so that forty blocks can be told apart
 
 
 def check_figure(path: str | Path, *, force: bool = False) -> Path:
@@ -44,10 +49,25 @@ def plot_sweep(sweep: pd.DataFrame, quantity: str, tolerance: float, path: str |
         InputError: If matplotlib is not installed or does not know the suffix, or the file cannot be written.
     """
     path = check_figure(path, force=True)
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # and not pyplot, which opens windows and keeps every figure
 
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")  # inches
     axes = figure.add_subplot()
+    _draw_blocks(axes, sweep, quantity)
+    _mark_limits(axes, sweep["bits"], tolerance)
+    axes.set_xticks(sorted(sweep["bits"].unique()))
+    axes.set_xlabel("stored bits of the significand")
+    axes.set_ylabel(f"largest error of {quantity} / {TOLERANCE_UNITS[quantity]}")
+    # Beside the lines: with a dozen blocks there is no room among them.
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, title="rounded")
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:  # a disk that is full, say, which could not be asked before
+        raise InputError(f"The figure {path} cannot be written ({error.strerror or error}).") from error
+
+
+def _draw_blocks(axes: "Axes", sweep: pd.DataFrame, quantity: str) -> None:
+    """A line for each block, in colours; black is the whole model, which comes first, to compare them with."""
     shown = sweep.assign(**{quantity: sweep[quantity].where(sweep[quantity] > 0)})  # zero has no logarithm
     for number, (block, rows) in enumerate(shown.groupby("block", sort=False)):
         rows = rows.sort_values("bits")
@@ -56,23 +76,20 @@ def plot_sweep(sweep: pd.DataFrame, quantity: str, tolerance: float, path: str |
             rows["bits"],
             rows[quantity],
             color="black" if is_whole else f"C{number - 1}",
-            linestyle=_DASHES[0] if is_whole else _DASHES[(number - 1) // 10 % len(_DASHES)],
+            linestyle=_DASHES[0] if is_whole else _DASHES[(number - 1) // _N_COLOURS % len(_DASHES)],
             linewidth=2 if is_whole else 1.2,
             marker="o",
             markersize=3,
-            label=block,
+            label=str(block),
         )
+
+
+def _mark_limits(axes: "Axes", bits: "pd.Series[int]", tolerance: float) -> None:
+    """The tolerance across, and upright the formats that hardware has, where they are within what was tried."""
     axes.axhline(tolerance, color="0.5", linestyle="--", linewidth=1)
-    axes.text(sweep["bits"].max(), tolerance, " tolerance", color="0.4", va="bottom", ha="right")
-    for bits, name in _HARDWARE.items():
-        if sweep["bits"].min() <= bits <= sweep["bits"].max():
-            axes.axvline(bits, color="0.85", zorder=0)
-            axes.text(bits, 1.0, name, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize="small")
-    axes.set_xticks(sorted(sweep["bits"].unique()))
-    axes.set_xlabel("stored bits of the significand")
-    axes.set_ylabel(f"largest error of {quantity} / {TOLERANCE_UNITS[quantity]}")
-    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, title="rounded")
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise InputError(f"The figure {path} cannot be written ({error.strerror or error}).") from error
+    axes.text(bits.max(), tolerance, " tolerance", color="0.4", va="bottom", ha="right")
+    for stored, name in _HARDWARE.items():
+        if bits.min() <= stored <= bits.max():
+            axes.axvline(stored, color="0.85", zorder=0)
+            height = axes.get_xaxis_transform()  # x in bits, y from 0 to 1: names stand above the figure
+            axes.text(stored, 1.0, name, transform=height, ha="center", va="bottom", fontsize="small")

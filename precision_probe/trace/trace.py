@@ -157,6 +157,7 @@ def open_trace(path: str | Path) -> Trace:
 
 def encoding(tree: xr.DataTree) -> dict[str, dict[str, dict[str, Any]]]:
     """Compress what was widened from a half precision (2.8 times smaller); other floats do not compress."""
+    # Shuffled, bytes of one significance lie together, and of widened numbers the lowest are all zero.
     compressed = {"zlib": True, "complevel": 4, "shuffle": True}
     return {
         node.path: {
@@ -168,14 +169,15 @@ def encoding(tree: xr.DataTree) -> dict[str, dict[str, dict[str, Any]]]:
     }
 
 
-def encoded(value: Any) -> Any:
+def encoded(value: object) -> str | int | float:
     """An attribute as netCDF can hold it: a number or text as it is, anything else as JSON."""
     if isinstance(value, str):
         return json.dumps(value) if _is_json(value) else value
     return value if isinstance(value, int | float) and not isinstance(value, bool) else json.dumps(value)
 
 
-def _decoded(value: Any) -> Any:
+def _decoded(value: object) -> Any:
+    """What was encoded, as Python has it."""
     if isinstance(value, np.generic):
         return value.item()
     return json.loads(value) if isinstance(value, str) and _is_json(value) else value

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from precision_probe.models.blocks import Block, Port
-from precision_probe.models.graphs import Graph
-from precision_probe.models.inputs import Inputs
+from precision_probe.models.evaluation import Sample
 from precision_probe.variants.hooks import Call, capture, gradients
 from precision_probe.variants.variant import Variant
 
@@ -30,7 +29,7 @@ class CapturedRun:
 @torch.enable_grad()
 def captured_run(
     variant: Variant,
-    sample: Graph | Inputs,
+    sample: Sample,
     blocks: Sequence[Block],
     *,
     shared: bool = False,

@@ -25,19 +25,19 @@ def check_device(device: str | torch.device | None) -> torch.device:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        found = torch.device(device)
+        place = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"Unknown device {device!r}. Give cpu, cuda or cuda:N.") from error
-    if found.type not in ("cpu", "cuda"):
+    if place.type not in ("cpu", "cuda"):
         raise InputError(f"Device {device!r} is not supported. Give cpu, cuda or cuda:N.")
-    if found.type == "cuda" and not torch.cuda.is_available():
+    if place.type == "cuda" and not torch.cuda.is_available():
         raise InputError(
             f"Device {device!r} was asked for, but torch {torch.__version__} sees no CUDA device here. "
             "Use --device cpu, or a CUDA build of torch on a machine with a GPU."
         )
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise InputError(f"There is no device {device!r}: torch sees {torch.cuda.device_count()} CUDA device(s).")
-    return found
+    return place
 
 
 def check_precisions(
@@ -70,7 +70,7 @@ def _check_backend(precisions: Sequence[Precision], device: torch.device, model:
     library = backend(model)
     if library == "e3nn":
         return
-    Architecture(model)  # raises, if that is unknown
+    Architecture(model)  # raises if mace-torch cannot tell it, now and not in the middle of a run
     if "OpenEquivariance" not in library:
         return
     if device.type != "cuda":
@@ -94,6 +94,7 @@ def default_precisions(device: str | torch.device, model: torch.nn.Module | None
 @contextlib.contextmanager
 def matmul_mode(mode: str) -> Iterator[None]:
     """Set how float32 matrix products are computed, on the CPU always exactly, and restore what was set."""
+    # by getattr, and as Any: torch makes both at run time, unknown to its own types
     backends: tuple[Any, ...] = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul"))  # noqa: B009
     before = [backend.fp32_precision for backend in backends]
     try:

@@ -9,9 +9,9 @@ such as the first layer's ``node_feats``, have one too.
 import contextlib
 import inspect
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
@@ -19,6 +19,11 @@ from precision_probe.models.blocks import Block, Port
 from precision_probe.models.inputs import map_tensors
 
 __all__ = ["Call", "capture", "gradients", "input_gradients", "replay"]
+
+Nest = TypeVar("Nest")
+_Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]  # positional and by keyword
+_PreHook: TypeAlias = Callable[[torch.nn.Module, tuple[Any, ...], dict[str, Any]], _Arguments]
+_Hook: TypeAlias = Callable[[torch.nn.Module, tuple[Any, ...], Any], None]
 
 
 @dataclass
@@ -75,16 +80,17 @@ def capture(model: torch.nn.Module, blocks: Sequence[Block], *, shared: bool = F
         yield calls
 
 
-def _hooks(block: Block, signature: inspect.Signature, calls: list[Call], shared: bool) -> tuple[Any, Any]:
-    open_calls: list[Call] = []
+def _hooks(block: Block, signature: inspect.Signature, calls: list[Call], shared: bool) -> tuple[_PreHook, _Hook]:
+    """What to do before and after a block runs: together they add one call to a list for each run."""
+    open_calls: list[Call] = []  # several, where a block calls itself
 
-    def before(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def before(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Arguments:
         bound = signature.bind(*args, **kwargs)
         inputs = _shared(block, bound.arguments) if shared else _alias(block, bound.arguments)
         open_calls.append(Call(block, dict(bound.arguments), inputs, {}))
         return bound.args, bound.kwargs
 
-    def after(_: torch.nn.Module, __: tuple[Any, ...], returned: Any) -> None:
+    def after(_: torch.nn.Module, __: tuple[Any, ...], returned: object) -> None:
         call = open_calls.pop()
         call.number = sum(earlier.block is block for earlier in calls)
         call.outputs = {port: tensor.detach().clone() for port, tensor in block.output_tensors(returned).items()}
@@ -115,8 +121,8 @@ def gradients(
         For each call, its inputs' gradients; zeros where the outputs do not depend on an input.
     """
     flat = [tensor for call in calls for tensor in call.inputs.values()]
-    found = iter(_vjp(outputs, flat))
-    return [{port: next(found) for port in call.inputs} for call in calls]
+    grads = iter(_vjp(outputs, flat))
+    return [{port: next(grads) for port in call.inputs} for call in calls]
 
 
 def input_gradients(call: Call) -> dict[Port, torch.Tensor]:
@@ -124,13 +130,14 @@ def input_gradients(call: Call) -> dict[Port, torch.Tensor]:
 
     The cotangent 2·output is given to autograd directly: the sum itself would overflow in float16.
     """
-    found = _vjp([(y, 2 * y.detach()) for y in call.outputs.values()], list(call.inputs.values()))
-    return dict(zip(call.inputs, found, strict=True))
+    grads = _vjp([(y, 2 * y.detach()) for y in call.outputs.values()], list(call.inputs.values()))
+    return dict(zip(call.inputs, grads, strict=True))
 
 
 def _vjp(
     outputs: Sequence[tuple[torch.Tensor, torch.Tensor]], inputs: Sequence[torch.Tensor]
 ) -> Sequence[torch.Tensor]:
+    """Vector-Jacobian products: Σ cotangent · ∂y/∂x for each input x, zeros where no output y depends on it."""
     with_path = [(y, cotangent) for y, cotangent in outputs if y.requires_grad]
     if not with_path or not inputs:
         return [torch.zeros_like(tensor) for tensor in inputs]
@@ -154,7 +161,9 @@ def _alias(block: Block, arguments: dict[str, Any]) -> dict[Port, torch.Tensor]:
     return inputs
 
 
-def _detached(value: Any, dtype: torch.dtype | None = None) -> Any:
+def _detached(value: Nest, dtype: torch.dtype | None = None) -> Nest:
+    """The same nest with its tensors off the graph, floating-point ones in a dtype if one is given."""
+
     def change(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.detach()
         return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor

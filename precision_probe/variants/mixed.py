@@ -7,7 +7,7 @@ enters a block is cast to its dtype; energies are summed in float64.
 import types
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.evaluation import Prediction, mace_evaluation
 from precision_probe.models.graphs import Graph
 from precision_probe.models.inputs import map_tensors
-from precision_probe.models.loading import load_model
+from precision_probe.models.loading import Calculator, ModelSource, load_model
 from precision_probe.policy import Policy
 from precision_probe.variants.devices import check_device, check_precisions, matmul_mode
 
@@ -30,6 +30,8 @@ __all__ = ["GENERATED", "Assembly", "MixedModel", "MixedVariant", "apply", "calc
 _HANDED_ON = ("node_embedding", "radial_embedding", "spherical_harmonics", "interactions", "products")
 
 GENERATED = (torch.jit.ScriptModule, torch.fx.GraphModule)  # code of the module that they are a part of
+
+Nest = TypeVar("Nest")
 
 
 class MixedModel(torch.nn.Module):
@@ -51,9 +53,9 @@ class MixedModel(torch.nn.Module):
         self.interface = torch.nn.Parameter(torch.empty(0, dtype=dtype, device=device), requires_grad=False)
         self.model = model
         self.policy = policy
-        super().train(False)
+        super().train(False)  # which may come from a model in training; its own train() refuses nothing else
 
-    def forward(self, data: Mapping[str, Any], *args: Any, **options: Any) -> dict[str, torch.Tensor | None]:
+    def forward(self, data: Mapping[str, Any], *args: object, **options: object) -> dict[str, torch.Tensor | None]:
         """Compute what the model computes.
 
         Args:
@@ -68,9 +70,8 @@ class MixedModel(torch.nn.Module):
         if "positions" in data:
             data["positions"].requires_grad_(True)
         with matmul_mode(self.policy.matmul_mode), default_dtype(torch.float64):
-            found = self.model(_cast(dict(data), torch.float64), *args, **options)
-        cast: dict[str, torch.Tensor | None] = _cast(found, self.interface.dtype)
-        return cast
+            returned: dict[str, torch.Tensor | None] = self.model(_cast(dict(data), torch.float64), *args, **options)
+        return _cast(returned, self.interface.dtype)
 
     def train(self, mode: bool = True) -> "MixedModel":
         """Only evaluation mode is possible.
@@ -85,7 +86,7 @@ class MixedModel(torch.nn.Module):
             )
         return super().train(mode)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         """Take converted models apart: fused convolutions lose their arguments when they are copied or pickled."""
         if backend(self.model) == "e3nn":
             return super().__reduce_ex__(protocol)
@@ -130,7 +131,7 @@ class MixedVariant:
         return Prediction(self._evaluation.predict(self.model, sample.cast(torch.float64), sample), np.nan)
 
 
-def apply(policy: Policy, model: Any, device: str | None = None) -> MixedModel:
+def apply(policy: Policy, model: ModelSource, device: str | None = None) -> MixedModel:
     """Return a copy of a model whose blocks compute as a policy says.
 
     Args:
@@ -145,25 +146,26 @@ def apply(policy: Policy, model: Any, device: str | None = None) -> MixedModel:
     Warns:
         UserWarning: If the policy was made for a model with other weights.
     """
-    model, _ = load_model(model)
-    if isinstance(model, MixedModel):
+    module, _ = load_model(model)
+    if isinstance(module, MixedModel):
         raise InputError(
             "The model is in mixed precision already. Apply the policy to the model that it was made from."
         )
     for rule in policy.rules:
-        _check_blocks(rule.blocks, model)
-    first = next(model.parameters())
+        _check_blocks(rule.blocks, module)
+    first = next(module.parameters())
     place = check_device(device or first.device)
-    check_precisions(policy.precisions, place, model)
+    check_precisions(policy.precisions, place, module)
     made_for = policy.model.get("sha256")
-    if made_for is not None and made_for != weights_sha256(model):
+    if made_for is not None and made_for != weights_sha256(module):
         warnings.warn(
+            # twelve digits, as Git shows: enough to tell models apart
             f"The policy was made for a model with other weights (SHA-256 {str(made_for)[:12]}…), so the errors that "
             "were measured then need not be those of this one.",
             UserWarning,
             stacklevel=2,
         )
-    return Assembly(model, place).model(policy)
+    return Assembly(module, place).model(policy)
 
 
 class Assembly:
@@ -190,7 +192,7 @@ class Assembly:
         return MixedModel(_assembled(policy, self._clones), policy, self._interface)
 
 
-def calculator(policy: Policy, model: Any, device: str = "cpu", **options: Any) -> Any:
+def calculator(policy: Policy, model: ModelSource, device: str = "cpu", **options: object) -> Calculator:
     """Return an ASE calculator that computes as a policy says.
 
     Args:
@@ -206,7 +208,8 @@ def calculator(policy: Policy, model: Any, device: str = "cpu", **options: Any) 
 
     mixed = apply(policy, model, device)
     dtype = str(mixed.interface.dtype).removeprefix("torch.")
-    return MACECalculator(models=[mixed], device=device, **{"default_dtype": dtype, **options})
+    made: Calculator = MACECalculator(models=[mixed], device=device, **{"default_dtype": dtype, **options})
+    return made
 
 
 def _restored(
@@ -258,9 +261,9 @@ def _shallow_copy(module: torch.nn.Module) -> torch.nn.Module:
     """Another module with the same parameters, buffers and parts; copy.copy would copy e3nn's compiled code."""
     made = type(module).__new__(type(module))
     made.__dict__.update(module.__dict__)
-    made.__dict__["_modules"] = dict(module._modules)
+    made.__dict__["_modules"] = dict(module._modules)  # its parts will be exchanged, the first module's must not be
     for name, value in module.__dict__.items():
-        if isinstance(value, types.MethodType) and value.__self__ is module:
+        if isinstance(value, types.MethodType) and value.__self__ is module:  # else it would compute with those parts
             made.__dict__[name] = types.MethodType(value.__func__, made)
     return made
 
@@ -274,13 +277,14 @@ class _Computing:
         self.dtype = dtype
         self.returned = returned
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> object:
         args, kwargs = _cast((args, kwargs), self.dtype)
+        forward = self.own or types.MethodType(type(self.module).forward, self.module)
         with default_dtype(self.dtype):  # which the masks of multi-head readouts are made in
-            found = self.own(*args, **kwargs) if self.own else type(self.module).forward(self.module, *args, **kwargs)
-        return _cast(found, self.returned)
+            returned = forward(*args, **kwargs)
+        return _cast(returned, self.returned)
 
 
-def _cast(nested: Any, dtype: torch.dtype) -> Any:
+def _cast(nested: Nest, dtype: torch.dtype) -> Nest:
     """The same nest with its floating-point tensors in a dtype; those that are in it already as they are."""
     return map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, nested)

@@ -2,13 +2,13 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from precision_probe.models.inputs import map_tensors
 from precision_probe.precisions import Precision
 from precision_probe.variants.rounding import Rounding, round_to
 
@@ -19,7 +19,7 @@ PARTS = ("inputs", "weights", "arithmetic")
 
 @contextlib.contextmanager
 def rounded_blocks(
-    model: torch.nn.Module, formats: Mapping[str, Precision], parts: Collection[str] = PARTS
+    model: torch.nn.Module, formats: Mapping[str, Precision], parts: Collection[str] = PARTS, *, seed: int = 0
 ) -> Iterator[None]:
     """While this lasts, blocks of a model compute in formats of their own.
 
@@ -29,27 +29,43 @@ def rounded_blocks(
         parts: What is rounded: the block's floating-point ``inputs`` (and the gradients that enter its backward
             pass), its ``weights`` and buffers, and its ``arithmetic``, the result of every operation in it, forward
             and backward.
+        seed: Of stochastic rounding; all blocks draw from one generator, so that they err independently.
     """
+    generator = torch.Generator(_device_of(model)).manual_seed(seed)
     with contextlib.ExitStack() as stack:
         for name, precision in formats.items():
             module = model.get_submodule(name)
             if "weights" in parts:
-                stack.enter_context(rounded_weights(module, precision))
+                stack.enter_context(_rounded_state(module, precision, generator))
             if "inputs" in parts or "arithmetic" in parts:
-                setattr(module, "forward", _Forward(module, precision, parts))  # noqa: B010
+                # by setattr, since types let nobody assign to a method
+                setattr(module, "forward", _Forward(module, precision, parts, generator))  # noqa: B010
                 stack.callback(vars(module).pop, "forward")
         yield
 
 
 @contextlib.contextmanager
-def rounded_weights(module: torch.nn.Module, precision: Precision) -> Iterator[None]:
-    """While this lasts, the parameters and buffers of a module are rounded."""
+def rounded_weights(module: torch.nn.Module, precision: Precision, *, seed: int = 0) -> Iterator[None]:
+    """While this lasts, the parameters and buffers of a module are rounded.
+
+    Args:
+        module: A float64 module.
+        precision: An emulated format.
+        seed: Of stochastic rounding.
+    """
+    with _rounded_state(module, precision, torch.Generator(_device_of(module)).manual_seed(seed)):
+        yield
+
+
+@contextlib.contextmanager
+def _rounded_state(module: torch.nn.Module, precision: Precision, generator: torch.Generator) -> Iterator[None]:
+    """While this lasts, every floating-point tensor of a module's state is rounded in place."""
     tensors = [tensor for tensor in module.state_dict().values() if tensor.is_floating_point()]
     kept = [tensor.detach().clone() for tensor in tensors]
     with torch.no_grad():
         try:
             for tensor in tensors:
-                tensor.copy_(round_to(tensor, precision))
+                tensor.copy_(round_to(tensor, precision, generator))
             with torch.enable_grad():
                 yield
         finally:
@@ -57,77 +73,89 @@ def rounded_weights(module: torch.nn.Module, precision: Precision) -> Iterator[N
                 tensor.copy_(before)
 
 
-class _Forward:
-    """A block's ``forward`` in an emulated format."""
+def _device_of(module: torch.nn.Module) -> torch.device:
+    return next((tensor.device for tensor in module.state_dict().values()), torch.device("cpu"))
 
-    def __init__(self, module: torch.nn.Module, precision: Precision, parts: Collection[str]) -> None:
+
+class _Forward:
+    """A block's ``forward`` in an emulated format.
+
+    The block runs on inputs cut off from the graph outside, and has a graph of its own inside; :class:`_Joined` makes
+    one node of it in the graph outside. So its backward pass too can be rounded, and nothing else is.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        precision: Precision,
+        parts: Collection[str],
+        generator: torch.Generator,
+    ) -> None:
         self.run = module.forward
         self.rounded: Callable[[torch.Tensor], torch.Tensor] = (
-            partial(round_to, precision=precision) if "inputs" in parts else torch.Tensor.detach
+            partial(round_to, precision=precision, generator=generator) if "inputs" in parts else torch.Tensor.detach
         )
-        self.mode: Callable[[], Any] = partial(Rounding, precision) if "arithmetic" in parts else contextlib.nullcontext
-        self.__signature__ = inspect.signature(module.forward)
+        self.mode: Callable[[], contextlib.AbstractContextManager[object]] = (
+            partial(Rounding, precision, generator) if "arithmetic" in parts else contextlib.nullcontext
+        )
+        self.__signature__ = inspect.signature(module.forward)  # by which hooks tell arguments apart
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        tensors: list[torch.Tensor] = []
-        layout: list[Any] = []
-        nested = _taken((args, kwargs), tensors)
-        found = _Rounded.apply(self, nested, layout, *tensors)  # type: ignore[no-untyped-call]
-        return _filled(layout[0], found)
-
-
-class _Place:
-    """Where in a nest of arguments a tensor was."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        given, with_given = _taken_apart((args, kwargs))
+        with torch.enable_grad():
+            inputs = [self.rounded(x.detach()).requires_grad_(x.requires_grad) for x in given]
+            args, kwargs = with_given(inputs)
+            with self.mode():
+                returned = self.run(*args, **kwargs)
+        outputs, with_outputs = _taken_apart(returned)
+        return with_outputs(_Joined.apply(self, inputs, outputs, *given))  # type: ignore[no-untyped-call]
 
 
-class _Rounded(torch.autograd.Function):
-    """A block as one node of the autograd graph, with a graph of its own inside."""
+class _Context(Protocol):
+    """What autograd keeps of one call of a block until its backward pass."""
+
+    block: _Forward
+    inputs: Sequence[torch.Tensor]
+    outputs: Sequence[torch.Tensor]
+
+
+class _Joined(torch.autograd.Function):
+    """A block that has run on copies of what it was given, as one node of the autograd graph outside."""
 
     @staticmethod
-    def forward(ctx: Any, block: _Forward, nested: Any, layout: list[Any], *tensors: torch.Tensor) -> Any:
-        with torch.enable_grad():
-            inputs = [block.rounded(x.detach()).requires_grad_(x.requires_grad) for x in tensors]
-            args, kwargs = _filled(nested, inputs)
-            with block.mode():
-                returned = block.run(*args, **kwargs)
-        outputs: list[torch.Tensor] = []
-        layout.append(_taken(returned, outputs))
+    def forward(
+        ctx: _Context,
+        block: _Forward,
+        inputs: Sequence[torch.Tensor],
+        outputs: Sequence[torch.Tensor],
+        *_: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """What the block returned, which comes from here as autograd sees it, and so from what the block was given."""
         ctx.block, ctx.inputs, ctx.outputs = block, inputs, outputs
         return tuple(tensor.detach() for tensor in outputs)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Any) -> Any:
+    def backward(ctx: _Context, *cotangents: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        """Gradients with respect to what the block was given, through the graph inside, in the block's arithmetic."""
         wanted = [tensor for tensor in ctx.inputs if tensor.requires_grad]
-        pairs = [(y, g) for y, g in zip(ctx.outputs, cotangents, strict=True) if y.requires_grad and g is not None]
-        if not wanted or not pairs:
-            return (None,) * (3 + len(ctx.inputs))
-        ys, gs = zip(*((y, ctx.block.rounded(g)) for y, g in pairs), strict=True)
+        given = zip(ctx.outputs, cotangents, strict=True)
+        reached = [(y, cotangent) for y, cotangent in given if y.requires_grad and cotangent is not None]
+        if not wanted or not reached:
+            return (None,) * (3 + len(ctx.inputs))  # three: block, inputs and outputs
+        ys, rounded = zip(*((y, ctx.block.rounded(cotangent)) for y, cotangent in reached), strict=True)
         with ctx.block.mode():
-            found = iter(torch.autograd.grad(ys, wanted, gs, allow_unused=True))
-        return None, None, None, *(next(found) if tensor.requires_grad else None for tensor in ctx.inputs)
+            grads = iter(torch.autograd.grad(ys, wanted, rounded, allow_unused=True))
+        return None, None, None, *(next(grads) if tensor.requires_grad else None for tensor in ctx.inputs)
 
 
-def _taken(nested: Any, tensors: list[torch.Tensor]) -> Any:
-    """The same nest with places for its floating-point tensors, which are put into a list."""
+def _taken_apart(nested: object) -> tuple[list[torch.Tensor], Callable[[Iterable[torch.Tensor]], Any]]:
+    """The floating-point tensors in a nest of tuples, lists and dictionaries, and what makes it anew with others."""
+    leaves, spec = tree_flatten(nested)
+    is_taken = [isinstance(leaf, torch.Tensor) and leaf.is_floating_point() for leaf in leaves]
 
-    def take(tensor: torch.Tensor) -> Any:
-        if not tensor.is_floating_point():
-            return tensor
-        tensors.append(tensor)
-        return _Place(len(tensors) - 1)
+    def with_tensors(tensors: Iterable[torch.Tensor]) -> Any:
+        others = iter(tensors)
+        filled = [next(others) if taken else leaf for leaf, taken in zip(leaves, is_taken, strict=True)]
+        return tree_unflatten(filled, spec)
 
-    return map_tensors(take, nested)
-
-
-def _filled(nested: Any, tensors: Any) -> Any:
-    """The same nest with tensors in their places."""
-    if isinstance(nested, _Place):
-        return tensors[nested.index]
-    if isinstance(nested, dict):
-        return {key: _filled(value, tensors) for key, value in nested.items()}
-    if isinstance(nested, list | tuple):
-        return type(nested)(_filled(value, tensors) for value in nested)
-    return nested
+    return [leaf for leaf, taken in zip(leaves, is_taken, strict=True) if taken], with_tensors

@@ -1,9 +1,10 @@
 """Rounding to any floating-point format, and arithmetic in it: the result of every operation is rounded.
 
-That reproduces hardware formats on any machine, forward and backward, TorchScript included: what float32 can hold is
-computed in float32, as kernels for half precisions do, and anything else in float64.
+That reproduces hardware formats on any machine, forward and backward, TorchScript included. What float32 can hold is
+computed in float32, as kernels for half precisions do; anything else, and what is rounded stochastically, in float64.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,9 +13,14 @@ from torch.utils._pytree import tree_map_only
 
 from precision_probe.precisions import PRECISIONS, Precision
 
-__all__ = ["Rounding", "round_to"]
+__all__ = ["Rounding", "generator_of", "round_to"]
 
 _STORED_BITS = 52  # of float64's significand
+
+
+def generator_of(precision: Precision, device: torch.device | str, seed: int = 0) -> torch.Generator | None:
+    """A seeded source of randomness on a device, for a format that needs one."""
+    return torch.Generator(device).manual_seed(seed) if precision.stochastic else None
 
 
 def round_to(x: torch.Tensor, precision: Precision, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -28,23 +34,27 @@ def round_to(x: torch.Tensor, precision: Precision, generator: torch.Generator |
     Args:
         x: float64.
         precision: The format.
-        generator: Source of randomness, for stochastic formats.
+        generator: Source of randomness, which stochastic formats need: see :func:`generator_of`.
 
     Returns:
         float64 of the same shape; every number is one of the format.
+
+    Raises:
+        ValueError: If a stochastic format is given no generator.
 
     Example:
         >>> from precision_probe.precisions import parse_precision
         >>> round_to(torch.tensor([1.0009765625, 70000.0], dtype=torch.float64), parse_precision("e5m9")).tolist()
         [1.0, inf]
     """
+    drawn_from = _checked(generator, precision)
     dropped = _STORED_BITS - (precision.significand_bits - 1)
-    y = _round_significand(x, dropped, precision.stochastic, generator) if dropped else x
+    y = _round_significand(x, dropped, drawn_from) if dropped else x
     if precision.has_range:
-        step = precision.smallest_subnormal
-        scaled = x / step
-        whole = torch.floor(scaled + _uniform(x, generator)) if precision.stochastic else torch.round(scaled)
-        y = torch.where(x.abs() < precision.smallest_normal, torch.copysign(whole * step, x), y)
+        spacing = precision.smallest_subnormal
+        scaled = x / spacing
+        whole = torch.round(scaled) if drawn_from is None else torch.floor(scaled + _uniform(x, drawn_from))
+        y = torch.where(x.abs() < precision.smallest_normal, torch.copysign(whole * spacing, x), y)
         y = torch.where(y.abs() > precision.largest, torch.copysign(torch.full_like(y, torch.inf), y), y)
     return torch.where(torch.isfinite(x), y, x)
 
@@ -58,20 +68,31 @@ class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         precision: The format.
-        generator: Source of randomness, for stochastic formats.
+        generator: Source of randomness, which stochastic formats need: see :func:`generator_of`.
+
+    Raises:
+        ValueError: If a stochastic format is given no generator.
     """
 
     def __init__(self, precision: Precision, generator: torch.Generator | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._precision, self._generator = precision, generator
+        self._precision, self._generator = precision, _checked(generator, precision)
+        # float32 would round to nearest before chance has its say: e8m23sr would not be random at all
         self._is_narrow = _within_float32(precision) and not precision.stochastic
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         """Run one operation; views are left alone, what is written in place is rounded in place."""
-        aliases = [found.alias_info for found in func._schema.returns if found.alias_info is not None]
+        aliases = [returned.alias_info for returned in func._schema.returns if returned.alias_info is not None]
         writes = any(alias.is_write for alias in aliases)
         if aliases and not writes:
             return func(*args, **(kwargs or {}))
+        # Operations with out=… are left in float64: _in_float32 knows where one in place writes to, and no other place.
         in_place = func._schema.name.endswith("_")
         run = _in_float32 if self._is_narrow and (in_place or not writes) else _as_it_is
         returned = run(func, args, kwargs or {})
@@ -79,10 +100,22 @@ class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def rounded(tensor: torch.Tensor) -> torch.Tensor:
             if tensor.dtype != torch.float64 or not tensor.numel():
                 return tensor
-            found = round_to(tensor, self._precision, self._generator)
-            return tensor.copy_(found) if writes else found
+            of_the_format = round_to(tensor, self._precision, self._generator)
+            return tensor.copy_(of_the_format) if writes else of_the_format
 
         return tree_map_only(torch.Tensor, rounded, returned)
+
+
+def _checked(generator: torch.Generator | None, precision: Precision) -> torch.Generator | None:
+    """What a format draws its random numbers from, nothing if it is rounded to nearest.
+
+    Torch's own generator is no substitute: it is the user's, whose numbers would change, and has no fixed seed.
+    """
+    if not precision.stochastic:
+        return None
+    if generator is None:
+        raise ValueError(f"{precision} is rounded at random and needs a generator; generator_of() makes one.")
+    return generator
 
 
 def _within_float32(precision: Precision) -> bool:
@@ -90,31 +123,31 @@ def _within_float32(precision: Precision) -> bool:
     return precision.significand_bits <= float32.significand_bits and precision.exponent_bits <= float32.exponent_bits
 
 
-def _as_it_is(func: Any, args: Any, kwargs: Any) -> Any:
+def _as_it_is(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return func(*args, **kwargs)
 
 
-def _in_float32(func: Any, args: Any, kwargs: Any) -> Any:
+def _in_float32(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run an operation on float32 copies; its float64 result goes where the operation would have put it."""
     narrow = tree_map_only(torch.Tensor, lambda x: x.float() if x.dtype == torch.float64 else x, (args, kwargs))
-    found = func(*narrow[0], **narrow[1])
+    result = func(*narrow[0], **narrow[1])
     if func._schema.is_mutable:
-        return args[0].copy_(found)
-    return tree_map_only(torch.Tensor, lambda x: x.double() if x.dtype == torch.float32 else x, found)
+        return args[0].copy_(result)
+    return tree_map_only(torch.Tensor, lambda x: x.double() if x.dtype == torch.float32 else x, result)
 
 
-def _round_significand(
-    x: torch.Tensor, dropped: int, stochastic: bool, generator: torch.Generator | None
-) -> torch.Tensor:
+def _round_significand(x: torch.Tensor, dropped: int, generator: torch.Generator | None) -> torch.Tensor:
+    """Numbers without so many of their last bits, rounded at random if there is a generator, else ties to even."""
     bits = x.contiguous().view(torch.int64)
-    if stochastic:
-        device = generator.device if generator is not None else bits.device  # scalars are on the CPU
-        bits = bits + torch.randint(1 << dropped, bits.shape, generator=generator, device=device).to(bits.device)
+    if generator is not None:
+        drawn = torch.randint(1 << dropped, bits.shape, generator=generator, device=generator.device)
+        bits = bits + drawn.to(bits.device)  # a scalar is on the CPU even where the generator is not
     else:
+        # half of the last kept bit, less one unless that bit is odd: so a tie is carried to the even neighbour
         bits = bits + ((1 << (dropped - 1)) - 1) + ((bits >> dropped) & 1)
     return (bits & -(1 << dropped)).view(torch.float64)
 
 
-def _uniform(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-    device = generator.device if generator is not None else x.device
-    return torch.rand(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
+def _uniform(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Random numbers from 0 to 1, one for each of x."""
+    return torch.rand(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)

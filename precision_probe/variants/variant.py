@@ -9,11 +9,11 @@ import torch
 
 from precision_probe.models.backends import clone, math_dtype
 from precision_probe.models.dtypes import default_dtype
-from precision_probe.models.evaluation import Evaluation, Prediction, mace_evaluation
-from precision_probe.models.inputs import map_tensors
+from precision_probe.models.evaluation import Evaluation, EvaluationOf, Prediction, Sample, mace_evaluation
+from precision_probe.models.inputs import Inputs, map_tensors
 from precision_probe.precisions import Precision
 from precision_probe.variants.devices import matmul_mode
-from precision_probe.variants.rounding import Rounding, round_to
+from precision_probe.variants.rounding import Rounding, generator_of, round_to
 
 __all__ = ["Variant"]
 
@@ -42,10 +42,11 @@ class Variant:
         self.seed = seed
         self.dtype: torch.dtype = getattr(torch, precision.dtype)
         self.model = clone(model, self.dtype, device)
-        self._generator = torch.Generator(device).manual_seed(seed) if precision.stochastic else None
+        self._generator = generator_of(precision, device, seed)
         self._round_weights()
         self.math_dtype = str(math_dtype(model, self.dtype, device)).removeprefix("torch.")
-        self._evaluation = evaluation or mace_evaluation(model)
+        # Samples are of the kind that the evaluation takes: whoever makes a variant for both sees to that.
+        self._evaluation: EvaluationOf[Any, Any] = evaluation or mace_evaluation(model)
 
     def follow(self, model: torch.nn.Module) -> None:
         """Take over the present weights of the model that this is a clone of."""
@@ -57,11 +58,11 @@ class Variant:
 
     def follow_mode(self, model: torch.nn.Module) -> None:
         """Take over which modules are in training, as dropout and batch normalisation depend on it."""
-        for own, theirs in zip(self.model.modules(), model.modules(), strict=False):
+        for own, theirs in zip(self.model.modules(), model.modules(), strict=False):  # parts added since have no clone
             if own.training != theirs.training:
                 own.training = theirs.training
 
-    def predict(self, sample: Any) -> Prediction:
+    def predict(self, sample: Sample) -> Prediction:
         """What the bare model gives: no block is hooked."""
         with self.arithmetic():
             data = self._cast(sample)
@@ -70,16 +71,16 @@ class Variant:
             seconds = self._now() - start
         return Prediction(values, seconds)
 
-    def differentiable(self, sample: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def differentiable(self, sample: Sample) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The outputs that block gradients are of, on their autograd graph, each with its cotangent."""
         return self._evaluation.differentiable(self.model, self._cast(sample))
 
     def with_cotangents(
-        self, sample: Any, cotangents: Mapping[str, torch.Tensor], options: Mapping[str, Any]
+        self, sample: Sample, cotangents: Mapping[str, torch.Tensor], options: Mapping[str, object]
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The outputs of a training call, on their autograd graph, with the cotangents that a loss gave them."""
-        pairs = self._evaluation.with_cotangents(self.model, self._cast(sample), sample, cotangents, options)
-        return [(y, cotangent.to(y)) for y, cotangent in pairs]
+        outputs = self._evaluation.with_cotangents(self.model, self._cast(sample), sample, cotangents, options)
+        return [(y, cotangent.to(y)) for y, cotangent in outputs]
 
     @contextlib.contextmanager
     def arithmetic(self) -> Iterator[None]:
@@ -97,10 +98,10 @@ class Variant:
         ):
             yield
 
-    def _cast(self, sample: Any) -> Any:
+    def _cast(self, sample: Sample) -> dict[str, torch.Tensor] | Inputs:
         """A sample's data in this precision."""
         data = sample.cast(self.dtype)
-        return map_tensors(self._rounded, data) if isinstance(data, dict) else data.changed(self._rounded)
+        return data.changed(self._rounded) if isinstance(data, Inputs) else map_tensors(self._rounded, data)
 
     def _round_weights(self) -> None:
         with torch.no_grad():
@@ -109,11 +110,13 @@ class Variant:
                     tensor.copy_(self._rounded(tensor))
 
     def _rounded(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The same numbers in an emulated format; in any other precision they were cast already."""
         if not self.precision.emulated or not tensor.is_floating_point():
             return tensor
         return round_to(tensor.detach(), self.precision, self._generator).requires_grad_(tensor.requires_grad)
 
     def _now(self) -> float:
+        """Seconds on a clock, once the GPU has done what it was given: calls return before it has."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()

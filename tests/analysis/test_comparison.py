@@ -3,15 +3,18 @@
 import copy
 import io
 import json
+import re
 import subprocess
 import sys
 import textwrap
+from functools import partial
 
 import ase
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from runs import trace_of
 from typer.testing import CliRunner
 
 import precision_probe as pp
@@ -19,7 +22,7 @@ from precision_probe.analysis import comparison
 from precision_probe.analysis.comparison import first_difference, provenance_differences
 from precision_probe.analysis.metrics import rel_l2
 from precision_probe.cli.main import app
-from precision_probe.models import targets as subjects
+from precision_probe.models import targets
 from precision_probe.models.building import build
 from precision_probe.trace.trace import Trace
 
@@ -31,11 +34,7 @@ EDGE_TENSORS = ("edge_attrs", "edge_feats", "edge_lengths", "vectors")
 WITHIN = 1e4 * 2.0**-53  # what the README calls equivalent in float64
 
 
-def trace_of(model, structures=STRUCTURES, **options):
-    options = {"precisions": "float32", "device": "cpu"} | options
-    with pp.attach(model, **options) as probe:
-        probe.run(structures, progress=False)
-    return probe.trace()
+record = partial(trace_of, structures=STRUCTURES)
 
 
 def edited(trace, group, **changes):
@@ -77,20 +76,20 @@ def permuting(build_graph, seed=0):
 
 @pytest.fixture(scope="module")
 def base(model):
-    return trace_of(model, precisions="float32,float16")
+    return record(model, precisions="float32,float16")
 
 
 @pytest.fixture(scope="module")
 def few(model):
     """A trace of few blocks, to be edited."""
-    return trace_of(model, precisions="float16", blocks=["spherical_harmonics", "products.0"])
+    return record(model, precisions="float16", blocks=["spherical_harmonics", "products.0"])
 
 
 @pytest.fixture(scope="module")
 def permuted(model):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subjects, "build_graph", permuting(subjects.build_graph))
-        return trace_of(model, precisions="float32,float16")
+        patch.setattr(targets, "build_graph", permuting(targets.build_graph))
+        return record(model, precisions="float32,float16")
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +103,7 @@ def broken_model(model):
 
 @pytest.fixture(scope="module")
 def broken(broken_model):
-    return trace_of(broken_model, precisions="float64", modes="propagated")
+    return record(broken_model, precisions="float64", modes="propagated")
 
 
 # what is the same
@@ -137,11 +136,22 @@ def test_columns_are_what_they_say(base, permuted):
     np.testing.assert_allclose(row["error_b"], norm_of(exact, theirs), rtol=1e-10)
     np.testing.assert_allclose(row["max_abs"], np.abs(theirs.astype(float) - ours).max(), rtol=1e-10)
     judged = table[table["allowed"].notna()]
-    usual = judged.loc[("float32", "propagated"), "error_a"].median()
+    usual = judged.xs(("float32", "propagated"), level=["precision", "mode"])["error_a"].median()
     np.testing.assert_allclose(row["allowed"], 10 * max(norm_of(exact, ours), usual), rtol=1e-10)
     assert (judged["allowed"] >= 10 * judged["error_a"]).all()
     assert row["n"] == exact.size
     assert table.loc["float64", "propagated", "products.1", "output", "forward"]["allowed"] == WITHIN
+
+
+def test_what_is_allowed_is_what_is_said(base, permuted):
+    table = pp.compare_traces(base, permuted)
+    roundoffs, times = map(float, re.findall(r"\d+(?:e\d+)?", re.sub("float64", "", table.attrs["allowance"])))
+    judged = table[table["allowed"].notna()]
+    for (precision, _), rows in judged.groupby(["precision", "mode"]):
+        own = 0 if precision == "float64" else times * rows["error_a"].clip(lower=rows["error_a"].median())
+        np.testing.assert_allclose(rows["allowed"], np.maximum(own, roundoffs * 2.0**-53), rtol=1e-12)
+    assert set(judged["precision"]) == {"float64", "float32", "float16"}
+    assert roundoffs * 2.0**-53 == WITHIN
 
 
 def test_edges_in_another_order_are_brought_into_the_same(base, permuted):
@@ -182,7 +192,7 @@ def test_a_changed_weight_is_found_in_its_block(model, base, weight, block):
     network = copy.deepcopy(model)
     with torch.no_grad():
         network.get_parameter(weight).mul_(1.01)
-    table = pp.compare_traces(base, trace_of(network, precisions="float64", modes="propagated"))
+    table = pp.compare_traces(base, record(network, precisions="float64", modes="propagated"))
     first = first_difference(table)
     assert (first["precision"], first["mode"], first["block"]) == ("float64", "propagated", block)
     assert first["direction"] == "forward"
@@ -236,24 +246,24 @@ def noisy(model, change):
 
 @pytest.fixture(scope="module")
 def wrong_backward(model, base):
-    return pp.compare_traces(base, trace_of(noisy(model, WrongGradient.apply)))
+    return pp.compare_traces(base, record(noisy(model, WrongGradient.apply)))
 
 
 def test_a_wrong_backward_is_found_backward_only(wrong_backward):
-    found = different(wrong_backward)
-    assert set(found["direction"]) == {"backward"}
+    wrong = different(wrong_backward)
+    assert set(wrong["direction"]) == {"backward"}
     forward = wrong_backward.query("direction == 'forward' and precision == 'float64'")
     assert forward["difference"].max() == 0
-    model_rows = found.query("block == 'model' and precision == 'float64'")
+    model_rows = wrong.query("block == 'model' and precision == 'float64'")
     assert set(model_rows["tensor"]) == {"forces", "stress"}
 
 
 def test_a_wrong_backward_is_found_in_its_block(wrong_backward):
-    found = different(wrong_backward).query("precision == 'float64'")
-    alone = found[found["mode"] == "isolated"]
+    wrong = different(wrong_backward).query("precision == 'float64'")
+    alone = wrong[wrong["mode"] == "isolated"]
     assert set(zip(alone["block"], alone["tensor"], strict=True)) == {("products.0", "node_feats")}
     np.testing.assert_allclose(alone["difference"], 0.02, rtol=1e-6)
-    within = set(found.loc[found["mode"] == "propagated", "block"])
+    within = set(wrong.loc[wrong["mode"] == "propagated", "block"])
     assert within == {
         "node_embedding",
         "radial_embedding",
@@ -269,7 +279,7 @@ def test_the_first_wrong_gradient_is_the_last_blocks(wrong_backward):
 
 
 def test_a_break_in_one_precision_is_found_in_that_one(model, base):
-    table = pp.compare_traces(base, trace_of(noisy(model, wrong_in_float32), precisions="float32,float16"))
+    table = pp.compare_traces(base, record(noisy(model, wrong_in_float32), precisions="float32,float16"))
     assert set(different(table)["precision"]) == {"float32"}
     first = first_difference(table)
     assert (first["block"], first["direction"], first["mode"]) == ("products.0", "forward", "propagated")
@@ -294,7 +304,7 @@ def test_gradients_that_are_zero_are_not_judged(few):
 
 def test_gradients_that_are_zero_are_not_judged_in_float64_alone(model):
     options = {"precisions": "float64", "modes": "isolated", "blocks": "spherical_harmonics"}
-    only, noise = trace_of(model, **options), trace_of(model, **options)
+    only, noise = record(model, **options), record(model, **options)
     noise = edited(noise, "/isolated/float64", spherical_harmonics__vectors__grad=lambda y: -7 * y)
     assert different(pp.compare_traces(only, noise)).empty
 
@@ -319,14 +329,14 @@ def test_an_overflow_in_float64_is_a_difference(few):
 
     other = edited(few, "/propagated/float64", forces=overflow)
     for a, b in ((few, other), (other, few)):
-        found = different(pp.compare_traces(a, b))
-        assert set(found.query("precision == 'float64'")["tensor"]) == {"forces"}
+        table = different(pp.compare_traces(a, b))
+        assert set(table.query("precision == 'float64'")["tensor"]) == {"forces"}
 
 
 def test_other_neighbour_lists_leave_edges_out(config, base):
     wider = build(config | {"r_max": 3.2}, seed=3)
     blocks = ["radial_embedding", "spherical_harmonics", "interactions.0"]
-    other = trace_of(wider, precisions="float64", modes="propagated", blocks=blocks)
+    other = record(wider, precisions="float64", modes="propagated", blocks=blocks)
     assert other.structures.sizes["edge"] != base.structures.sizes["edge"]
     table = pp.compare_traces(base, other)
     assert not set(table["tensor"]) & set(EDGE_TENSORS)
@@ -344,7 +354,7 @@ def test_as_many_edges_to_other_images_leave_edges_out(few):
 
 
 def test_only_what_both_have_is_compared(model, base):
-    less = trace_of(model, precisions="bfloat16,float16", modes="isolated", blocks=["readouts.*", "products.1"])
+    less = record(model, precisions="bfloat16,float16", modes="isolated", blocks=["readouts.*", "products.1"])
     for a, b in ((base, less), (less, base)):
         table = pp.compare_traces(a, b)
         assert different(table).empty
@@ -355,7 +365,7 @@ def test_only_what_both_have_is_compared(model, base):
 
 
 def test_other_ways_to_record_gradients_compare_where_they_are_the_same(model, base):
-    table = pp.compare_traces(base, trace_of(model, precisions="float64", modes="propagated", gradients=False))
+    table = pp.compare_traces(base, record(model, precisions="float64", modes="propagated", gradients=False))
     assert different(table).empty
     assert set(table.query("direction == 'backward'")["block"]) == {"model"}
 
@@ -375,10 +385,10 @@ def test_other_structures_are_refused(few):
 
 
 def test_fewer_structures_are_refused(model, few):
-    fewer = trace_of(model, STRUCTURES[:1], modes="isolated", blocks="readouts.*")
+    fewer = record(model, structures=STRUCTURES[:1], modes="isolated", blocks="readouts.*")
     with pytest.raises(pp.InputError, match="are of 2 and 1 structures"):
         pp.compare_traces(few, fewer)
-    again = trace_of(model, [STRUCTURES[0], STRUCTURES[0]], modes="isolated", blocks="readouts.*")
+    again = record(model, structures=[STRUCTURES[0], STRUCTURES[0]], modes="isolated", blocks="readouts.*")
     with pytest.raises(pp.InputError, match="different structures"):
         pp.compare_traces(few, again)
 
@@ -425,7 +435,7 @@ def test_other_weights_have_another_hash(base, broken):
 @pytest.fixture(scope="module")
 def short(model, broken_model):
     options = {"blocks": "interactions.1", "modes": "propagated"}
-    return {name: trace_of(network, **options) for name, network in {"base": model, "broken": broken_model}.items()}
+    return {name: record(network, **options) for name, network in {"base": model, "broken": broken_model}.items()}
 
 
 @pytest.fixture(scope="module")

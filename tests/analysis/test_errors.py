@@ -1,4 +1,4 @@
-"""analysis.py: tables of errors against plain computations on the arrays of the file."""
+"""errors.py: tables of errors against plain computations on the arrays of the file."""
 
 import math
 import subprocess
@@ -13,9 +13,17 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import trace_of
 
 import precision_probe as pp
-from precision_probe.analysis.errors import TOLERANCE_UNITS, block_errors, exceeded, parse_tolerances, worst_blocks
+from precision_probe.analysis.errors import (
+    TOLERANCE_UNITS,
+    bits_needed,
+    block_errors,
+    exceeded,
+    parse_tolerances,
+    worst_blocks,
+)
 from precision_probe.analysis.metrics import METRICS
 from precision_probe.models.building import build
 from precision_probe.precisions import PRECISIONS
@@ -33,15 +41,9 @@ def diamond():
     return atoms
 
 
-def record(model, structures, precisions=NAMES, **options):
-    with pp.attach(model, precisions=precisions, device="cpu", **options) as probe:
-        probe.run(structures, progress=False)
-    return probe.trace()
-
-
 @pytest.fixture(scope="module")
 def trace(model):
-    return record(model, [ase.build.molecule("CH3OH"), diamond()])
+    return trace_of(model, [ase.build.molecule("CH3OH"), diamond()], precisions=NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +128,8 @@ def test_one_row_for_each_array(table, file, trace):
     for (precision, mode), rows in blocks.groupby(["precision", "mode"]):
         assert precision in NAMES
         assert mode in ("propagated", "isolated")
-        found = (rows["block"] + "." + rows["tensor"] + " " + rows["direction"]).tolist()
-        assert sorted(found) == sorted(arrays)
+        names = (rows["block"] + "." + rows["tensor"] + " " + rows["direction"]).tolist()
+        assert sorted(names) == sorted(arrays)
     assert blocks.groupby(["precision", "mode"]).ngroups == 6
     assert list(dict.fromkeys(blocks["block"])) == list(trace.blocks)
     model = table[table["block"] == "model"]
@@ -173,8 +175,8 @@ def test_results_of_the_model_are_no_better_than_their_floor(table):
 
 def with_noise(trace, factors):
     """The trace with a table of noise: these factors times the errors themselves; block gradients in it as well."""
-    found = pp.errors(trace).set_index(["mode", "precision", "block", "tensor", "direction"])["rel_l2"]["propagated"]
-    rows = [(*key, factor * found[key]) for key, factor in factors.items()]
+    errors = pp.errors(trace).set_index(["mode", "precision", "block", "tensor", "direction"])["rel_l2"]["propagated"]
+    rows = [(*key, factor * errors[key]) for key, factor in factors.items()]
     frame = pd.DataFrame(rows, columns=["precision", "block", "tensor", "direction", "spread"])
     return trace.with_tables({"noise": StoredTable(frame, "made by hand")})
 
@@ -190,27 +192,27 @@ NOISE = {
 
 def test_noise_is_that_of_the_table_and_errors_below_it_are_not_resolved(trace, table):
     keys = ["precision", "block", "tensor", "direction"]
-    found = pp.errors(with_noise(trace, NOISE))
-    pd.testing.assert_frame_equal(found.drop(columns=["noise", "resolved"]), table.drop(columns=["noise", "resolved"]))
-    for row, before in zip(found.to_dict("records"), table["resolved"], strict=True):
+    noisy = pp.errors(with_noise(trace, NOISE))
+    pd.testing.assert_frame_equal(noisy.drop(columns=["noise", "resolved"]), table.drop(columns=["noise", "resolved"]))
+    for row, before in zip(noisy.to_dict("records"), table["resolved"], strict=True):
         factor = NOISE.get(tuple(row[key] for key in keys), nan) if row["mode"] == "propagated" else nan
         assert row["noise"] == pytest.approx(factor * row["rel_l2"], nan_ok=True)
         assert row["resolved"] == (before and not factor > 1), row
-    assert (~found["resolved"] & table["resolved"]).sum() == 2
+    assert (~noisy["resolved"] & table["resolved"]).sum() == 2
 
 
 def test_a_block_below_the_noise_is_not_the_worst(trace):
     worst = worst_blocks(pp.errors(trace).query("mode == 'propagated'"))["float32"]
     rows = pp.errors(trace).query(f"precision == 'float32' and direction == 'forward' and block == '{worst}'")
     noise = {("float32", worst, tensor, "forward"): 1.5 for tensor in rows["tensor"]}
-    found = pp.errors(with_noise(trace, noise)).query("mode == 'propagated'")
-    assert worst_blocks(found)["float32"] != worst
+    noisy = pp.errors(with_noise(trace, noise)).query("mode == 'propagated'")
+    assert worst_blocks(noisy)["float32"] != worst
 
 
 def test_noise_and_floor_of_resolved_parts(trace):
-    found = pp.errors(with_noise(trace, NOISE), by="element")
-    assert found["noise"].isna().all()
-    assert np.isfinite(found["floor"]).all()
+    parts = pp.errors(with_noise(trace, NOISE), by="element")
+    assert parts["noise"].isna().all()
+    assert np.isfinite(parts["floor"]).all()
 
 
 def test_without_a_table_nothing_is_known_of_noise(table):
@@ -277,7 +279,7 @@ def test_resolved_is_false_where_the_exact_gradient_is_zero(table, file):
 
 @pytest.mark.parametrize("modes", ["propagated", "isolated"])
 def test_one_mode_alone(model, modes):
-    trace = record(model, ase.build.molecule("H2O"), "float32", modes=modes)
+    trace = trace_of(model, ase.build.molecule("H2O"), modes=modes)
     table = pp.errors(trace)
     assert set(table.loc[table["block"] == "model", "mode"]) == {"propagated"}
     assert set(table.loc[table["block"] != "model", "mode"]) == {modes}
@@ -309,7 +311,7 @@ def test_summary_by_hand(path, file):
 
 
 def test_summary_has_no_stress_without_a_periodic_structure(model):
-    assert "stress" not in pp.summary(record(model, ase.build.molecule("H2O"), "float32"))
+    assert "stress" not in pp.summary(trace_of(model, ase.build.molecule("H2O"), blocks="readouts.1"))
 
 
 # What is not finite
@@ -332,7 +334,7 @@ def test_a_variant_that_is_not_finite_is_counted(trace, value):
 def test_an_isolated_atom_energy_beyond_float16_is_a_result(config, formula):
     """In float16 it is infinite, and 0 × ∞ makes the energy of every atom NaN, its element present or not."""
     model = build(config | {"atomic_energies": [-13.6, -1029.5, -70000.0]}, seed=3)
-    trace = record(model, ase.build.molecule(formula), "float32,float16")
+    trace = trace_of(model, ase.build.molecule(formula), precisions="float32,float16")
     summary = pp.summary(trace)
     assert math.isnan(summary.loc["float16", "energy"])
     assert np.isfinite(summary.loc["float16", ["interaction_energy", "forces"]].astype(float)).all()
@@ -371,13 +373,13 @@ errors_or_nan = st.floats(min_value=0) | st.just(nan)
 
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES), st.tuples(errors_or_nan, errors_or_nan), min_size=1), limits)
-def test_exceeded_lists_each_error_above_its_limit_and_each_nan(found, tolerance):
-    table = pd.DataFrame.from_dict(found, orient="index", columns=["energy", "forces"])
+def test_exceeded_lists_each_error_above_its_limit_and_each_nan(errors, tolerance):
+    table = pd.DataFrame.from_dict(errors, orient="index", columns=["energy", "forces"])
     over = exceeded(table, tolerance)
     assert over.columns.tolist() == ["precision", "quantity", "error", "tolerance", "unit"]
     expected = {
         (precision, quantity)
-        for precision, values in found.items()
+        for precision, values in errors.items()
         for quantity, error in zip(("energy", "forces"), values, strict=True)
         if quantity in tolerance and (math.isnan(error) or error > tolerance[quantity])
     }
@@ -399,14 +401,14 @@ def test_exceeded_judges_the_limit_itself_as_within(error, factor):
 # Blocks
 
 
-def rows(*found):
+def errors_table(*rows):
     """A table of errors with what block_errors and worst_blocks look at; every metric is rel_l2."""
     columns = ["precision", "mode", "block", "tensor", "direction", "rel_l2", "resolved"]
-    table = pd.DataFrame(found, columns=columns)
+    table = pd.DataFrame(rows, columns=columns)
     return table.assign(units="1", n=1, **dict.fromkeys(METRICS, table["rel_l2"]))
 
 
-TABLE = rows(
+TABLE = errors_table(
     ("float16", "propagated", "model", "forces", "backward", 9.0, True),
     ("float16", "propagated", "b", "x", "forward", 0.1, True),
     ("float16", "propagated", "b", "y", "forward", 0.3, True),
@@ -425,20 +427,20 @@ TABLE = rows(
 
 
 def test_block_errors_take_the_tensor_with_the_largest_error():
-    found = block_errors(TABLE)
-    assert found.index.names == ["precision", "block", "direction"]
-    assert found.index.tolist() == [
+    widest = block_errors(TABLE)
+    assert widest.index.names == ["precision", "block", "direction"]
+    assert widest.index.tolist() == [
         ("float16", "b", "forward"),
         ("float16", "b", "backward"),
         ("float16", "a", "forward"),
         ("bfloat16", "b", "forward"),
         ("bfloat16", "a", "forward"),
     ]
-    assert found["tensor", "propagated"].tolist()[:4] == ["y", "v", "x", "x"]
-    assert found["tensor", "isolated"].tolist() == ["x", "v", "y", "x", "y"]
-    assert found["rel_l2", "isolated"].tolist()[:4] == [0.5, 8.0, 0.2, 0.9]
-    assert math.isnan(found["rel_l2", "isolated"].iloc[4])
-    assert found["resolved", "isolated"].tolist() == [True, False, True, True, True]
+    assert widest["tensor", "propagated"].tolist()[:4] == ["y", "v", "x", "x"]
+    assert widest["tensor", "isolated"].tolist() == ["x", "v", "y", "x", "y"]
+    assert widest["rel_l2", "isolated"].tolist()[:4] == [0.5, 8.0, 0.2, 0.9]
+    assert math.isnan(widest["rel_l2", "isolated"].iloc[4])
+    assert widest["resolved", "isolated"].tolist() == [True, False, True, True, True]
 
 
 def test_worst_blocks_go_by_their_own_forward_error():
@@ -446,32 +448,58 @@ def test_worst_blocks_go_by_their_own_forward_error():
     assert worst_blocks(TABLE[TABLE["mode"] == "propagated"]) == {"float16": "a", "bfloat16": "b"}
 
 
+# Bits
+
+
+def test_bits_needed_are_the_fewest_within_the_tolerance_and_above():
+    rows = [("a", 4, 0.5), ("a", 8, 0.01), ("a", 12, 0.2), ("a", 16, 0.001), ("b", 4, 1.0), ("b", 16, 0.9)]
+    table = pd.DataFrame(rows, columns=["block", "bits", "forces"])
+    bits = bits_needed(table, 0.05)
+    assert bits["a"] == 16  # 8 was luck: 12 is not enough
+    assert pd.isna(bits["b"])
+
+
 # On a machine that has neither torch nor mace
 
 
-def test_a_trace_is_read_without_torch_mace_and_e3nn(path, table):
+def test_a_trace_is_read_without_torch_mace_and_e3nn(model, tmp_path):
+    trace = trace_of(model, [ase.build.molecule("CH3OH"), diamond()], precisions="float16", blocks="readouts.1")
+    n_rows = len(pp.errors(trace))
     code = """
         import sys
 
+        refused = {"torch", "mace", "e3nn", "ase"}
+
         class Refuse:
             def find_spec(self, name, path=None, target=None):
-                if name.partition(".")[0] in ("torch", "mace", "e3nn", "ase"):
+                if name.partition(".")[0] in refused:
                     raise ImportError(f"{name} is not installed here")
 
         sys.meta_path.insert(0, Refuse())
         import precision_probe as pp
 
+        try:
+            pp.attach
+            raise AssertionError("torch was found")
+        except ImportError as error:
+            assert "is not installed here" in str(error)
+
         with pp.open_trace(sys.argv[1]) as trace:
             assert "ScaleShiftMACE" in repr(trace)
-            assert list(pp.summary(trace).index) == ["float64", "float32", "bfloat16", "float16"]
+            assert list(pp.summary(trace).index) == ["float64", "float16"]
+            assert pp.compare_traces(trace, trace)["equivalent"].all()
+            refused.remove("ase")  # which has the units and elements of physical errors
+            assert list(pp.by_structure(trace)["structure"]) == 2 * ["CH4O", "C2", "all"]
             print(len(pp.errors(trace)))
+        assert not {"torch", "mace", "e3nn"} & set(sys.modules)
+        refused.add("ase")
         from precision_probe.cli.main import app
 
         app(["errors", sys.argv[1], "--format", "csv"])
     """
-    command = [sys.executable, "-c", textwrap.dedent(code), str(path)]
+    command = [sys.executable, "-c", textwrap.dedent(code), str(trace.save(tmp_path / "trace.h5"))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == str(len(table))
-    assert len(lines) == len(table) + 2
+    assert lines[0] == str(n_rows)
+    assert len(lines) == n_rows + 2

@@ -1,4 +1,4 @@
-"""representation.py: what NumPy, ml_dtypes and torch store."""
+"""rounding_floor.py: what NumPy, ml_dtypes and torch store."""
 
 import ml_dtypes
 import numpy as np

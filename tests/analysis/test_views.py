@@ -1,4 +1,4 @@
-"""explanations.py: every number of a view is one that the trace keeps, in the unit that is said."""
+"""views.py: every number of a view is one that the trace keeps, in the unit that is said."""
 
 import warnings
 
@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from runs import trace_of
 from tables_by_hand import PRECISIONS, QUANTITIES, TABLES
 
 import precision_probe as pp
@@ -28,18 +29,18 @@ def no_warnings():
 
 @pytest.fixture(scope="module")
 def real(model):
-    with pp.attach(model, precisions="float32,bfloat16", device="cpu", blocks="readouts.*") as probe:
-        probe.run([ase.build.molecule("H2O"), ase.build.molecule("CH4")], progress=False)
-    return probe.trace()
+    molecules = [ase.build.molecule("H2O"), ase.build.molecule("CH4")]
+    return trace_of(model, molecules, precisions="float32,bfloat16", blocks="readouts.*")
 
 
-def trace_of(tables):
+def trace_with(tables):
+    """A trace that has nothing but tables."""
     attributes = {"schema_version": SCHEMA_VERSION, "precisions": '["float64"]'}
     return Trace(xr.DataTree.from_dict({"/": xr.Dataset(attrs=attributes)})).with_tables(tables)
 
 
 def table_and_view(name):
-    return TABLES[name].frame, view(trace_of(TABLES), name)
+    return TABLES[name].frame, view(trace_with(TABLES), name)
 
 
 def assert_numbers(frame, expected):
@@ -51,20 +52,20 @@ def assert_numbers(frame, expected):
 
 
 def test_budget_in_milli_ev_per_angstrom():
-    table, found = table_and_view("budget")
-    assert "meV/Å" in found.title
+    table, shown = table_and_view("budget")
+    assert "meV/Å" in shown.title
     labels = ["geometry", "weights", "inputs products.0", "arithmetic products.0", "parts, root of squares"]
     labels += ["all together", "not explained by the parts"]
     expected = {
         name: pd.Series(MILLI * table.loc[table["precision"] == name, "forces_mae"].to_numpy(), labels)
         for name in REDUCED
     }
-    assert_numbers(found.frame, expected)
-    assert found.frame.loc["not explained by the parts", "float16"] == -7.0  # a sign survives
+    assert_numbers(shown.frame, expected)
+    assert shown.frame.loc["not explained by the parts", "float16"] == -7.0  # a sign survives
 
 
 def test_prediction_in_milli_ev():
-    table, found = table_and_view("prediction")
+    table, shown = table_and_view("prediction")
     rows = {
         "energy, bound, meV/atom": "energy_bound",
         "energy, expected": "energy_expected",
@@ -75,46 +76,46 @@ def test_prediction_in_milli_ev():
     columns = {
         row["precision"]: {label: MILLI * row[key] for label, key in rows.items()} for _, row in table.iterrows()
     }
-    assert_numbers(found.frame, columns)
-    assert found.frame.loc["energy, bound, meV/atom", "float16"] == 100
+    assert_numbers(shown.frame, columns)
+    assert shown.frame.loc["energy, bound, meV/atom", "float16"] == 100
 
 
 def test_sweep_in_milli_ev_per_angstrom_with_bits_rising():
-    _, found = table_and_view("sweep")
+    _, shown = table_and_view("sweep")
     expected = {"7": {"whole model": 250.0, "a": 62.5}, "23": {"whole model": 4e3 / 2**20, "a": 1e3 / 2**20}}
-    assert_numbers(found.frame, expected)
-    assert "meV/Å" in found.title
+    assert_numbers(shown.frame, expected)
+    assert "meV/Å" in shown.title
 
 
 def test_noise_is_the_worst_of_the_blocks():
-    _, found = table_and_view("noise")
+    _, shown = table_and_view("noise")
     rows = {"energy": 1, "forces": 2, "blocks, forward": 5, "blocks, backward": 4}
     scales = dict(zip(PRECISIONS, (1e-16, 1e-3, 1e-7), strict=True))
-    assert_numbers(found.frame, {p: {row: n * scale for row, n in rows.items()} for p, scale in scales.items()})
+    assert_numbers(shown.frame, {p: {row: n * scale for row, n in rows.items()} for p, scale in scales.items()})
 
 
 def test_equivariance_is_the_worst_of_each_irrep():
-    _, found = table_and_view("equivariance")
+    _, shown = table_and_view("equivariance")
     rows = {"energy": 1, "forces": 2, "blocks, 0e": 3, "blocks, 1o": 5}
     scales = dict(zip(PRECISIONS, (1e-16, 1e-3, 1e-7), strict=True))
     expected = {
         p: {f"rotation: {row}": n * s for row, n in rows.items()} | {f"inversion: {row}": 0.0 for row in rows}
         for p, s in scales.items()
     }
-    assert_numbers(found.frame, expected)
+    assert_numbers(shown.frame, expected)
 
 
 def test_digits_to_one_decimal():
-    _, found = table_and_view("digits")
+    _, shown = table_and_view("digits")
     expected = {
         name: {quantity: round(d + more, 1) for quantity, more in QUANTITIES}
         for name, d in zip(PRECISIONS, (14.0, 3.0, 6.0), strict=True)
     }
-    assert_numbers(found.frame, expected)
+    assert_numbers(shown.frame, expected)
 
 
 def test_finite_differences_in_milli_ev():
-    _, found = table_and_view("finite_differences")
+    _, shown = table_and_view("finite_differences")
     expected = {
         name: {
             "difference, meV/Å": MILLI * u,
@@ -125,31 +126,39 @@ def test_finite_differences_in_milli_ev():
         }
         for name, u in zip(PRECISIONS, (1e-9, 1e-2, 1e-5), strict=True)
     }
-    assert_numbers(found.frame, expected)
+    assert_numbers(shown.frame, expected)
 
 
 def test_steps_along_a_displacement():
     """Stairs of height 0.2 meV/atom have an RMS of 0.2/√12; what is smooth has none."""
-    _, found = table_and_view("displacement")
-    assert found.frame.columns.tolist() == list(PRECISIONS)
-    assert found.frame.loc["energy, meV/atom", "float16"] == pytest.approx(0.2 / np.sqrt(12), rel=0.1)
-    assert found.frame.loc["energy, meV/atom", "float64"] == 0
-    assert found.frame.loc["energy, meV/atom", "float32"] < 1e-9
-    assert found.frame.loc["different energies"].tolist() == [101, 21, 101]
-    assert "over 0.01 Å in 101 points" in found.note
+    _, shown = table_and_view("displacement")
+    assert shown.frame.columns.tolist() == list(PRECISIONS)
+    assert shown.frame.loc["energy, meV/atom", "float16"] == pytest.approx(0.2 / np.sqrt(12), rel=0.1)
+    assert shown.frame.loc["energy, meV/atom", "float64"] == 0
+    assert shown.frame.loc["energy, meV/atom", "float32"] < 1e-9
+    assert shown.frame.loc["different energies"].tolist() == [101, 21, 101]
+    assert "over 0.01 Å in 101 points" in shown.note
+
+
+def test_drift_beside_its_interval_as_stored():
+    rows = [(name, k, 2 * k, 3 * k) for k, name in enumerate(PRECISIONS, 1)]
+    table = pd.DataFrame(rows, columns=["precision", "drift", "confidence", "fluctuation"]).assign(temperature=300.0)
+    shown = view(trace_with({"drift": StoredTable(table, "drift, by hand")}), "drift").frame
+    labels = ["drift, meV/atom/ps", "± (95 % interval)", "fluctuation, meV/atom"]
+    assert_numbers(shown, {name: dict(zip(labels, (k, 2 * k, 3 * k), strict=True)) for name, k, *_ in rows})
 
 
 def test_range_says_each_thing_once():
-    _, found = table_and_view("range")
-    assert found.frame.index.tolist() == ["float16"] * 2
-    assert found.frame.iloc[:, 0].tolist() == ["carbon is too heavy", "a readout overflows"]
+    _, shown = table_and_view("range")
+    assert shown.frame.index.tolist() == ["float16"] * 2
+    assert shown.frame.iloc[:, 0].tolist() == ["carbon is too heavy", "a readout overflows"]
 
 
 def test_nothing_out_of_range_is_said(tmp_path):
     empty = StoredTable(TABLES["range"].frame.iloc[:0], "")
-    saved = trace_of({"range": empty}).save(tmp_path / "trace.h5")
+    saved = trace_with({"range": empty}).save(tmp_path / "trace.h5")
     with pp.open_trace(saved) as read:
-        for trace in (trace_of({"range": empty}), read):
+        for trace in (trace_with({"range": empty}), read):
             frame = view(trace, "range").frame
             assert frame.index.tolist() == ["all precisions"]
             assert frame.iloc[0, 0] == "every number stays within range"
@@ -159,11 +168,11 @@ def test_nothing_out_of_range_is_said(tmp_path):
 def test_a_precision_of_which_nothing_is_finite_is_shown(name, column):
     table = TABLES[name].frame.copy()
     table.loc[table["precision"] == "float16", column] = np.nan
-    found = view(trace_of({name: StoredTable(table, "")}), name).frame
-    assert found.columns.tolist() == view(trace_of(TABLES), name).frame.columns.tolist()
-    assert found.index.tolist() == view(trace_of(TABLES), name).frame.index.tolist()
-    assert found["float16"].isna().all()
-    assert found["float32"].notna().all()
+    shown = view(trace_with({name: StoredTable(table, "")}), name).frame
+    assert shown.columns.tolist() == view(trace_with(TABLES), name).frame.columns.tolist()
+    assert shown.index.tolist() == view(trace_with(TABLES), name).frame.index.tolist()
+    assert shown["float16"].isna().all()
+    assert shown["float32"].notna().all()
 
 
 # physics
@@ -172,9 +181,9 @@ def test_a_precision_of_which_nothing_is_finite_is_shown(name, column):
 def test_physics_in_the_units_of_its_rows(real):
     frame = view(real, "physics").frame
     assert frame.columns.tolist() == ["float64", "float32", "bfloat16"]
-    exact, found = (real.group("propagated", name) for name in ("float64", "bfloat16"))
-    delta = found["forces"].values.astype(float) - exact["forces"].values
-    energy = np.abs(found["energy"].values.astype(float) - exact["energy"].values) / real.structures["n_atoms"].values
+    exact, rounded = (real.group("propagated", name) for name in ("float64", "bfloat16"))
+    delta = rounded["forces"].values.astype(float) - exact["forces"].values
+    energy = np.abs(rounded["energy"].values.astype(float) - exact["energy"].values) / real.structures["n_atoms"].values
     column = frame["bfloat16"]
     assert column["forces MAE, meV/Å"] == pytest.approx(MILLI * np.abs(delta).mean())
     assert column["forces RMSE, meV/Å"] == pytest.approx(MILLI * np.sqrt((delta**2).mean()))
@@ -217,8 +226,7 @@ def test_outputs_of_another_module_are_no_physics_whatever_their_names():
         def forward(self, x):
             return {"forces": self.layer(x), "energy": x.sum(dim=1, keepdim=True)}
 
-    with pp.attach(Potential(), call=lambda m, x: m(x), blocks="*", precisions="float16", device="cpu") as probe:
-        probe.run(torch.ones(2, 3), progress=False)
-    assert views(probe.trace()) == ()
+    trace = trace_of(Potential(), torch.ones(2, 3), call=lambda m, x: m(x), blocks="*", precisions="float16")
+    assert views(trace) == ()
     with pytest.raises(pp.InputError, match="no energies and forces"):
-        view(probe.trace(), "physics")
+        view(trace, "physics")

@@ -1,16 +1,13 @@
-"""The benchmark's smoke run: what it writes, and that the numbers in it are plausible."""
+"""The benchmark's smoke run: what it writes, that the numbers in it are plausible, and what it refuses at once."""
 
-import copy
 import json
-from types import SimpleNamespace
+import subprocess
+import sys
 
 import ase.build
 import ase.io
-import bench_policy_drift
 import bench_precisions
-import bench_recommend
-import measure
-import plots
+import precisions_run
 import pytest
 import torch
 from runs import ROOT
@@ -54,7 +51,7 @@ def test_files(written):
 
 
 def test_enough_to_run_it_again(record):
-    assert record["schema"] == bench_precisions.SCHEMA
+    assert record["schema"] == precisions_run.SCHEMA
     assert "--smoke" in record["command"]
     assert record["provenance"]["versions"]["torch"]
     assert len(record["architecture"]["atomic_numbers"]) == 89
@@ -100,52 +97,47 @@ def test_gradient_that_is_zero_has_no_relative_error(record):
         assert row["backward"]["rel_l2"] is not None, name
 
 
-def test_table(written, record):
+def test_tables_hold_the_numbers_of_the_file(written, record):
+    """Each cell of the times and errors is read back from the Markdown, and beside it stands what the JSON file has."""
     text = (written / "bench_precisions-cpu-smoke.md").read_text(encoding="utf-8")
-    assert text == plots.markdown(record) + "\n"
-    end_to_end = text.partition("## Blocks")[0]
-    for name in SMOKE:
-        assert end_to_end.count(f"| {name} |") == len(record["systems"])
-    for block in BLOCKS:
-        assert text.count(f"| `{block}` |") == 2
-    columns = {line.count("|") for line in end_to_end.splitlines() if line.startswith("|")}
-    assert len(columns) == 1
+    end_to_end, *blocks = text.split("## Blocks alone")
+    for system, section in zip(record["systems"], end_to_end.split("\n## ")[1:], strict=True):
+        head, *rows = [cells(line) for line in section.splitlines() if line.startswith("|") and "--:" not in line]
+        assert [row[0] for row in rows] == SMOKE
+        assert {len(row) for row in rows} == {len(head)}
+        for name, *shown in rows:
+            measured = system["end_to_end"][name]
+            errors = measured["errors"]
+            assert float(shown[0].split()[0]) == pytest.approx(measured["time_ms"]["median"], abs=0.0501)
+            assert float(shown[1]) == pytest.approx(1 / measured["time_ratio_to_float64"]["median"], abs=0.00501)
+            assert float(shown[2]) == pytest.approx(1 / measured["time_ratio_to_float32"]["median"], abs=0.00501)
+            assert shown[3] == "–"  # memory is not measured on a CPU
+            assert [float(cell) for cell in shown[4:]] == [
+                pytest.approx(errors["forces_mae_meV_per_A"], rel=0.051),
+                pytest.approx(errors["forces_max_meV_per_A"], rel=0.051),
+                pytest.approx(errors["forces_rel_l2"], rel=0.051),
+                pytest.approx(errors["forces_run_to_run_max_meV_per_A"], rel=0.051),
+                pytest.approx(errors["energy_abs_meV_per_atom"], rel=0.051),
+                pytest.approx(errors["interaction_energy_abs_meV_per_atom"], rel=0.051),
+                errors["forces_nonfinite"],
+            ]
+    assert len(blocks) == 2  # times and errors, of the largest structure
+    largest = record["systems"][-1]["blocks"]
+    times, errors = ([cells(line) for line in table.splitlines() if line.startswith("| `")] for table in blocks)
+    assert [row[0] for row in times] == [row[0] for row in errors] == [f"`{block}`" for block in BLOCKS]
+    for (block, *in_ms), (_, *relative) in zip(times, errors, strict=True):
+        for name, time, error in zip(SMOKE, in_ms, relative, strict=True):
+            row = largest[block.strip("`")][name]
+            forward_and_backward = [row[f"{phase}_ms"]["median"] for phase in ("forward", "backward")]
+            assert [float(part) for part in time.split(" + ")] == pytest.approx(forward_and_backward, abs=0.00501)
+            for part, phase in zip(error.split(", "), ("forward", "backward"), strict=True):
+                rel_l2 = row[phase]["rel_l2"]
+                assert part == "–" if rel_l2 is None else float(part) == pytest.approx(rel_l2, rel=0.051)
 
 
-def test_runs_out_of_memory():
-    variants = [SimpleNamespace(precision=PRECISIONS[name], device=torch.device("cpu")) for name in SMOKE]
-
-    def call(variant):
-        if variant.precision.name == "float64":
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        if variant.precision.name == "bfloat16":
-            raise RuntimeError("The following operation failed in the TorchScript interpreter: CUDA out of memory.")
-        return (1.0,), None
-
-    def fail():
-        raise RuntimeError("another error")
-
-    found = measure.interleave(variants, call, repeats=4)
-    assert {name: measured.phase(0) for name, measured in found.items()} == {"float32": [1.0] * 4, "float16": [1.0] * 4}
-    with pytest.raises(RuntimeError, match="another"):
-        measure.attempt(fail)
-
-
-@pytest.mark.parametrize("failed", [["float64"], ["float32"], SMOKE])
-def test_out_of_memory_is_shown(record, failed, tmp_path):
-    changed = copy.deepcopy(record)
-    system = changed["systems"][-1]
-    for name in failed:
-        system["end_to_end"][name] = {"status": "out_of_memory"}
-        for rows in system["blocks"].values():
-            rows[name] = {"status": "out_of_memory"}
-    for row in system["end_to_end"].values():
-        if "float64" in failed and row["status"] == "ok":
-            row["time_ratio_to_float64"] = row["errors"] = None
-    if "float64" in failed:
-        system["blocks"] = {}
-    assert plots.markdown(changed).count("| out of memory |") >= len(failed)
-    assert all(path.stat().st_size > 10_000 for path in plots.draw(changed, tmp_path / "figure"))
+def cells(line):
+    """Of a line of a Markdown table."""
+    return [cell.strip() for cell in line.strip().strip("|").split(" | ")]
 
 
 @pytest.mark.parametrize(
@@ -155,6 +147,7 @@ def test_out_of_memory_is_shown(record, failed, tmp_path):
         (["--precisions", "float31"], "float31"),
         (["--device", "gpu"], "gpu"),
         (["--sizes", "many"], "--sizes"),
+        (["--sizes", "0"], "--sizes"),
         (["--sizes", "8", "--structures", "demo"], "--structures"),
         (["--model", "absent.model"], "absent.model"),
         (["--model", "demo"], "does not know"),
@@ -169,6 +162,15 @@ def test_bad_options(options, message, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_wrong_options_are_refused_before_torch_is_imported(tmp_path):
+    lines = [
+        "import sys, bench_precisions",
+        f"assert bench_precisions.main(['--repeats', '0', '-o', {str(tmp_path)!r}]) == 2",
+        "assert 'torch' not in sys.modules and 'mace' not in sys.modules",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT / "benchmarks", check=True)
+
+
 def test_own_model_and_structures(tmp_path, capsys):
     large, small = sorted(read_structures("demo"), key=len)[-1], ase.build.molecule("H2O")
     path = tmp_path / "structures.xyz"
@@ -180,49 +182,3 @@ def test_own_model_and_structures(tmp_path, capsys):
     assert record["model_name"] == "demo"
     assert [system["n_atoms"] for system in record["systems"]] == [3, len(large)]
     assert str(tmp_path / "bench_precisions-cpu.json") in capsys.readouterr().out
-
-
-def test_policies_are_found_for_each_question(tmp_path):
-    bench_recommend.main(["--smoke", "--device", "cpu", "--allow", "float16", "--out", str(tmp_path / "results")])
-    record = json.loads((tmp_path / "results" / "bench_recommend-e3nn-cpu-8.json").read_text(encoding="utf-8"))
-    assert record["schema"] == bench_recommend.SCHEMA
-    assert {row["block"] for row in record["blocks"]} == set(BLOCKS)
-    assert list(record["questions"]) == ["free digits", "fast", "fast, by module"]
-    text = (tmp_path / "results" / "bench_recommend-e3nn-cpu-8.md").read_text(encoding="utf-8")
-    assert text == bench_recommend.markdown(record)
-    for question, result in record["questions"].items():
-        rows = {row["candidate"]: row for row in result["candidates"]}
-        assert {"float64", "float16", "model.to(float32)"} <= set(rows)
-        chosen = rows[result["chosen"]]
-        assert all(chosen[name] <= limit for name, limit in result["tolerance"].items())
-        assert chosen["held_out"] == 1
-        assert f"## {question}" in text
-        assert rows["model.to(float32)"]["vs_float32"] == 1
-    half = {row["candidate"]: row for row in record["questions"]["fast"]["candidates"]}["float16 after the embeddings"]
-    limit = record["questions"]["fast"]["tolerance"]["forces"]
-    assert limit == pytest.approx(half["forces"] / half["forces_rel_l2"] * bench_recommend.RELATIVE)
-
-
-def test_drift_of_policies(tmp_path):
-    for system in ("water", "water again"):
-        bench_policy_drift.main([system, "demo", "demo@0", "--smoke", "--out", str(tmp_path)])
-    record = json.loads((tmp_path / "bench_policy_drift.json").read_text(encoding="utf-8"))
-    assert list(record) == ["water", "water again"]
-    assert record["water"] == record["water again"]
-    names = ["float64", "float32", "float32 after the embeddings", "float16 after the embeddings"]
-    assert [row["precision"] for row in record["water"]["drift"]] == names
-    assert (tmp_path / "bench_policy_drift.md").read_text(encoding="utf-8") == bench_policy_drift.markdown(record)
-
-
-def test_drifts_of_policies_in_the_docs_are_the_committed_ones():
-    record = json.loads((ROOT / "benchmarks" / "results" / "bench_policy_drift.json").read_text(encoding="utf-8"))
-    assert bench_policy_drift.markdown(record) in (ROOT / "docs" / "policies.md").read_text("utf-8")
-    assert {(found["steps"], found["n_runs"]) for found in record.values()} == {(1000, 4)}
-
-
-@pytest.mark.parametrize("structure", ["demo", "demo@99", "absent.xyz@0"])
-def test_drift_refuses(tmp_path, structure):
-    with pytest.raises(SystemExit) as stopped:
-        bench_policy_drift.main(["x", "demo", structure, "--smoke", "--out", str(tmp_path)])
-    assert stopped.value.code == 2
-    assert not list(tmp_path.iterdir())

@@ -1,13 +1,12 @@
-"""The page of findings: made from a smoke run, and the committed one from the committed results."""
+"""The page of findings made from a smoke run, and what is refused at once."""
 
 import json
 
 import ase.io
 import findings
-import findings_page
+import numpy as np
+import pandas as pd
 import pytest
-from findings_data import number
-from runs import ROOT
 
 from precision_probe.structures import read_structures
 
@@ -68,26 +67,23 @@ def test_steps_are_of_all_digits(results):
     assert tables["steps"][1]["energy_step"] > 0
 
 
-def test_committed_page_is_what_the_committed_results_give(tmp_path):
-    findings_page.write(findings.RESULTS, tmp_path)
-    page = "what-we-learned.md"
-    written, committed = (folder / page for folder in (tmp_path, ROOT / "docs"))
-    assert written.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8"), "run findings.py write"
-    figures = {path.name: path for path in (ROOT / "docs" / "figures").iterdir()}
-    assert set(figures) == FIGURES
-    assert all(path.stat().st_size < 120_000 for path in figures.values())
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["drift", "x", "demo", "ice=demo@99"], "demo@99"),
+        (["drift", "x", "demo", "ice"], "path@index"),
+        (["drift", "x", "demo", "ice=absent.xyz@0"], "absent.xyz"),
+        (["measure", "x", "absent.model", "demo"], "absent.model"),
+    ],
+)
+def test_what_is_not_there_is_refused(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        findings.main(["--smoke", "--out", str(tmp_path / "out"), *arguments])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("value", "text"), [
-    (None, "–"),
-    (float("nan"), "–"),
-    (0.0, "0"),
-    (135.7, "140"),
-    (-0.00555, "-0.0056"),
-    (99.9, "100"),
-    (12345.0, "12,000"),
-    (3.8e-5, "3.8e-5"),
-    (99_900.0, "1.0e5"),
-])  # fmt: skip
-def test_two_significant_digits(value, text):
-    assert number(value) == text
+def test_records_hold_four_digits_and_null_for_what_is_not_finite():
+    table = pd.DataFrame({"name": ["a", "b"], "value": [1.23456e-7, np.inf], "n": [1, 2]})
+    assert findings.records(table) == [{"name": "a", "value": 1.235e-7, "n": 1}, {"name": "b", "value": None, "n": 2}]

@@ -3,18 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
-import ase
 import pytest
 import torch
 from foundation_architectures import FOUNDATIONS
+from runs import molecule, rel_l2
 
 import precision_probe as pp
-from precision_probe.analysis.metrics import rel_l2
 from precision_probe.models._mace import o3
 from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.building import build
 
-WATER = ase.Atoms("OHH", [(0.02, 0.0, 0.11), (0.0, 0.78, -0.48), (0.05, -0.75, -0.45)])
+WATER = molecule()
 
 PUBLISHED_PARAMETERS = {
     # notes of https://github.com/ACEsuit/mace-foundations/releases/tag/mace_mp_0, as a third party quotes them, which

@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 
-import ase
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from runs import molecule
 
 import precision_probe as pp
 from precision_probe.analysis.energy_steps import step_sizes
-from precision_probe.diagnostics.finite_differences import along_displacement, displaced, finite_differences
+from precision_probe.diagnostics.finite_differences import along_displacement, finite_differences
 from precision_probe.models.evaluation import ENERGY, FORCES, Prediction
 from precision_probe.models.graphs import build_graph
 from precision_probe.precisions import PRECISIONS, Precision, parse_precision
@@ -36,13 +35,8 @@ class Cubic:
 
 
 @pytest.fixture(scope="module")
-def molecule():
-    return ase.Atoms("OHH", [(0.02, 0.0, 0.11), (0.0, 0.78, -0.48), (0.05, -0.75, -0.45)])
-
-
-@pytest.fixture(scope="module")
-def graph(model, molecule):
-    return build_graph(molecule, model)
+def graph(model):
+    return build_graph(molecule(), model)
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +47,6 @@ def variants(model):
 @pytest.fixture(scope="module")
 def line(variants, graph):
     return along_displacement(variants, graph)
-
-
-def table_of(position, **energies):
-    parts = [
-        pd.DataFrame({"precision": name, "position": position, "energy": energy, "force": -energy})
-        for name, energy in energies.items()
-    ]
-    return pd.concat(parts, ignore_index=True)
 
 
 # along a displacement
@@ -89,12 +75,12 @@ def test_the_line_is_straight_as_long_as_asked_and_leaves_the_graph(graph):
     assert table["energy"].iloc[-1] == pytest.approx(1000 * (end - start) / 3)
 
 
-def test_energies_are_those_of_the_model_run_by_hand(line, model, molecule, variants):
+def test_energies_are_those_of_the_model_run_by_hand(line, model):
     shift = np.random.default_rng(0).normal(size=(3, 3))
     shift *= 0.01 / np.linalg.norm(shift)
-    moved = molecule.copy()
+    moved = molecule()
     moved.positions += shift
-    outs = [model(build_graph(atoms, model).cast(torch.float64)) for atoms in (molecule, moved)]
+    outs = [model(build_graph(atoms, model).cast(torch.float64)) for atoms in (molecule(), moved)]
     energy = (outs[1]["interaction_energy"] - outs[0]["interaction_energy"]).item()
     last = line[line["precision"] == "float64"].iloc[-1]
     assert last["energy"] == pytest.approx(1000 * energy / 3, rel=1e-9)
@@ -110,7 +96,7 @@ def test_along_the_line_force_is_minus_the_slope_of_the_energy(line):
 
 
 def test_a_displaced_graph_keeps_its_edges(graph):
-    moved = displaced(graph, np.full((3, 3), 5.0))
+    moved = graph.displaced(np.full((3, 3), 5.0))
     assert torch.equal(moved.data["edge_index"], graph.data["edge_index"])
     assert torch.equal(moved.data["positions"], graph.data["positions"] + 5)
 
@@ -119,30 +105,6 @@ def test_a_displaced_graph_keeps_its_edges(graph):
 def test_a_line_too_short_is_refused(graph, options):
     with pytest.raises(pp.InputError, match="at least 20 points"):
         along_displacement([Cubic()], graph, **options)
-
-
-# steps
-
-
-def test_stairs_and_noise_are_measured_and_smooth_errors_are_not():
-    x = np.linspace(0, 0.01, 1001)
-    exact = 100 * np.sin(30 * x) + 5 * np.exp(100 * x)
-    noise = np.random.default_rng(0).normal(scale=1e-3, size=len(x))
-    bent = exact + 0.3 + 20 * x - 7e3 * x**2 + 1e5 * x**3
-    found = step_sizes(table_of(x, float64=exact, stairs=np.round(bent, 1), noisy=bent + noise, bent=bent))
-    assert found.index.tolist() == ["float64", "stairs", "noisy", "bent"]
-    assert found.loc["stairs", "energy_step"] == pytest.approx(0.1 / np.sqrt(12), rel=0.05)
-    assert found.loc["stairs", "n_distinct"] == len(set(np.round(bent, 1)))
-    assert found.loc["noisy", ["energy_step", "force_step"]].tolist() == pytest.approx([1e-3, 1e-3], rel=0.05)
-    assert found.loc["bent", ["energy_step", "force_step"]].max() < 1e-9
-    assert found.loc["float64", ["energy_step", "force_step"]].eq(0).all()
-
-
-def test_what_overflows_has_no_steps():
-    x = np.linspace(0, 0.01, 50)
-    found = step_sizes(table_of(x, float64=x, float16=np.full(50, np.nan)))
-    assert found.loc["float16", ["energy_step", "force_step"]].isna().all()
-    assert found.loc["float16", "n_distinct"] == 0
 
 
 def test_a_model_steps_more_the_fewer_its_digits(line):
@@ -180,7 +142,7 @@ def test_forces_that_are_not_the_gradient_are_found_out(graph):
 
 
 def test_forces_of_zero_have_no_relative_difference(graph):
-    still = displaced(graph, -graph.data["positions"].numpy())
+    still = graph.displaced(-graph.data["positions"].numpy())
     found = finite_differences([Cubic()], still).loc["float64"]
     assert np.isnan(found["relative"])
     assert found["difference"] < 1e-9
@@ -195,6 +157,16 @@ def test_an_energy_that_does_not_move_is_as_noisy_as_numbers_of_its_size(graph):
     assert found["relative"] == pytest.approx(1)
     assert found["energy_noise"] == pytest.approx(2**-8 * energy / np.sqrt(3))
     assert found["step"] > 0.01
+
+
+def test_the_noise_is_in_ev_of_the_whole_structure(graph):
+    """Whatever the number of atoms: as the steps of the line in meV/atom, from points where both have it."""
+    variants = [Cubic(), Cubic(parse_precision("m50"), grid=1e-3)]
+    found = finite_differences(variants, graph, seed=2).loc["m50"]
+    line = along_displacement(variants, graph, length=0.1, n_points=40, seed=2)
+    steps = step_sizes(line).loc["m50", "energy_step"]
+    assert found["energy_noise"] == pytest.approx(steps * graph.n_atoms / 1000, rel=1e-9)
+    assert found["energy_noise"] == pytest.approx(1e-3 / np.sqrt(12), rel=0.3)
 
 
 def test_a_models_forces_are_the_gradient_as_far_as_noise_lets_see(variants, graph):

@@ -10,7 +10,7 @@ import torch
 from ase.data import covalent_radii
 
 import precision_probe as pp
-from precision_probe.diagnostics.range_failures import first_failure, range_failures
+from precision_probe.diagnostics.range_failures import _Worst, _worst, first_failure, range_failures
 from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.building import build
 from precision_probe.models.graphs import build_graph
@@ -34,6 +34,12 @@ def passed_through(model, atoms, name):
     model.get_submodule(name).register_forward_hook(lambda _, args, y: seen.append((args[0], y)))
     model({key: value.clone() for key, value in build_graph(atoms, model).data.items()}, compute_force=False)
     return tuple(tensor.detach() for tensor in seen[0])
+
+
+@pytest.fixture(scope="module")
+def shallow(config):
+    """One layer, where a second would add nothing but time."""
+    return config | {"num_interactions": 1}
 
 
 def scaled(config, **factors):
@@ -77,8 +83,8 @@ def test_a_gradient_that_is_part_of_no_force_does_not_matter(config, water):
 # isolated atoms' energies
 
 
-def test_energy_of_an_absent_element(config, water):
-    model = with_barium(config, [-13.6, -2042.0, -70045.0])
+def test_energy_of_an_absent_element(shallow, water):
+    model = with_barium(shallow, [-13.6, -2042.0, -70045.0])
     table = range_failures(model, water, "float16,bfloat16", device="cpu")
     row = only(table, **{"pass": "weights"})
     assert row["message"] == (
@@ -105,8 +111,8 @@ def test_energy_of_an_absent_element(config, water):
     assert first_failure(table).startswith("float16: |E0| of Ba")
 
 
-def test_energy_of_an_element_that_is_present(config):
-    model = with_barium(config, [-13.6, -2042.0, -70045.0])
+def test_energy_of_an_element_that_is_present(shallow):
+    model = with_barium(shallow, [-13.6, -2042.0, -70045.0])
     oxide = ase.Atoms("BaOO", [(0, 0, 0), (0, 0.5, 1.94), (0, -0.5, 1.94)])
     table = range_failures(model, oxide, "float16", device="cpu")
     assert only(table, **{"pass": "weights"})["message"].endswith(
@@ -120,8 +126,8 @@ def test_energy_of_an_element_that_is_present(config):
     assert rows.loc[("forward", "product"), ["where", "value", "count"]].tolist() == ["O1", -2042.0, 2]
 
 
-def test_a_sum_that_overflows_outside_all_blocks(config, water):
-    model = with_barium(config, [-30000.0, -40000.0, 0.0])
+def test_a_sum_that_overflows_outside_all_blocks(shallow, water):
+    model = with_barium(shallow, [-30000.0, -40000.0, 0.0])
     table = range_failures(model, water, "float16", device="cpu")
     row = only(table)
     assert (row["pass"], row["kind"], row["block"], row["tensor"]) == ("forward", "overflow", "model", "energy")
@@ -209,9 +215,9 @@ def test_first_failure_prefers_what_is_infinite_to_what_is_zero(config, water):
 
 
 @pytest.mark.parametrize("precision", ["float16", "e5m10"])
-def test_pair_repulsion_far_from_its_end(config, water, precision):
+def test_pair_repulsion_far_from_its_end(shallow, water, precision):
     """15·u⁷, the last term of its cutoff polynomial, u the distance in sums of covalent radii, overflows at 3.31."""
-    model = build(config | {"pair_repulsion": True, "r_max": 6.0, "num_polynomial_cutoff": 5}, seed=3)
+    model = build(shallow | {"pair_repulsion": True, "r_max": 6.0, "num_polynomial_cutoff": 5}, seed=3)
     end = 2 * covalent_radii[1]
     overflows = (LARGEST / 15) ** (1 / 7) * end
     for factor, fails in ((0.98, False), (1.02, True)):
@@ -226,9 +232,9 @@ def test_pair_repulsion_far_from_its_end(config, water, precision):
     assert "ZBL" in row["message"]
 
 
-def test_edges_are_named(config):
+def test_edges_are_named(shallow):
     water = ase.Atoms("OHH", [(0, 0, 0), (0, 0, 0.96), (0, 0, -2.0)])
-    model = build(config | {"pair_repulsion": True, "r_max": 6.0}, seed=3)
+    model = build(shallow | {"pair_repulsion": True, "r_max": 6.0}, seed=3)
     row = only(range_failures(model, water, "float16", device="cpu"), kind="product", **{"pass": "forward"})
     assert "for H1→H2" in row["message"] or "for H2→H1" in row["message"]
 
@@ -247,23 +253,30 @@ def test_an_eight_bit_format(model, water):
     assert (table.loc[table["kind"] == "flush", "value"].abs() <= 2.0**-10).all()
 
 
-def test_one_row_of_a_kind_for_each_structure_and_pass(config, water, crystal):
-    model = with_barium(config, [-13.6, -2042.0, -70045.0], atomic_numbers=[1, 8, 56])
+def test_one_row_of_a_kind_for_each_structure_and_pass(shallow, water, crystal):
+    model = with_barium(shallow, [-13.6, -2042.0, -70045.0], atomic_numbers=[1, 8, 56])
     table = range_failures(model, [water, ase.Atoms("O", pbc=False)], "float16", device="cpu")
     assert table["structure"].tolist() == ["", "H2O", "O"]
     assert not table.duplicated(["precision", "structure", "pass", "kind", "block", "tensor"]).any()
 
 
-def test_float64_that_is_not_finite_is_an_error(config, water):
-    model = scaled(config, readouts__0__linear__weight=np.nan)
+def test_float64_that_is_not_finite_is_an_error(shallow, water):
+    model = scaled(shallow, readouts__0__linear__weight=np.nan)
     with pytest.raises(pp.InputError, match="H2O: energy and forces NaN or infinite in float64 already"):
         range_failures(model, water, "float16", device="cpu")
 
 
+def test_nan_is_worse_than_infinity_and_infinity_than_any_number():
+    finite, infinite, nan = (torch.tensor([1.0, x], dtype=torch.float64) for x in (-1e300, -torch.inf, torch.nan))
+    assert _worst([]) == _worst([finite, "inf", None, torch.tensor([1])]) == _Worst.FINITE
+    assert _worst([finite, infinite]) == max(_worst([infinite]), _worst([finite])) == _Worst.INFINITE
+    assert _worst([nan, infinite]) == max(_worst([nan]), _worst([infinite])) == _Worst.NAN
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_as_on_a_cpu(config, water):
-    model = with_barium(config, [-13.6, -2042.0, -70045.0], pair_repulsion=True, r_max=6.0)
+def test_on_a_gpu_as_on_a_cpu(shallow, water):
+    model = with_barium(shallow, [-13.6, -2042.0, -70045.0], pair_repulsion=True, r_max=6.0)
     tables = [range_failures(model, water, "float16,bfloat16", device=device) for device in ("cpu", "cuda")]
     columns = ["precision", "structure", "pass", "kind", "block", "tensor", "where"]
     assert tables[0][columns].equals(tables[1][columns])

@@ -1,30 +1,31 @@
-"""digits.py: against scatter that is known, and the real error of models."""
+"""Significant digits: against scatter that is known, and the real error of models."""
 
 import ase
 import numpy as np
 import pytest
 import torch
+from runs import molecule
 
 from precision_probe.diagnostics import significant_digits as digits
 from precision_probe.diagnostics.reference import Reference
 from precision_probe.diagnostics.significant_digits import significant_digits
 from precision_probe.exceptions import InputError
 from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.building import build
 from precision_probe.models.evaluation import ENERGY, FORCES, Prediction
-from precision_probe.precisions import parse_precision
+from precision_probe.precisions import emulated, parse_precision
 from precision_probe.variants.variant import Variant
 
-WATER = ase.Atoms("OHH", [(0.02, 0.0, 0.11), (0.0, 0.78, -0.48), (0.05, -0.75, -0.45)])
+
+@pytest.fixture(scope="module")
+def reference(config):
+    """Of a model with one layer, so that this takes seconds."""
+    return Reference(build(config | {"num_interactions": 1}, seed=3), molecule(), device="cpu")
 
 
 @pytest.fixture(scope="module")
-def trials(model):
-    return Reference(model, WATER, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def table(trials):
-    return significant_digits(trials, ["float64", "m8", "m18", "e8m10sr"]).set_index(["precision", "quantity"])
+def table(reference):
+    return significant_digits(reference, ["float64", "m8", "m18", "e8m10sr"]).set_index(["precision", "quantity"])
 
 
 @pytest.fixture
@@ -61,14 +62,17 @@ def test_scatter_that_is_known(model, scattered, name, factor):
     assert found.loc["energy", "digits"] == pytest.approx(-np.log10(worst / factor / 20), abs=0.03)
 
 
-def test_spread_is_of_the_size_of_the_error_against_float64(trials, table):
+def test_spread_is_of_the_size_of_the_error_against_float64(reference, table):
     precision = parse_precision("e8m10sr")
     errors = [
-        trials.errors(Variant(trials.model, precision, trials.device, seed=seed).predict) for seed in range(100, 103)
+        reference.errors(Variant(reference.model, precision, reference.device, seed=seed).predict)
+        for seed in range(100, 103)
     ]
     forces = np.sqrt(np.mean([error["forces_rms"] ** 2 for error in errors]))
     assert 1 / 5 < table.loc[("e8m10sr", "forces"), "spread"] / forces < 5
-    nearest = trials.errors(Variant(trials.model, parse_precision("e8m10"), trials.device).predict)["forces_rms"]
+    nearest = reference.errors(Variant(reference.model, parse_precision("e8m10"), reference.device).predict)[
+        "forces_rms"
+    ]
     assert 1 / 5 < table.loc[("e8m10sr", "forces"), "spread"] / (np.sqrt(2) * nearest) < 5
 
 
@@ -86,30 +90,42 @@ def test_float64_has_the_digits_of_float64(table):
     assert more == pytest.approx((52 - 18) * np.log10(2), abs=0.6)
 
 
-def test_the_seed_decides_and_nothing_else_is_random(trials):
-    before = (weights_sha256(trials.model), torch.get_rng_state(), np.random.get_state()[1].copy())  # noqa: NPY002
-    first, again, other = (significant_digits(trials, ["m10"], n_samples=2, seed=seed) for seed in (1, 1, 7))
+def test_the_seed_decides_and_nothing_else_is_random(reference):
+    before = (weights_sha256(reference.model), torch.get_rng_state(), np.random.get_state()[1].copy())  # noqa: NPY002
+    first, again, other = (significant_digits(reference, ["m10"], n_samples=2, seed=seed) for seed in (1, 1, 7))
     assert first.equals(again)
     spreads = [table.set_index("quantity").loc["forces", "spread"] for table in (first, other)]
     assert spreads[0] != spreads[1]
-    assert weights_sha256(trials.model) == before[0]
+    assert weights_sha256(reference.model) == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
     np.testing.assert_array_equal(np.random.get_state()[1], before[2])  # noqa: NPY002
+
+
+def test_the_format_that_is_sampled():
+    """Its own bits and range, as long as float64 has four bits more; of what has more, those that leave four."""
+    sampled = [digits._stochastic(parse_precision(name)) for name in ("float16", "m48", "m50", "float64", "e8m7sr")]
+    assert sampled == [
+        (emulated(11, 5, stochastic=True), 0),
+        (emulated(49, stochastic=True), 0),
+        (emulated(49, stochastic=True), 2),
+        (emulated(49, 11, stochastic=True), 4),
+        (emulated(8, 8, stochastic=True), 0),
+    ]
 
 
 @pytest.mark.parametrize(
     ("precisions", "n_samples", "words"),
     [(["m10"], 1, "two samples or more; got 1"), (["m10", "tf32"], 6, "tf32 rounds the inputs"), (["m99"], 6, "m99")],
 )
-def test_what_cannot_be_sampled_is_refused_at_once(trials, monkeypatch, precisions, n_samples, words):
+def test_what_cannot_be_sampled_is_refused_at_once(reference, monkeypatch, precisions, n_samples, words):
     monkeypatch.setattr(digits, "Variant", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(InputError, match=words):
-        significant_digits(trials, precisions, n_samples=n_samples)
+        significant_digits(reference, precisions, n_samples=n_samples)
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_a_gpu_as_on_a_cpu(model, trials):
-    found = significant_digits(Reference(model, WATER, device="cuda"), ["e8m10sr"])
-    expected = significant_digits(trials, ["e8m10sr"])
+def test_on_a_gpu_as_on_a_cpu(reference):
+    found = significant_digits(Reference(reference.model, molecule(), device="cuda"), ["e8m10sr"])
+    expected = significant_digits(reference, ["e8m10sr"])
     np.testing.assert_allclose(found["digits"], expected["digits"], atol=0.7)  # other random numbers

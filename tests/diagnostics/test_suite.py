@@ -1,14 +1,16 @@
-"""causes.py: explain() as a whole; each of its tables has tests of its own."""
+"""explain() as a whole; each of its tables has tests of its own."""
 
 import ase
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import precision_probe as pp
 from precision_probe.analysis.views import view, views
-from precision_probe.diagnostics import suite as causes
-from precision_probe.diagnostics.suite import explain
+from precision_probe.diagnostics import suite
+from precision_probe.diagnostics.reference import Reference
+from precision_probe.diagnostics.suite import evenly_spread, explain, explained
 from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.building import build
 from precision_probe.models.graphs import build_graph
@@ -129,10 +131,10 @@ def looked_at(monkeypatch):
     """The formulas of the structures that would be used, and the precisions, without the work."""
     seen = []
     monkeypatch.setattr(
-        causes,
+        suite,
         "_questions",
-        lambda trials, variants: (
-            seen.append(([g.n_atoms for g in trials.graphs], [str(v.precision) for v in variants])) or []
+        lambda reference, variants: (
+            seen.append(([g.n_atoms for g in reference.graphs], [str(v.precision) for v in variants])) or []
         ),
     )
     return seen
@@ -154,9 +156,62 @@ def test_structures_are_picked_evenly(model, looked_at, n, more, sizes):
     assert looked_at == [(sizes, ["float64", "float16", "m10"])]
 
 
+def test_so_many_structures_or_all_that_there_are():
+    chains = [ase.Atoms("H" * k) for k in range(1, 8)]
+    for n in range(1, 10):
+        sizes = [len(atoms) for atoms in evenly_spread(chains, n)]
+        assert sizes == [1 + i * 6 // max(min(n, 7) - 1, 1) for i in range(min(n, 7))]
+
+
+def test_tables_are_made_one_by_one_of_the_variants_given(model, water, monkeypatch):
+    asked = []
+
+    def questions(reference, variants):
+        return [
+            suite._Question(name, name.title(), lambda name=name: asked.append(name) or pd.DataFrame({"n": [1.0]}))
+            for name in ("first", "second")
+            if variants == [reference.variant, *own]
+        ]
+
+    monkeypatch.setattr(suite, "_questions", questions)
+    reference = Reference(model, water, device="cpu")
+    own = [Variant(model, PRECISIONS["float16"], CPU)]
+    tables = explained(reference, own, [water])
+    name, table = next(tables)
+    assert (name, table.title, asked) == ("first", "First", ["first"])
+    assert [name for name, _ in tables] == ["second"]
+    assert asked == ["first", "second"]
+    with pytest.raises(pp.InputError, match="below zero; got -2"):
+        next(explained(reference, own, [water], steps=-2))
+
+
+@pytest.fixture
+def cloned(monkeypatch):
+    """The precisions of the variants that are made."""
+    made, original = [], Variant.__init__
+
+    def init(self, model, precision, *args, **kwargs):
+        made.append(str(precision))
+        original(self, model, precision, *args, **kwargs)
+
+    monkeypatch.setattr(Variant, "__init__", init)
+    return made
+
+
+def test_a_probe_explains_with_the_variants_that_it_has(model, water, looked_at, cloned):
+    """Only those that round at random are cloned anew, so that what a run has drawn does not matter."""
+    with pp.attach(model, precisions="float16,m10,m7sr", device="cpu", modes="propagated") as probe:
+        probe.run(water, progress=False)
+        assert cloned == ["float64", "float16", "m10", "m7sr"]
+        cloned.clear()
+        probe.explain([water, water], progress=False)
+    assert looked_at == [([3, 3], ["float64", "float16", "m10", "m7sr"])]
+    assert cloned == ["m7sr"]
+
+
 def test_without_a_reduced_precision_only_float64_is_explained(model, water, monkeypatch):
     made = []
-    monkeypatch.setattr(causes, "shown", lambda questions, *_, **__: made.extend(q.name for q in questions) or [])
+    monkeypatch.setattr(suite, "shown", lambda questions, *_, **__: made.extend(q.name for q in questions) or [])
     explain(model, water, "float64", device="cpu", progress=False)
     assert made == [name for name in NAMES if name not in ("range", "budget", "prediction")]
 
@@ -206,7 +261,8 @@ def test_an_interruption_keeps_the_tables_that_were_made(model, water, monkeypat
     assert probe.trace().tables == ("range", "noise")
 
 
-def test_dynamics_are_run_where_steps_are_asked_for(overflowing, water):
+def test_dynamics_are_run_where_steps_are_asked_for(overflowing, water, monkeypatch):
+    monkeypatch.setattr(suite, "_questions", lambda *_: [])  # other tests answer these
     model = overflowing  # though not without carbon
     with pp.attach(model, precisions="float32", device="cpu") as probe:
         probe.run(water, progress=False)

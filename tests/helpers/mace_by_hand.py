@@ -5,7 +5,7 @@ gradients of the energy with respect to each block's own inputs, can be compared
 
 Run as a script it prints the relative errors of each block:
 
-    python tests/mace_by_hand.py MODEL STRUCTURES float32
+    python tests/helpers/mace_by_hand.py MODEL STRUCTURES float32
 """
 
 import copy

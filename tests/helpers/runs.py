@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import precision_probe as pp
-from precision_probe.models import default_dtype
+from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.graphs import Graph, build_graph
 from precision_probe.structures import read_structures
 
@@ -40,7 +40,9 @@ def trace_of(model, structures, **options):
 
 def rel_l2(y, y_hat):
     """‖ŷ − y‖₂ / ‖y‖₂ in float64, of arrays or tensors."""
-    y, y_hat = (np.asarray(x.detach().cpu() if torch.is_tensor(x) else x, dtype=np.float64) for x in (y, y_hat))
+    y, y_hat = (
+        np.asarray(x.detach().cpu().double() if torch.is_tensor(x) else x, dtype=np.float64) for x in (y, y_hat)
+    )
     return float(np.linalg.norm(y_hat - y) / np.linalg.norm(y))
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from types import SimpleNamespace
 
 import ase
@@ -13,34 +14,21 @@ import ase.build
 import numpy as np
 import pytest
 import torch
-from e3nn import o3
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from runs import convert, rel_l2, trace_of
 
 import precision_probe as pp
 from precision_probe.models import backends
 from precision_probe.models.attributes import weights_sha256
-from precision_probe.models.blocks import Port
 from precision_probe.models.building import build
 from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.graphs import build_graph
-from precision_probe.precisions import parse_precisions
+from precision_probe.models.loading import load_model
 
 CPU = torch.device("cpu")
 HALVES = [torch.bfloat16, torch.float16]
 ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 CRYSTAL = ase.Atoms("CO", [(0, 0, 0), (0.1, 0.2, 1.2)], cell=[2.6, 2.9, 3.1], pbc=True)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-
-def convert(model, layout="ir_mul", device="cpu"):
-    """By mace-torch itself, whose conversion leaves the default dtype changed."""
-    pytest.importorskip("cuequivariance_torch")
-    from mace.cli.convert_e3nn_cueq import run
-
-    dtype = next(model.parameters()).dtype
-    with default_dtype(dtype), torch.random.fork_rng(devices=[]):
-        return run(copy.deepcopy(model), device=device, layout=layout).eval()
 
 
 def marked(model, name, **config):
@@ -56,15 +44,7 @@ def outputs(model, graph, dtype):
     return {name: out[name].detach() for name in ("energy", "interaction_energy", "forces", "virials", "node_feats")}
 
 
-def rel_l2(y, y_hat):
-    y, y_hat = (np.asarray(array, dtype=np.float64) for array in (y, y_hat))
-    return np.linalg.norm(y_hat - y) / np.linalg.norm(y)
-
-
-def trace_of(model, structures=CRYSTAL, **options):
-    with pp.attach(model, **({"device": "cpu"} | options)) as probe:
-        probe.run(structures, progress=False)
-    return probe.trace()
+trace_crystal = partial(trace_of, structures=CRYSTAL)
 
 
 def math_dtypes(model):
@@ -80,31 +60,27 @@ def graph(model):
 
 
 @pytest.fixture(scope="module")
-def converted(model):
-    return {layout: convert(model, layout) for layout in ("ir_mul", "mul_ir")}
+def layouts(model, converted):
+    """The small model converted to both layouts of cuEquivariance."""
+    return {"ir_mul": converted, "mul_ir": convert(model, "mul_ir")}
 
 
 @pytest.fixture(scope="module")
-def cueq(converted):
-    return converted["ir_mul"]
-
-
-@pytest.fixture(scope="module")
-def clones(cueq):
-    return {dtype: backends.clone(cueq, dtype, CPU) for dtype in ROUNDOFF}
+def clones(converted):
+    return {dtype: backends.clone(converted, dtype, CPU) for dtype in ROUNDOFF}
 
 
 # which backend, which layout
 
 
-def test_backends_and_layouts_are_told(model, converted):
+def test_backends_and_layouts_are_told(model, layouts):
     assert (backends.backend(model), backends.irreps_layout(model)) == ("e3nn", "mul_ir")
-    for layout, network in converted.items():
+    for layout, network in layouts.items():
         assert (backends.backend(network), backends.irreps_layout(network)) == ("cuEquivariance", layout)
     assert backends.backend(torch.nn.Linear(1, 1)) == "e3nn"
 
 
-def test_two_libraries_are_told(model, cueq):
+def test_two_libraries_are_told(model):
     assert backends.backend(marked(model, "oeq_config")) == "OpenEquivariance"
     network = marked(model, "cueq_config", layout_str="ir_mul")
     network.interactions[0].oeq_config = SimpleNamespace(enabled=True)
@@ -125,8 +101,8 @@ def test_math_dtype_is_wider_only_in_cuda_kernels(model):
 
 
 @pytest.mark.parametrize("layout", ["ir_mul", "mul_ir"])
-def test_float64_clone_is_the_model_bit_for_bit(converted, graph, layout):
-    network = converted[layout]
+def test_float64_clone_is_the_model_bit_for_bit(layouts, graph, layout):
+    network = layouts[layout]
     clone = backends.clone(network, torch.float64, CPU)
     assert type(clone) is type(network)
     assert clone is not network
@@ -135,9 +111,9 @@ def test_float64_clone_is_the_model_bit_for_bit(converted, graph, layout):
     for name, tensor in network.state_dict().items():
         assert torch.equal(state[name], tensor)
         assert not tensor.numel() or state[name].data_ptr() != tensor.data_ptr()
-    found = outputs(clone, graph, torch.float64)
+    cloned = outputs(clone, graph, torch.float64)
     for name, value in outputs(network, graph, torch.float64).items():
-        assert torch.equal(found[name], value), name
+        assert torch.equal(cloned[name], value), name
     assert not any(parameter.requires_grad for parameter in clone.parameters())
     assert clone.training is False
 
@@ -145,24 +121,24 @@ def test_float64_clone_is_the_model_bit_for_bit(converted, graph, layout):
 def test_float32_clone_is_what_mace_converts_from_float32(model, clones, graph):
     clone = clones[torch.float32]
     expected = convert(copy.deepcopy(model).float())
-    found, reference = (outputs(network, graph, torch.float32) for network in (clone, expected))
+    ours, theirs = (outputs(network, graph, torch.float32) for network in (clone, expected))
     for name in ("interaction_energy", "forces", "virials", "node_feats"):
-        assert found[name].dtype is torch.float32
-        assert rel_l2(reference[name], found[name]) < 50 * ROUNDOFF[torch.float32], name
+        assert ours[name].dtype is torch.float32
+        assert rel_l2(theirs[name], ours[name]) < 50 * ROUNDOFF[torch.float32], name
     assert list(clone.state_dict()) == list(expected.state_dict())
 
 
 @pytest.mark.parametrize("dtype", ROUNDOFF, ids=str)
-def test_clones_compute_in_their_own_dtype(cueq, clones, dtype):
+def test_clones_compute_in_their_own_dtype(converted, clones, dtype):
     clone = clones[dtype]
     assert math_dtypes(clone) == {dtype}
-    assert math_dtypes(cueq) == {torch.float64}
+    assert math_dtypes(converted) == {torch.float64}
     tensors = (*clone.parameters(), *clone.buffers())
     assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {dtype}
 
 
-def test_casting_alone_would_leave_the_arithmetic_as_it_was(cueq):
-    assert math_dtypes(copy.deepcopy(cueq).float()) == {torch.float64}
+def test_casting_alone_would_leave_the_arithmetic_as_it_was(converted):
+    assert math_dtypes(copy.deepcopy(converted).float()) == {torch.float64}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
@@ -171,14 +147,14 @@ def test_clones_err_as_those_of_the_e3nn_model_do(model, clones, graph, dtype):
     ours = outputs(clones[dtype], graph, dtype)
     theirs = outputs(backends.clone(model, dtype, CPU), graph, dtype)
     for name in ("interaction_energy", "forces", "virials"):
-        error, usual = (rel_l2(exact[name], found[name].double()) for found in (ours, theirs))
+        error, usual = (rel_l2(exact[name], computed[name].double()) for computed in (ours, theirs))
         assert ours[name].dtype is dtype
         assert 0 < error < max(20 * usual, 20 * ROUNDOFF[dtype]), name
 
 
-def test_neighbours_and_hooks(cueq, graph):
+def test_neighbours_and_hooks(converted, graph):
     """The average number of neighbours is no part of the state, and is taken along; hooks are not."""
-    network = copy.deepcopy(cueq)
+    network = copy.deepcopy(converted)
     for interaction in network.interactions:
         interaction.avg_num_neighbors = 7.5
     expected = outputs(network, graph, torch.float64)["forces"]
@@ -186,7 +162,7 @@ def test_neighbours_and_hooks(cueq, graph):
     clone = backends.clone(network, torch.float64, CPU)
     assert torch.equal(outputs(clone, graph, torch.float64)["forces"], expected)
     assert network.products[0]._forward_hooks
-    assert not torch.equal(outputs(cueq, graph, torch.float64)["forces"], expected)
+    assert not torch.equal(outputs(converted, graph, torch.float64)["forces"], expected)
 
 
 # the model and the process are left as they were
@@ -209,82 +185,24 @@ def nothing_changes(network):
     assert O3_e3nn.__dict__["clebsch_gordan"] is couplings
 
 
-def test_failing_to_clone_changes_nothing_either(cueq, monkeypatch):
+def test_failing_to_clone_changes_nothing_either(converted, monkeypatch):
     def fail(*_):
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(type(cueq), "load_state_dict", fail)
-    with nothing_changes(cueq), pytest.raises(pp.InputError, match=r"cannot be built anew in torch.float32 \(RuntimeE"):
-        backends.clone(cueq, torch.float32, CPU)
+    monkeypatch.setattr(type(converted), "load_state_dict", fail)
+    with (
+        nothing_changes(converted),
+        pytest.raises(pp.InputError, match=r"cannot be built anew in torch.float32 \(RuntimeE"),
+    ):
+        backends.clone(converted, torch.float32, CPU)
 
 
-def test_probing_changes_nothing_else(cueq, graph):
-    before = outputs(cueq, graph, torch.float64)
-    with nothing_changes(cueq):
-        trace_of(cueq, precisions="bfloat16", modes="isolated", blocks="readouts.*")
-    after = outputs(cueq, graph, torch.float64)
+def test_probing_changes_nothing_else(converted, graph):
+    before = outputs(converted, graph, torch.float64)
+    with nothing_changes(converted):
+        trace_crystal(converted, precisions="bfloat16", modes="isolated", blocks="readouts.*")
+    after = outputs(converted, graph, torch.float64)
     assert all(torch.equal(after[name], before[name]) for name in before)
-
-
-# the layout
-
-
-IRREPS = st.lists(
-    st.tuples(st.integers(1, 5), st.integers(0, 3), st.sampled_from([-1, 1])), min_size=1, max_size=5
-).map(lambda parts: o3.Irreps([(mul, (order, parity)) for mul, order, parity in parts]))
-
-
-def numbers(seed, *shape):
-    return np.random.default_rng(seed).normal(size=shape)
-
-
-def ir_mul(values, irreps):
-    """e3nn's layout, channels before components, turned round irrep by irrep."""
-    found = np.empty_like(values)
-    for (mul, ir), at in zip(irreps, irreps.slices(), strict=True):
-        for channel in range(mul):
-            for component in range(ir.dim):
-                found[:, at.start + component * mul + channel] = values[:, at.start + channel * ir.dim + component]
-    return found
-
-
-@given(irreps=IRREPS, seed=st.integers(0, 10**6), rows=st.integers(0, 4))
-@settings(max_examples=60, deadline=None)
-def test_flat_features_are_turned_round(irreps, seed, rows):
-    values = numbers(seed, rows, irreps.dim)
-    found = Port("x", irreps=irreps, layout="ir_mul").to_mul_ir(torch.from_numpy(ir_mul(values, irreps)))
-    np.testing.assert_array_equal(found, values)
-    given_in_e3nn = torch.from_numpy(values)
-    assert Port("x", irreps=irreps).to_mul_ir(given_in_e3nn) is given_in_e3nn
-
-
-@given(irreps=IRREPS, seed=st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
-def test_flat_features_are_turned_round_as_cuequivariance_does(irreps, seed):
-    cuet = pytest.importorskip("cuequivariance_torch")
-    import cuequivariance as cue
-    from mace.tools.cg import O3_e3nn
-
-    transpose = cuet.TransposeIrrepsLayout(
-        cue.Irreps(O3_e3nn, str(irreps)), source=cue.ir_mul, target=cue.mul_ir, use_fallback=True
-    )
-    x = torch.from_numpy(numbers(seed, 3, irreps.dim))
-    assert torch.equal(Port("x", irreps=irreps, layout="ir_mul").to_mul_ir(x), transpose(x))
-
-
-@given(mul=st.integers(1, 5), lmax=st.integers(0, 3), seed=st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
-def test_channels_and_components_are_turned_round(mul, lmax, seed):
-    irreps = o3.Irreps.spherical_harmonics(lmax) * mul
-    values = numbers(seed, 4, mul, (lmax + 1) ** 2)
-    turned = torch.from_numpy(np.moveaxis(values, 1, 2).copy())
-    np.testing.assert_array_equal(Port("x", irreps=irreps, layout="ir_mul").to_mul_ir(turned), values)
-
-
-def test_what_the_irreps_do_not_describe_is_left_alone():
-    x = torch.ones(2, 5)
-    assert Port("x", irreps=o3.Irreps("2x1o"), layout="ir_mul").to_mul_ir(x) is x
-    assert Port("x", layout="ir_mul").to_mul_ir(x) is x
 
 
 # traces
@@ -298,7 +216,7 @@ DENSITY = {
 
 @pytest.fixture(scope="module")
 def e3nn_trace(model):
-    return trace_of(model, precisions="float64")
+    return trace_crystal(model, precisions="float64")
 
 
 def assert_same_arrays(ours, theirs):
@@ -315,8 +233,8 @@ def assert_same_arrays(ours, theirs):
 
 
 @pytest.mark.parametrize("layout", ["ir_mul", "mul_ir"])
-def test_every_array_is_the_e3nn_models(e3nn_trace, converted, layout):
-    trace = trace_of(converted[layout], precisions="float64")
+def test_every_array_is_the_e3nn_models(e3nn_trace, layouts, layout):
+    trace = trace_crystal(layouts[layout], precisions="float64")
     assert_same_arrays(e3nn_trace, trace)
     names = [str(name) for name in trace.group("propagated", "float64").data_vars]
     assert sum(name.endswith(".grad") for name in names) > 12
@@ -327,55 +245,15 @@ def test_every_array_is_the_e3nn_models(e3nn_trace, converted, layout):
 
 def test_every_array_of_density_blocks_is_the_e3nn_models(config):
     model = build(config | DENSITY, seed=3)
-    assert_same_arrays(*(trace_of(network, precisions="float64") for network in (model, convert(model))))
+    assert_same_arrays(*(trace_crystal(network, precisions="float64") for network in (model, convert(model))))
 
 
-def test_reduced_precisions_are_equivalent_too(model, cueq):
+def test_reduced_precisions_are_equivalent_too(model, converted):
     options = {"precisions": "float32,float16", "modes": "isolated", "blocks": ["interactions.1", "products.*"]}
-    traces = [trace_of(network, **options) for network in (model, cueq)]
+    traces = [trace_crystal(network, **options) for network in (model, converted)]
     table = pp.compare_traces(*traces)
     assert table["equivalent"].all(), table[~table["equivalent"]]
     assert traces[1].attributes["math_dtypes"] == {name: name for name in ("float64", "float32", "float16")}
-
-
-DEEP = ["interactions.1.linear_up", "interactions.1.skip_tp", "interactions.1.reshape", "products.0.linear"]
-CONTRACTION = "products.0.symmetric_contractions"
-
-
-@pytest.fixture(scope="module")
-def deep(model, cueq):
-    return [
-        trace_of(network, precisions="float32", modes="propagated", blocks=[*DEEP, CONTRACTION])
-        for network in (model, cueq)
-    ]
-
-
-def recorded(traces, block, direction):
-    """The first array of a block in one direction, of each trace."""
-    return [
-        next(
-            array
-            for array in trace.group("propagated", "float64").values()
-            if (array.attrs.get("block"), array.attrs.get("direction")) == (block, direction)
-        )
-        for trace in traces
-    ]
-
-
-@pytest.mark.parametrize("block", [DEEP[0], DEEP[1], DEEP[3], CONTRACTION])
-def test_outputs_of_deeper_blocks_are_in_the_same_layout(deep, block):
-    a, b = recorded(deep, block, "forward")
-    assert a.attrs.get("irreps") == b.attrs.get("irreps")
-    assert rel_l2(a, b) < 1e-12
-
-
-def test_deeper_inputs_in_another_layout_are_left_out_and_named(deep):
-    table = pp.compare_traces(*deep)
-    assert table["equivalent"].all()
-    in_both = [array.name.removesuffix(".grad") for array in recorded(deep, DEEP[2], "backward")]
-    assert in_both[0] == in_both[1]
-    assert in_both[0] in table.attrs["left_out"]
-    assert not any(name.startswith(DEEP[3]) and name.endswith(".output") for name in table.attrs["left_out"])
 
 
 # what is refused
@@ -387,24 +265,21 @@ def test_a_class_that_mace_cannot_build_anew_is_refused(config):
         pp.attach(network, device="cpu")
 
 
-def test_openequivariance_is_refused_on_the_cpu(model):
-    with pytest.raises(pp.InputError, match=r"OpenEquivariance, which computes on CUDA only; the device is cpu"):
-        pp.attach(marked(model, "oeq_config"), device="cpu")
-
-
-@pytest.mark.parametrize("names", ["float16", "bfloat16", "float32,bfloat16"])
-def test_openequivariance_is_refused_in_half_precision(model, names):
-    network, precisions = marked(model, "oeq_config"), parse_precisions(names)
-    with pytest.raises(pp.InputError, match=r"float64 and float32 only. Leave out \w*float16"):
-        backends.check_backend(network, precisions, torch.device("cuda"))
-    backends.check_backend(network, parse_precisions("float32,tf32"), torch.device("cuda"))
-
-
-def test_openequivariance_is_not_asked_for_halves_by_default(model):
-    network = marked(model, "oeq_config")
-    found = [p.name for p in parse_precisions("float32,tf32,bfloat16,float16") if backends.supports(network, p)]
-    assert found == ["float32", "tf32"]
-    assert all(backends.supports(model, p) for p in parse_precisions("float32,bfloat16,float16"))
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("cueq_config", r"cuEquivariance cannot be built anew in torch\.float64.*e3nn model"),
+        ("oeq_config", r"OpenEquivariance, which computes on CUDA only; the device is cpu"),
+    ],
+)
+def test_converted_models_are_not_cast_but_refused_where_they_cannot_be_built_anew(model, key, words):
+    """A cast does not reach their arithmetic."""
+    network = marked(model, key)  # of no layout that could be built
+    assert load_model(network)[0] is network
+    with pytest.raises(pp.InputError, match=words):
+        pp.attach(network, precisions="float32", device="cpu")
+    assert not network._forward_hooks
+    assert not network._forward_pre_hooks
 
 
 # without cuEquivariance
@@ -458,12 +333,12 @@ def refusing(network):
 @needs_cuda
 def test_fused_convolutions_are_equivalent_on_cuda(wide, monkeypatch):
     pytest.importorskip("cuequivariance_ops_torch")
-    network = convert(copy.deepcopy(wide).cuda(), device="cuda")
+    network = convert(wide, device="cuda")
     assert network.interactions[0].cueq_config.conv_fusion
     options = {"precisions": "float32,tf32,bfloat16,float16", "device": "cuda"}
-    reference = trace_of(copy.deepcopy(wide).cuda(), **options)
+    reference = trace_crystal(copy.deepcopy(wide).cuda(), **options)
     monkeypatch.setattr(backends.copy, "deepcopy", refusing(network))
-    trace = trace_of(network, **options)
+    trace = trace_crystal(network, **options)
     table = pp.compare_traces(reference, trace)
     assert table["equivalent"].all(), table[~table["equivalent"]]
     assert trace.attributes["math_dtypes"] == {
@@ -487,9 +362,9 @@ def test_openequivariance_is_equivalent_on_cuda(wide, monkeypatch):
         network = run(copy.deepcopy(wide).cuda(), device="cuda").eval()
     assert backends.backend(network) == "OpenEquivariance"
     options = {"precisions": "float32,tf32", "device": "cuda"}
-    reference = trace_of(copy.deepcopy(wide).cuda(), **options)
+    reference = trace_crystal(copy.deepcopy(wide).cuda(), **options)
     monkeypatch.setattr(backends.copy, "deepcopy", refusing(network))
-    trace = trace_of(network, **options)
+    trace = trace_crystal(network, **options)
     table = pp.compare_traces(reference, trace)
     assert table["equivalent"].all(), table[~table["equivalent"]]
     assert trace.attributes["math_dtypes"] == {"float64": "float64", "float32": "float32", "tf32": "float32"}

@@ -1,12 +1,17 @@
-"""blocks.py: which modules are blocks, how patterns choose them, and the irreps of what enters and leaves them."""
+"""blocks.py: which modules are blocks, how patterns choose them, and what enters and leaves them, in which layout."""
 
 import fnmatch
 
+import ase
+import numpy as np
 import pytest
 import torch
+from e3nn import o3
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import rel_l2, trace_of
 
+import precision_probe as pp
 from precision_probe.exceptions import InputError
 from precision_probe.models.blocks import Block, Port, default_blocks, select_blocks
 from precision_probe.models.building import build
@@ -32,8 +37,9 @@ def run(model, blocks, atoms):
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
-def test_default_blocks_in_the_order_in_which_they_run(config, water, n_layers):
-    model = build(config | {"num_interactions": n_layers})
+def test_default_blocks_in_the_order_in_which_they_run(model, config, water, n_layers):
+    if n_layers != config["num_interactions"]:
+        model = build(config | {"num_interactions": n_layers})
     blocks = default_blocks(model)
     layered = [f"{family}.{layer}" for layer in range(n_layers) for family in ("interactions", "products")]
     assert names(blocks) == [*EMBEDDINGS, *layered, *(f"readouts.{layer}" for layer in range(n_layers))]
@@ -42,6 +48,38 @@ def test_default_blocks_in_the_order_in_which_they_run(config, water, n_layers):
     order = {name: place for place, name in enumerate(names(blocks))}
     assert sorted(ran, key=order.get) == names(blocks)
     assert [name for name in ran if name not in EMBEDDINGS] == [*layered, *names(blocks)[3 + 2 * n_layers :]]
+
+
+def shell(n_layers, attributes):
+    """A module with the attributes of a MACE, in any order, and nothing in them; and more that are no blocks."""
+    module = torch.nn.Module()
+    for name in attributes:
+        is_list = name in ("interactions", "products", "readouts")
+        part = torch.nn.ModuleList(torch.nn.Identity() for _ in range(n_layers)) if is_list else torch.nn.Identity()
+        module.add_module(name, part)
+    for layer in range(n_layers):
+        module.interactions[layer].add_module("node_embedding", torch.nn.Identity())
+        module.products[layer].add_module("readouts", torch.nn.ModuleList([torch.nn.Identity()]))
+    return module
+
+
+@given(
+    n_layers=st.integers(0, 12),
+    attributes=st.permutations([*EMBEDDINGS, "interactions", "products", "readouts", "scale_shift", "readouts_extra"]),
+)
+@settings(deadline=None)
+def test_default_order_is_that_of_stages_and_layers_whatever_the_models_own_is(n_layers, attributes):
+    expected = ["node_embedding", "radial_embedding", "spherical_harmonics"]
+    for layer in range(n_layers):
+        expected += [f"interactions.{layer}", f"products.{layer}"]
+    expected += [f"readouts.{layer}" for layer in range(n_layers)]
+    assert names(default_blocks(shell(n_layers, attributes))) == expected
+
+
+def test_what_a_model_lacks_is_left_out():
+    attributes = ["products", "spherical_harmonics", "interactions"]
+    assert names(default_blocks(shell(2, attributes))) == ["spherical_harmonics", *LAYERS]
+    assert default_blocks(torch.nn.Linear(1, 1)) == []
 
 
 # every tensor's irreps and rows
@@ -69,8 +107,8 @@ def test_default_blocks_in_the_order_in_which_they_run(config, water, n_layers):
     ],
     ids=["small", "l=3", "three layers", "no skip", "nonlinear", "density", "two heads"],
 )
-def test_irreps_and_rows_fit_what_is_recorded(config, water, options):
-    model = build(config | options)
+def test_irreps_and_rows_fit_what_is_recorded(model, config, water, options):
+    model = build(config | options) if options else model
     graph, calls, grads = run(model, default_blocks(model), water)
     rows = {"atom": graph.n_atoms, "edge": graph.n_edges}
     checked = 0
@@ -217,20 +255,125 @@ def test_every_pattern_must_match(model):
 def test_outputs_of_any_kind_are_found():
     a, b, whole = torch.zeros(2), torch.ones(3), torch.ones(2, dtype=torch.int64)
 
-    def found(returned, outputs=()):
+    def named(returned, outputs=()):
         block = Block("any", outputs=outputs)
         return {port.name: tensor for port, tensor in block.output_tensors(returned).items()}
 
-    assert found(a) == {"output": a}
-    assert found((a,)) == {"output": a}
-    assert list(found((a, b))) == ["output0", "output1"]
-    assert found((a, None)) == {"output0": a}
-    assert found({"x": a, "y": whole, "z": None}) == {"x": a}
-    assert found((whole,)) == {}
-    assert list(found((a, None), (Port("message"), Port("skip")))) == ["message"]
+    assert named(a) == {"output": a}
+    assert named((a,)) == {"output": a}
+    assert list(named((a, b))) == ["output0", "output1"]
+    assert named((a, None)) == {"output0": a}
+    assert named({"x": a, "y": whole, "z": None}) == {"x": a}
+    assert named((whole,)) == {}
+    assert list(named((a, None), (Port("message"), Port("skip")))) == ["message"]
 
 
 def test_inputs_of_other_modules_go_by_their_parameters():
     arguments = {"x": torch.zeros(1), "index": torch.zeros(1, dtype=torch.int64), "flag": True, "y": torch.ones(1)}
     assert Block("any").input_ports(arguments) == {"x": Port("x"), "y": Port("y")}
     assert Block("any", {"y": Port("why"), "z": Port("z")}).input_ports(arguments) == {"y": Port("why")}
+
+
+# the layout
+
+
+IRREPS = st.lists(
+    st.tuples(st.integers(1, 5), st.integers(0, 3), st.sampled_from([-1, 1])), min_size=1, max_size=5
+).map(lambda parts: o3.Irreps([(mul, (order, parity)) for mul, order, parity in parts]))
+
+
+def numbers(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def ir_mul(values, irreps):
+    """e3nn's layout, channels before components, turned round irrep by irrep."""
+    turned = np.empty_like(values)
+    for (mul, ir), at in zip(irreps, irreps.slices(), strict=True):
+        for channel in range(mul):
+            for component in range(ir.dim):
+                turned[:, at.start + component * mul + channel] = values[:, at.start + channel * ir.dim + component]
+    return turned
+
+
+@given(irreps=IRREPS, seed=st.integers(0, 10**6), rows=st.integers(0, 4))
+@settings(max_examples=60, deadline=None)
+def test_flat_features_are_turned_round(irreps, seed, rows):
+    values = numbers(seed, rows, irreps.dim)
+    turned_back = Port("x", irreps=irreps, layout="ir_mul").to_mul_ir(torch.from_numpy(ir_mul(values, irreps)))
+    np.testing.assert_array_equal(turned_back, values)
+    given_in_e3nn = torch.from_numpy(values)
+    assert Port("x", irreps=irreps).to_mul_ir(given_in_e3nn) is given_in_e3nn
+
+
+@given(irreps=IRREPS, seed=st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_flat_features_are_turned_round_as_cuequivariance_does(irreps, seed):
+    cuet = pytest.importorskip("cuequivariance_torch")
+    import cuequivariance as cue
+    from mace.tools.cg import O3_e3nn
+
+    transpose = cuet.TransposeIrrepsLayout(
+        cue.Irreps(O3_e3nn, str(irreps)), source=cue.ir_mul, target=cue.mul_ir, use_fallback=True
+    )
+    x = torch.from_numpy(numbers(seed, 3, irreps.dim))
+    assert torch.equal(Port("x", irreps=irreps, layout="ir_mul").to_mul_ir(x), transpose(x))
+
+
+@given(mul=st.integers(1, 5), lmax=st.integers(0, 3), seed=st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_channels_and_components_are_turned_round(mul, lmax, seed):
+    irreps = o3.Irreps.spherical_harmonics(lmax) * mul
+    values = numbers(seed, 4, mul, (lmax + 1) ** 2)
+    turned = torch.from_numpy(np.moveaxis(values, 1, 2).copy())
+    np.testing.assert_array_equal(Port("x", irreps=irreps, layout="ir_mul").to_mul_ir(turned), values)
+
+
+def test_what_the_irreps_do_not_describe_is_left_alone():
+    x = torch.ones(2, 5)
+    assert Port("x", irreps=o3.Irreps("2x1o"), layout="ir_mul").to_mul_ir(x) is x
+    assert Port("x", layout="ir_mul").to_mul_ir(x) is x
+
+
+# blocks inside those of MACE, of a model in each layout
+
+
+CRYSTAL = ase.Atoms("CO", [(0, 0, 0), (0.1, 0.2, 1.2)], cell=[2.6, 2.9, 3.1], pbc=True)
+DEEP = ["interactions.1.linear_up", "interactions.1.skip_tp", "interactions.1.reshape", "products.0.linear"]
+CONTRACTION = "products.0.symmetric_contractions"
+
+
+@pytest.fixture(scope="module")
+def deep(model, converted):
+    return [
+        trace_of(network, CRYSTAL, precisions="float32", modes="propagated", blocks=[*DEEP, CONTRACTION])
+        for network in (model, converted)
+    ]
+
+
+def recorded(traces, block, direction):
+    """The first array of a block in one direction, of each trace."""
+    return [
+        next(
+            array
+            for array in trace.group("propagated", "float64").values()
+            if (array.attrs.get("block"), array.attrs.get("direction")) == (block, direction)
+        )
+        for trace in traces
+    ]
+
+
+@pytest.mark.parametrize("block", [DEEP[0], DEEP[1], DEEP[3], CONTRACTION])
+def test_outputs_of_deeper_blocks_are_in_the_same_layout(deep, block):
+    a, b = recorded(deep, block, "forward")
+    assert a.attrs.get("irreps") == b.attrs.get("irreps")
+    assert rel_l2(a, b) < 1e-12
+
+
+def test_deeper_inputs_in_another_layout_are_left_out_and_named(deep):
+    table = pp.compare_traces(*deep)
+    assert table["equivalent"].all()
+    in_both = [array.name.removesuffix(".grad") for array in recorded(deep, DEEP[2], "backward")]
+    assert in_both[0] == in_both[1]
+    assert in_both[0] in table.attrs["left_out"]
+    assert not any(name.startswith(DEEP[3]) and name.endswith(".output") for name in table.attrs["left_out"])

@@ -2,6 +2,7 @@
 
 import inspect
 import io
+from functools import partial
 
 import ase
 import numpy as np
@@ -9,17 +10,27 @@ import pytest
 import torch
 from mace.calculators import MACECalculator
 from rich.console import Console
+from runs import rel_l2, trace_of
 
 import precision_probe as pp
 from precision_probe.analysis.errors import exceeded
 from precision_probe.cli.tables import block_table, model_table
 from precision_probe.models.building import build
-from precision_probe.models.evaluation import interaction_energy
+from precision_probe.models.evaluation import (
+    CHARGES,
+    ENERGY,
+    INTERACTION,
+    MaceDielectric,
+    MaceEnergy,
+    Prediction,
+    interaction_energy,
+    mace_evaluation,
+)
 from precision_probe.models.graphs import build_graph
 from precision_probe.structures import read_structures
 
 ENERGIES = [-13.6, -1029.5, -2042.0]
-ONLY = {"device": "cpu", "modes": "propagated"}
+propagated_trace = partial(trace_of, modes="propagated")
 
 
 def molecules():
@@ -39,18 +50,8 @@ def outputs(model, structures, **options):
     return [model(graph.cast(torch.float64), **options) for graph in graphs(model, structures)]
 
 
-def stacked(found, name):
-    return torch.cat([out[name].detach() for out in found]).numpy()
-
-
-def trace_of(model, structures, **options):
-    with pp.attach(model, **(ONLY | options)) as probe:
-        probe.run(structures, progress=False)
-    return probe.trace()
-
-
-def rel_l2(y, y_hat):
-    return np.linalg.norm(np.asarray(y_hat) - np.asarray(y)) / np.linalg.norm(np.asarray(y))
+def stacked(returned, name):
+    return torch.cat([out[name].detach() for out in returned]).numpy()
 
 
 def rendered(*tables):
@@ -85,7 +86,7 @@ def models(config):
 
 @pytest.fixture(scope="module")
 def traces(models):
-    return {name: trace_of(model, molecules(), precisions="float16") for name, model in models.items()}
+    return {name: propagated_trace(model, molecules(), precisions="float16") for name, model in models.items()}
 
 
 # what models predict
@@ -94,13 +95,13 @@ def traces(models):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_quantities_are_the_bare_models_outputs(models, traces, name):
     group = traces[name].group("propagated", "float64")
-    found = outputs(models[name], molecules())
+    returned = outputs(models[name], molecules())
     assert {str(n) for n, array in group.items() if "block" not in array.attrs} == {*QUANTITIES[name], "seconds"}
     for quantity, unit in QUANTITIES[name].items():
         assert group[quantity].attrs["units"] == unit
         assert group[quantity].attrs["native_dtype"] == "float64"
         if quantity != "interaction_energy":
-            np.testing.assert_array_equal(group[quantity], stacked(found, quantity))
+            np.testing.assert_array_equal(group[quantity], stacked(returned, quantity))
         assert np.abs(group[quantity]).max() > 1e-6
 
 
@@ -135,7 +136,9 @@ def test_summary_is_the_largest_error(traces, name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_tables_render(traces, name):
     summary, errors = pp.summary(traces[name]), pp.errors(traces[name])
-    text = rendered(model_table(summary, errors, {"forces": 1e-9, "energy": 1e-9, "stress": 1e-9}))
+    limits = {"forces": 1e-9, "energy": 1e-9} if "forces" in QUANTITIES[name] else {}  # as far as there are any
+    over = exceeded(summary, {"forces": 1e-9, "energy": 1e-9, "stress": 1e-9})
+    text = rendered(model_table(summary, errors, over, limits, is_guide=False))
     assert ("dipole" in text) == ("dipole" in QUANTITIES[name])
     assert ("forces max" in text) == ("forces" in QUANTITIES[name])
     assert ("too large: forces, energy" in " ".join(text.split())) == ("forces" in QUANTITIES[name])
@@ -177,8 +180,8 @@ def gradients_by_hand(model, graph, of):
 
 
 def compare_gradients(model, trace, structures, of):
-    found = [gradients_by_hand(model, graph, of) for graph in graphs(model, structures)]
-    by_readout, by_edges = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    by_hand = [gradients_by_hand(model, graph, of) for graph in graphs(model, structures)]
+    by_readout, by_edges = (torch.cat(parts).numpy() for parts in zip(*by_hand, strict=True))
     group = trace.group("propagated", "float64")
     layers = sum(group[f"interactions.{layer}.edge_attrs.grad"].values for layer in (0, 1))
     np.testing.assert_allclose(group["readouts.1.node_feats.grad"], by_readout, rtol=1e-11, atol=1e-13)
@@ -199,7 +202,7 @@ def test_gradients_are_of_the_squares(models, traces, name):
 @pytest.mark.parametrize("name", ["EnergyDipolesMACE", "MACE"])
 def test_gradients_are_of_the_interaction_energy(models, traces, name):
     model = models[name]
-    found = [graph_gradients(model, graph) for graph in graphs(model, molecules())]
+    expected = [forces_of(model, graph) for graph in graphs(model, molecules())]
     trace = traces[name]
     group = trace.group("propagated", "float64")
     vectors = group["spherical_harmonics.vectors.grad"].values
@@ -210,10 +213,10 @@ def test_gradients_are_of_the_interaction_energy(models, traces, name):
     forces = np.zeros((5, 3))
     np.add.at(forces, receiver, -pull)
     np.add.at(forces, sender, pull)
-    np.testing.assert_allclose(forces, np.concatenate(found), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(forces, np.concatenate(expected), rtol=1e-10, atol=1e-12)
 
 
-def graph_gradients(model, graph):
+def forces_of(model, graph):
     return model(graph.cast(torch.float64))["forces"].detach().numpy()
 
 
@@ -229,6 +232,49 @@ def global_edges(trace):
     first = np.concatenate([[0], np.cumsum(structures["n_atoms"].values)[:-1]])
     first = np.repeat(first, structures["n_edges"].values)
     return structures["sender"].values + first, structures["receiver"].values + first
+
+
+# what a training loss makes of the outputs
+
+
+def test_how_a_mace_is_run_depends_on_its_class(models, model):
+    for name, network in {**models, "ScaleShiftMACE": model}.items():
+        assert type(mace_evaluation(network)) is (MaceDielectric if name in DIPOLES else MaceEnergy), name
+
+
+@pytest.mark.parametrize("names", [["stress"], ["virials"], ["stress", "virials", "energy", "forces"]])
+def test_cotangents_of_stress_go_to_the_virials(model, crystal, names):
+    """What is linear in the outputs, as a first-order loss is, comes out the same with stress made from the virials."""
+    (graph,) = graphs(model, crystal)
+    generator = torch.Generator().manual_seed(0)
+    options = {"training": True, "compute_virials": True, "compute_stress": True}
+    out = model(graph.cast(torch.float64), **options)
+    cotangents = {name: torch.randn(out[name].shape, generator=generator, dtype=torch.float64) for name in names}
+    pairs = MaceEnergy(model).with_cotangents(model, graph.cast(torch.float64), graph, cotangents, options)
+    loss = sum((y * cotangent).sum() for y, cotangent in pairs)
+    expected = sum((out[name] * cotangent).sum() for name, cotangent in cotangents.items())
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    assert abs(expected.item()) > 1e-6  # and so far above what the comparison allows
+    assert sorted(cotangents) == sorted(names)  # what was given is not changed
+
+
+def test_cotangents_of_dipoles_are_taken_as_they_are(models):
+    model = models["AtomicDielectricMACE"]
+    graph = graphs(model, molecules())[0]
+    cotangents = {"polarizability": torch.eye(3, dtype=torch.float64)[None], "dipole": torch.ones(1, 3)}
+    pairs = MaceDielectric(model).with_cotangents(model, graph.cast(torch.float64), graph, cotangents, {})
+    out = model(graph.cast(torch.float64))
+    for (y, cotangent), (name, expected) in zip(pairs, cotangents.items(), strict=True):
+        assert cotangent is expected
+        assert torch.equal(y, out[name])
+
+
+def test_predictions_are_asked_for_by_name():
+    total, interaction, charges = torch.tensor([-9.0]), torch.tensor([-1.0]), torch.zeros(3)
+    whole = Prediction({ENERGY: total, INTERACTION: interaction, CHARGES: charges}, 0.1)
+    assert whole["charges"] is charges
+    assert whole.changing_energy is interaction
+    assert Prediction({ENERGY: total}, 0.1).changing_energy is total
 
 
 # the energy without the isolated atoms'
@@ -247,10 +293,23 @@ def test_interaction_energy_is_the_energy_less_the_atoms(models, model, name):
         assert abs(expected) > 1e-3
 
 
+def batched(singles):
+    """Graphs side by side, as MACE's own loader joins them."""
+    data = {key: torch.cat([graph.data[key] for graph in singles]) for key in singles[0].data if key != "edge_index"}
+    sizes = [graph.n_atoms for graph in singles]
+    first = np.concatenate([[0], np.cumsum(sizes)])
+    data["ptr"] = torch.tensor(first)
+    data["batch"] = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    edges = [graph.data["edge_index"] + start for graph, start in zip(singles, first[:-1].tolist(), strict=True)]
+    return data | {"edge_index": torch.cat(edges, dim=1)}
+
+
 def test_interaction_energy_of_a_batch(models):
-    data = graphs(models["MACE"], molecules())
-    alone = [interaction_energy(models["MACE"](graph.cast(torch.float64))) for graph in data]
+    singles = graphs(models["MACE"], molecules())
+    alone = [interaction_energy(models["MACE"](graph.cast(torch.float64))) for graph in singles]
     assert [energy.shape for energy in alone] == [(1,), (1,)]
+    together = interaction_energy(models["MACE"](batched(singles)))
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("part", ["les_energy", "electrostatic_energy"])
@@ -269,20 +328,20 @@ def polar(config):
 
 
 def test_polar_models_have_a_total_energy_alone(polar):
-    trace = trace_of(polar, molecules(), precisions="float64")
+    trace = propagated_trace(polar, molecules(), precisions="float64")
     group = trace.group("propagated", "float64")
-    found = outputs(polar, molecules())
+    returned = outputs(polar, molecules())
     assert "interaction_energy" not in group
     for quantity in ("energy", "forces", "dipole"):
-        assert rel_l2(group[quantity], stacked(found, quantity)) < 1e-10
+        assert rel_l2(group[quantity], stacked(returned, quantity)) < 1e-10
     assert "interaction_energy" not in pp.summary(trace)
-    assert all(interaction_energy(out) is None for out in found)
+    assert all(interaction_energy(out) is None for out in returned)
 
 
 def test_polar_gradients_are_of_the_total_energy(polar):
     structures = molecules()
     blocks = ["interactions.*", "readouts.*", "products.*", "lr_source_maps.*"]
-    trace = trace_of(polar, structures, precisions="float64", blocks=blocks)
+    trace = propagated_trace(polar, structures, precisions="float64", blocks=blocks)
     group = trace.group("propagated", "float64")
     expected = np.concatenate([message_gradient(polar, graph) for graph in graphs(polar, structures)])
     assert rel_l2(group["products.1.node_feats.grad"], expected) < 1e-10
@@ -298,21 +357,11 @@ def message_gradient(model, graph):
     return torch.autograd.grad(energy.sum(), kept[0])[0].numpy()
 
 
-# charge and spin
-
-
-@pytest.fixture(scope="module")
-def embedding(config):
-    """A model that takes charge and spin."""
-    specs = {
-        "total_charge": {"type": "categorical", "per": "graph", "num_classes": 5, "offset": 2, "emb_dim": 4},
-        "total_spin": {"type": "continuous", "per": "graph", "in_dim": 1, "emb_dim": 4},
-    }
-    return build(config | {"embedding_specs": specs}, seed=2)
+# charges
 
 
 def probed_energy(model, atoms):
-    trace = trace_of(model, atoms, precisions="float64", blocks="readouts.*", gradients=False)
+    trace = propagated_trace(model, atoms, precisions="float64", blocks="readouts.*", gradients=False)
     return trace.group("propagated", "float64")["energy"].item()
 
 
@@ -322,35 +371,14 @@ def calculated_energy(model, atoms):
     return atoms.get_potential_energy()
 
 
-def test_charge_and_spin_reach_the_model(embedding):
-    water = molecules()[0]
-    found = {}
-    for state in ((0, 1), (1, 2), (0, 3)):
-        water.info["charge"], water.info["spin"] = state
-        found[state] = probed_energy(embedding, water)
-        np.testing.assert_allclose(found[state], calculated_energy(embedding, water), rtol=1e-14)
-    energies = sorted(found.values())
-    assert np.diff(energies).min() > 1e-6
-    neutral = molecules()[0]
-    np.testing.assert_allclose(probed_energy(embedding, neutral), calculated_energy(embedding, neutral), rtol=1e-14)
-    np.testing.assert_allclose(probed_energy(embedding, neutral), found[0, 1], rtol=1e-14)
-
-
-def test_the_names_of_training_files_are_read_too(embedding):
-    water, trained = molecules()[0], molecules()[0]
-    water.info |= {"charge": 1, "spin": 2}
-    trained.info |= {"total_charge": 1, "total_spin": 2}
-    assert probed_energy(embedding, water) == probed_energy(embedding, trained)
-
-
 def test_charge_reaches_a_polar_model(polar):
     water = molecules()[0]
-    found = []
+    energies = []
     for charge, spin in ((0, 1), (1, 2)):
         water.info["charge"], water.info["spin"] = charge, spin
-        found.append(probed_energy(polar, water))
-        np.testing.assert_allclose(found[-1], calculated_energy(polar, water), rtol=1e-12)
-    assert abs(found[0] - found[1]) > 1e-6
+        energies.append(probed_energy(polar, water))
+        np.testing.assert_allclose(energies[-1], calculated_energy(polar, water), rtol=1e-12)
+    assert abs(energies[0] - energies[1]) > 1e-6
 
 
 def test_charges_on_atoms_shift_the_dipole(models):
@@ -359,7 +387,7 @@ def test_charges_on_atoms_shift_the_dipole(models):
     model = models["AtomicDipolesMACE"]
     dipoles = []
     for atoms in (water, bare):
-        trace = trace_of(model, atoms, precisions="float64", blocks="readouts.*")
+        trace = propagated_trace(model, atoms, precisions="float64", blocks="readouts.*")
         dipoles.append(trace.group("propagated", "float64")["dipole"].values[0])
     expected = (water.arrays["Qs"][:, None] * water.positions).sum(axis=0) / 0.2081943  # e·Å in Debye
     np.testing.assert_allclose(dipoles[0] - dipoles[1], expected, rtol=1e-6)

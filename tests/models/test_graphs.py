@@ -1,4 +1,4 @@
-"""structures.py: reading structures, refusing what cannot be run, and graphs against MACE's and ASE's own."""
+"""graphs.py: graphs against MACE's and ASE's own, labels, and what cannot be run."""
 
 import ase
 import ase.build
@@ -11,11 +11,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mace.calculators import MACECalculator
 from mace.data import AtomicData, KeySpecification, config_from_atoms
 from mace.tools import AtomicNumberTable
 from mace.tools.torch_geometric import Batch
 
 from precision_probe.exceptions import InputError
+from precision_probe.models.building import build
 from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.graphs import build_graph, graph_of_call
 from precision_probe.structures import read_structures
@@ -52,118 +54,15 @@ def batch_of(model, *structures):
         return Batch.from_data_list(entries).to_dict()
 
 
-@pytest.fixture
-def file(water, crystal, tmp_path):
-    path = tmp_path / "three.xyz"
-    ase.io.write(path, [water, crystal, ase.build.molecule("CH4")])
-    return path
-
-
-# reading
-
-
-def formulas(source):
-    return [str(atoms.symbols) for atoms in read_structures(source)]
-
-
-def test_every_kind_of_source(water, crystal, file):
-    assert formulas(water) == ["OH2"]
-    assert formulas([water, crystal]) == formulas((water, crystal)) == ["OH2", "C8"]
-    assert formulas(atoms for atoms in [water, crystal]) == ["OH2", "C8"]
-    assert formulas(file) == formulas(str(file)) == ["OH2", "C8", "CH4"]
-    assert formulas(f"{file}@0:2") == ["OH2", "C8"]
-    assert formulas(f"{file}@1") == ["C8"]
-    assert formulas(f"{file}@-1") == ["CH4"]
-
-
-def test_demo_structures_have_names_and_labels(model):
-    structures = read_structures("demo")
-    assert len({atoms.info["name"] for atoms in structures}) == len(structures) > 3
-    assert any(atoms.pbc.all() for atoms in structures)
-    assert any(not atoms.pbc.any() for atoms in structures)
-    for graph in (build_graph(atoms, model) for atoms in structures):
-        assert graph.labels["forces"].shape == (graph.n_atoms, 3)
-        assert np.isfinite(graph.labels["energy"]).all()
-
-
-def test_names(water, crystal, file):
-    assert [atoms.info["name"] for atoms in read_structures([water, crystal])] == ["H2O", "C8"]
-    assert [atoms.info["name"] for atoms in read_structures(file)] == [f"three[{index}]" for index in range(3)]
-    water.info["name"] = "mine"
-    assert read_structures(water)[0].info["name"] == "mine"
+# the graph
 
 
 def test_what_is_given_is_not_changed(model, crystal):
     before = crystal.copy()
-    (copy,) = read_structures(crystal)
-    build_graph(copy, model)
-    copy.positions += 1
+    graph = build_graph(crystal, model)
+    graph.data["positions"] += 1
     assert crystal == before
     assert crystal.info == before.info == {}
-
-
-def broken(change):
-    atoms = ase.Atoms("CO", [(0, 0, 0), (0, 0, 1.1)], cell=CELL, pbc=True)
-    change(atoms)
-    return atoms
-
-
-def put(atoms, value):
-    atoms.positions[1, 2] = value
-
-
-BROKEN = {
-    "NaN position": (lambda atoms: put(atoms, np.nan), r"atoms \[1\] are NaN"),
-    "infinite position": (lambda atoms: put(atoms, np.inf), r"atoms \[1\] are NaN or infinite"),
-    "no atoms": (lambda atoms: atoms.__delitem__([0, 1]), "no atoms"),
-    "no cell": (lambda atoms: atoms.set_cell(np.zeros((3, 3))), "zero volume"),
-    "one zero vector": (lambda atoms: atoms.set_cell([4, 0, 4]), "zero volume"),
-    "flat cell": (lambda atoms: atoms.set_cell([[4, 0, 0], [0, 4, 0], [4, 4, 0]]), "zero volume"),
-    "left-handed cell": (lambda atoms: atoms.set_cell(CELL[[1, 0, 2]]), "negative volume"),
-    "NaN cell": (lambda atoms: atoms.set_cell(CELL * np.nan), "cell is NaN"),
-}
-
-
-@pytest.mark.parametrize(("change", "words"), BROKEN.values(), ids=BROKEN)
-def test_broken_structure_is_named(water, change, words):
-    atoms = broken(change)
-    atoms.info["name"] = "the broken one"
-    with pytest.raises(InputError, match=f"Structure the broken one.*{words}"):
-        read_structures([water, atoms])
-
-
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ([], "holds no structures"),
-        (5, "got int"),
-        (None, "got NoneType"),
-        ([ase.Atoms("H"), "H2O"], "Structure 1 is a str"),
-        ("no_such_file.xyz", "no_such_file.xyz does not exist"),
-        (".", "is a folder"),
-    ],
-)
-def test_no_structures(source, words):
-    with pytest.raises(InputError, match=words):
-        read_structures(source)
-
-
-@pytest.mark.parametrize("name", ["garbage.xyz", "garbage.cif", "garbage.unknown"])
-def test_unreadable_file(tmp_path, name):
-    (tmp_path / name).write_bytes(b"\x00\x93not a structure\n\xff")
-    with pytest.raises(InputError, match=name):
-        read_structures(tmp_path / name)
-
-
-def test_file_without_structures(tmp_path):
-    (tmp_path / "empty.xyz").write_text("")
-    with pytest.raises(InputError, match="empty"):
-        read_structures(tmp_path / "empty.xyz")
-
-
-def test_selection_outside_the_file(file):
-    with pytest.raises(InputError, match="three"):
-        read_structures(f"{file}@7")
 
 
 @pytest.mark.parametrize("pbc", [(True, False, False), (True, True, False)])
@@ -172,9 +71,6 @@ def test_cell_need_not_span_where_it_is_not_periodic(model, pbc):
     graph = build_graph(read_structures(atoms)[0], model)
     assert graph.n_edges > 2
     assert not graph.periodic.any()
-
-
-# the graph
 
 
 @given(atoms=many_atoms, dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
@@ -229,7 +125,54 @@ def test_coincident_atoms_are_refused_across_boundaries_too(model, shift):
     assert float(build_graph(pair(2e-3), model).edge_lengths().min()) == pytest.approx(2e-3)
 
 
+# charge and spin
+
+
+@pytest.fixture(scope="module")
+def embedding(config):
+    """A model that takes charge and spin."""
+    specs = {
+        "total_charge": {"type": "categorical", "per": "graph", "num_classes": 5, "offset": 2, "emb_dim": 4},
+        "total_spin": {"type": "continuous", "per": "graph", "in_dim": 1, "emb_dim": 4},
+    }
+    return build(config | {"embedding_specs": specs}, seed=2)
+
+
+def energy_of(model, atoms):
+    return model(build_graph(atoms, model).cast(torch.float64))["energy"].item()
+
+
+def calculated_energy(model, atoms):
+    atoms = atoms.copy()
+    atoms.calc = MACECalculator(models=model, device="cpu", default_dtype="float64")
+    return atoms.get_potential_energy()
+
+
+def test_charge_and_spin_reach_the_model(embedding, water):
+    neutral, energies = water.copy(), {}
+    for state in ((0, 1), (1, 2), (0, 3)):
+        water.info["charge"], water.info["spin"] = state
+        energies[state] = energy_of(embedding, water)
+        np.testing.assert_allclose(energies[state], calculated_energy(embedding, water), rtol=1e-14)
+    assert np.diff(sorted(energies.values())).min() > 1e-6
+    np.testing.assert_allclose(energy_of(embedding, neutral), calculated_energy(embedding, neutral), rtol=1e-14)
+    np.testing.assert_allclose(energy_of(embedding, neutral), energies[0, 1], rtol=1e-14)
+
+
+def test_the_names_of_training_files_are_read_too(embedding, water):
+    trained = water.copy()
+    water.info |= {"charge": 1, "spin": 2}
+    trained.info |= {"total_charge": 1, "total_spin": 2}
+    assert energy_of(embedding, water) == energy_of(embedding, trained)
+
+
 # labels
+
+
+def test_demo_structures_have_labels(model):
+    for graph in (build_graph(atoms, model) for atoms in read_structures("demo")):
+        assert graph.labels["forces"].shape == (graph.n_atoms, 3)
+        assert np.isfinite(graph.labels["energy"]).all()
 
 
 VOIGT = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])

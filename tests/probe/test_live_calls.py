@@ -1,62 +1,55 @@
-"""A probe on a live model: calls are observed, and nothing of the user's own run is disturbed."""
+"""live_calls.py: which calls of a live model are observed, and that nothing of the user's own run is disturbed."""
 
 import gc
 import warnings
 
-import ase
-import ase.units
 import numpy as np
 import pytest
 import torch
-from ase.md.langevin import Langevin
-from mace.calculators import MACECalculator
+from runs import data_of
 
 import precision_probe as pp
-from precision_probe.models.building import build
-from precision_probe.models.graphs import build_graph
-from precision_probe.models.loading import load_model
+from precision_probe.exceptions import InputError
+from precision_probe.probe.live_calls import Calls, observe_calls, on_loss_gradients, training_options
 from precision_probe.probe.observer import Observer
-from precision_probe.structures import read_structures
 
 FAST = {"precisions": "float32", "device": "cpu", "blocks": "readouts.*", "modes": "isolated"}
 
 
-@pytest.fixture
-def mine(config):
-    """A model that a test may change."""
-    return build(config, seed=5)
-
-
 def call(model, atoms):
-    (structure,) = read_structures(atoms)
-    return model(dict(build_graph(structure, model).data))
+    return model(data_of(atoms, model))
 
 
 def n_hooks(model):
     return len(model._forward_hooks) + len(model._forward_pre_hooks)
 
 
-def langevin(model, steps, **attached):
-    """Positions after a seeded run of ethanol, and the trace of the probe that watched it."""
-    atoms = next(atoms for atoms in read_structures("demo") if atoms.info["name"] == "ethanol")
-    atoms.calc = MACECalculator(models=model, device="cpu", default_dtype="float64")
-    rng = np.random.default_rng(0)
-    dynamics = Langevin(atoms, 0.5 * ase.units.fs, temperature_K=300, friction=0.02, rng=rng)
-    if not attached:
-        dynamics.run(steps)
-        return atoms.positions, None
-    with pp.attach(atoms.calc, **attached) as probe:
-        dynamics.run(steps)
-    return atoms.positions, probe.trace()
+def names_of(probe):
+    return probe.trace().structures["name"].values.tolist()
 
 
-def test_molecular_dynamics_is_the_same_to_the_last_bit():
-    model, _ = load_model("demo")
-    alone, _ = langevin(model, 60)
-    watched, trace = langevin(model, 60, **FAST, every=10, limit=5)
-    np.testing.assert_array_equal(watched, alone)
-    assert trace.structures["name"].values.tolist() == [f"call {number}" for number in (10, 20, 30, 40, 50)]
-    assert n_hooks(model) == 0
+# Choosing calls
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("limit", [None, 0, 1, 2])
+def test_calls_chosen_are_each_nth_up_to_the_limit(every, limit):
+    calls = Calls(every, limit)
+    chosen = [number for number in range(1, 10) if calls.chooses_next((), {})]
+    assert chosen == list(range(every, 10, every))[:limit]
+    assert calls.number == 9
+
+
+def test_calls_refused_by_when_do_not_count_for_the_limit():
+    calls = Calls(every=2, limit=2, when=lambda x, *, allowed: allowed and x > 4)
+    chosen = [x for x in range(1, 13) if calls.chooses_next((x,), {"allowed": x != 8})]
+    assert chosen == [6, 10]
+
+
+@pytest.mark.parametrize(("options", "match"), [({"every": 0}, "every must be 1"), ({"limit": -1}, "limit must be 0")])
+def test_numbers_of_calls_that_make_no_sense_are_refused(options, match):
+    with pytest.raises(InputError, match=match):
+        Calls(**options)
 
 
 @pytest.mark.parametrize(("limit", "seen"), [(0, 0), (1, 1), (2, 2), (None, 3)])
@@ -65,6 +58,148 @@ def test_limit(mine, water, limit, seen):
         for _ in range(6):
             call(mine, water)
     assert probe.n_structures == seen
+
+
+def test_when_is_called_with_what_the_model_is_called_with(mine, water):
+    asked = []
+
+    def when(*args, **kwargs):
+        asked.append((args, kwargs))
+        return True
+
+    data = data_of(water, mine)
+    with pp.attach(mine, **FAST, when=when) as probe:
+        mine(data, training=False, compute_stress=False)
+        mine(data=data, compute_force=True)
+    (args, kwargs), (none, named) = asked
+    assert args[0] is data
+    assert (len(args), kwargs) == (1, {"training": False, "compute_stress": False})
+    assert none == ()
+    assert named.keys() == {"data", "compute_force"}
+    assert named["data"] is data
+    assert probe.n_structures == 2
+
+
+def test_when_with_every_and_limit(mine, water, crystal):
+    asked = []
+
+    def is_molecule(data, **_):
+        asked.append(len(data["positions"]))
+        return len(data["positions"]) == 3
+
+    calls = [data_of(atoms, mine) for atoms in (water, crystal)]
+    with pp.attach(mine, **FAST, when=is_molecule, every=2, limit=2) as probe:
+        for index in (0, 0, 1, 1, 0, 0, 1, 0, 0, 0):  # of the even calls 2, 4, …: molecule, crystal, molecules
+            mine(calls[index])
+    assert names_of(probe) == ["call 2", "call 6"]
+    assert asked == [3, 8, 3]  # not after the limit was reached
+
+
+def test_when_that_raises_is_noted_and_the_run_goes_on(mine, water):
+    data = data_of(water, mine)
+    expected = mine(data)["forces"]
+    answers = iter([True, KeyError("no such"), ValueError("neither"), True])
+
+    def when(*_, **__):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with pp.attach(mine, **FAST, when=when) as probe, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert all(torch.equal(mine(data)["forces"], expected) for _ in range(4))
+    assert len([w for w in caught if "precision_probe" in str(w.message)]) == 1
+    assert names_of(probe) == ["call 1", "call 4"]
+    first, second = probe.trace().attributes["failures"]
+    assert "call 2" in first and "KeyError" in first  # noqa: PT018
+    assert "call 3" in second and "neither" in second  # noqa: PT018
+
+
+# Hooks
+
+
+class Listener:
+    """Notes what it is told of calls."""
+
+    def __init__(self):
+        self.told = []
+
+    def before_call(self, args, kwargs):
+        self.told.append((args, kwargs))
+
+    def after_call(self, returned):
+        self.told.append(returned)
+
+
+def test_an_observer_is_told_of_each_call_until_it_is_unhooked_or_gone():
+    module = torch.nn.Bilinear(2, 2, 1)
+    listener, other = Listener(), Listener()
+    unhook = observe_calls(module, listener)
+    observe_calls(module, other)
+    x = torch.ones(1, 2)
+    returned = module(x, input2=x)
+    assert listener.told == [((x,), {"input2": x}), returned]
+    unhook()
+    module(x, x)
+    assert (len(listener.told), len(other.told)) == (2, 4)
+    del other
+    gc.collect()
+    assert n_hooks(module) == 0
+
+
+class Trained(torch.nn.Module):
+    """Is told whether it is trained, as MACE is."""
+
+    def forward(self, data, training=False, scale=1.0):
+        return data
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize(
+    ("args", "kwargs", "options"),
+    [
+        (("x",), {}, None),
+        (("x",), {"training": False, "scale": 2.0}, None),
+        (("x",), {"training": True}, {"training": True}),
+        ((), {"data": "x", "training": True, "scale": 2.0}, {"training": True, "scale": 2.0}),
+        (("x", True), {"scale": 3.0}, {"training": True, "scale": 3.0}),
+    ],
+)
+def test_options_of_a_model_that_is_told_whether_it_is_trained(mode, args, kwargs, options):
+    assert training_options(Trained().train(mode), args, kwargs) == options
+
+
+def test_options_of_other_modules_go_by_their_mode():
+    module, x = torch.nn.Bilinear(2, 2, 1), torch.ones(1, 2)
+    assert training_options(module.train(), (x,), {"input2": 2 * x}).keys() == {"input2"}
+    assert training_options(module.eval(), (x,), {"input2": 2 * x}) is None
+
+
+def test_gradients_of_a_loss_are_told_once_all_are_known_and_change_nothing():
+    x = torch.tensor([1.0, -2.0], requires_grad=True)
+    told = []
+    returned = {"square": x**2, "unused": 3 * x, "fixed": x.detach(), "sum": x.sum()}
+    handle = on_loss_gradients(returned, told.append)
+    (2 * returned["square"].sum() + 5 * returned["sum"]).backward()
+    (gradients,) = told
+    assert {name: gradient.tolist() for name, gradient in gradients.items()} == {"square": [2.0, 2.0], "sum": 5.0}
+    assert x.grad.tolist() == [2 * 2 * 1.0 + 5, 2 * 2 * -2.0 + 5]
+    assert not any(gradient.requires_grad for gradient in gradients.values())
+    handle.remove()
+
+
+def test_no_gradients_are_told_after_the_end_or_of_what_cannot_be_differentiated():
+    x = torch.ones(2, requires_grad=True)
+    told = []
+    y = x**2
+    on_loss_gradients(y, told.append).remove()
+    y.sum().backward()
+    assert told == []
+    assert on_loss_gradients({"energy": y.detach(), "name": "x"}, told.append) is None
+
+
+# What goes wrong
 
 
 @pytest.mark.parametrize("stage", ["predict", "_propagated"])  # each runs once in a call
@@ -92,8 +227,7 @@ def test_a_failing_replay_is_noted_and_the_run_goes_on(mine, water, monkeypatch,
 
 
 def test_input_that_cannot_be_read_does_not_stop_the_run(mine, water):
-    (structure,) = read_structures(water)
-    data = dict(build_graph(structure, mine).data)
+    data = data_of(water, mine)
     ptr = data.pop("ptr")
     with pp.attach(mine, **FAST) as probe:
         mine.register_forward_pre_hook(lambda *_: data.update(ptr=ptr))  # the user's own, after ours has looked
@@ -101,6 +235,9 @@ def test_input_that_cannot_be_read_does_not_stop_the_run(mine, water):
             out = mine(data)
     assert torch.isfinite(out["energy"]).all()
     assert probe.n_structures == 0
+
+
+# Several probes, and their ends
 
 
 def test_hooks_go_with_the_probe(mine, water):
@@ -123,67 +260,3 @@ def test_several_probes_do_not_disturb_one_another(mine, model, water, crystal):
     assert (n_hooks(mine), n_hooks(model)) == (0, 0)
     for probe, atoms in ((inner, water), (other, crystal)):
         np.testing.assert_array_equal(probe.trace().structures["positions"], atoms.positions)
-
-
-def test_training_is_the_same_and_the_variants_follow_the_weights(config, water):
-    def train(attached):
-        model = build(config, seed=5)
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-        probe = pp.attach(model, **FAST) if attached else None
-        losses = []
-        for _ in range(3):
-            optimizer.zero_grad()
-            (structure,) = read_structures(water)
-            out = model(dict(build_graph(structure, model).data), training=True)
-            loss = out["interaction_energy"].square().sum() + out["forces"].square().sum()
-            loss.backward()
-            optimizer.step()
-            losses.append((out["energy"].item(), loss.item()))
-        if probe is not None:
-            probe.detach()
-        return losses, probe
-
-    alone, _ = train(attached=False)
-    watched, probe = train(attached=True)
-    assert watched == alone
-    trace = probe.trace()
-    energies = trace.group("propagated", "float64")["energy"].values
-    np.testing.assert_allclose(energies, [energy for energy, _ in alone], rtol=1e-14)
-    assert len(set(energies)) == 3
-    assert trace.attributes["weights_changed"] is True
-
-
-def test_heads_are_chosen_by_name(config, water):
-    energies = [[-13.6, -1029.5, -2042.0], [-10.0, -20.0, -30.0]]
-    model = build(
-        config
-        | {
-            "heads": ["dft", "cc"],
-            "atomic_energies": energies,
-            "atomic_inter_scale": [0.8, 0.9],
-            "atomic_inter_shift": [0.1, 0.2],
-        }
-    )
-    found = {}
-    for head in ("dft", "cc", None):
-        with pp.attach(model, **FAST, head=head) as probe:
-            probe.run(water, progress=False)
-        found[head] = probe.trace().group("propagated", "float64")
-        assert probe.trace().attributes["head"] == (head or "cc")
-    for head, (hydrogen, _, oxygen) in zip(("dft", "cc"), energies, strict=True):
-        isolated = found[head]["energy"].values - found[head]["interaction_energy"].values
-        np.testing.assert_allclose(isolated, 2 * hydrogen + oxygen, rtol=1e-12)
-    np.testing.assert_array_equal(found[None]["energy"], found["cc"]["energy"])
-    assert any("cc" in note for note in probe.notes)
-    with pytest.raises(pp.InputError, match=r"no head 'mp'.*dft, cc"):
-        pp.attach(model, **FAST, head="mp")
-
-
-def test_structures_run_later_meet_the_weights_of_that_moment(mine, water):
-    with pp.attach(mine, **FAST) as probe:
-        with torch.no_grad():
-            mine.readouts[1].linear_2.weight.mul_(3.0)
-        probe.run(water, progress=False)
-        expected = call(mine, water)["energy"].item()
-    first, observed = probe.trace().group("propagated", "float64")["energy"].values
-    assert first == observed == expected

@@ -1,33 +1,31 @@
 """probe.py: attach() and what it records, from structures given to it and from the calls of the attached model."""
 
-import copy
 import random
+from functools import partial
 
 import ase
 import ase.build
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from mace.calculators import MACECalculator
+from runs import data_of, molecule, trace_of
 
 from precision_probe.exceptions import InputError
 from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.building import build
 from precision_probe.models.dtypes import default_dtype
-from precision_probe.models.graphs import build_graph
+from precision_probe.probe import observer
 from precision_probe.probe.probe import attach
+from precision_probe.variants import captured_run
 from precision_probe.variants.variant import Variant
 
 FLOAT16 = {"precisions": "float16", "device": "cpu"}
 HEADLINE = FLOAT16 | {"modes": "propagated", "gradients": False}
+READOUTS = {"precisions": "float32", "device": "cpu", "blocks": "readouts.*", "modes": "isolated"}
 BLOCKS = ["node_embedding", "radial_embedding", "spherical_harmonics", "interactions.0", "products.0"]
 BLOCKS += ["interactions.1", "products.1", "readouts.0", "readouts.1"]
-
-
-def molecule(seed=0):
-    atoms = ase.Atoms("OHH", [(0, 0, 0.1), (0, 0.8, -0.5), (0.1, -0.7, -0.4)])
-    atoms.rattle(0.05, seed=seed)
-    return atoms
 
 
 def solid():
@@ -36,14 +34,7 @@ def solid():
     return atoms
 
 
-def data_of(atoms, model):
-    return {key: value.clone() for key, value in build_graph(atoms, model).data.items()}
-
-
-def trace_of(model, *structures, **options):
-    with attach(model, **FLOAT16 | options) as probe:
-        probe.run(list(structures))
-    return probe.trace()
+half_trace = partial(trace_of, precisions="float16")
 
 
 def arrays(trace):
@@ -67,13 +58,7 @@ def n_hooks(model):
 @pytest.fixture(scope="module")
 def recorded(model):
     """A molecule, a solid and a lone atom in two precisions."""
-    return trace_of(model, molecule(), solid(), ase.Atoms("C"), precisions="float32,float16")
-
-
-@pytest.fixture
-def mine(model):
-    """A copy of the model, for tests that hook it or look for changes."""
-    return copy.deepcopy(model)
+    return trace_of(model, [molecule(), solid(), ase.Atoms("C")], precisions="float32,float16")
 
 
 # what can be attached
@@ -99,9 +84,35 @@ def test_default_precisions(mine):
         assert probe.precision_names == "float64, float32, bfloat16, float16"
 
 
+def test_heads_are_chosen_by_name(config, water):
+    energies = [[-13.6, -1029.5, -2042.0], [-10.0, -20.0, -30.0]]
+    model = build(
+        config
+        | {
+            "heads": ["dft", "cc"],
+            "atomic_energies": energies,
+            "atomic_inter_scale": [0.8, 0.9],
+            "atomic_inter_shift": [0.1, 0.2],
+        }
+    )
+    found = {}
+    for head in ("dft", "cc", None):
+        with attach(model, **READOUTS, head=head) as probe:
+            probe.run(water, progress=False)
+        found[head] = probe.trace().group("propagated", "float64")
+        assert probe.trace().attributes["head"] == (head or "cc")
+    for head, (hydrogen, _, oxygen) in zip(("dft", "cc"), energies, strict=True):
+        isolated = found[head]["energy"].values - found[head]["interaction_energy"].values
+        np.testing.assert_allclose(isolated, 2 * hydrogen + oxygen, rtol=1e-12)
+    np.testing.assert_array_equal(found[None]["energy"], found["cc"]["energy"])
+    assert any("cc" in note for note in probe.notes)
+    with pytest.raises(InputError, match=r"no head 'mp'.*dft, cc"):
+        attach(model, **READOUTS, head="mp")
+
+
 BAD = [{"precisions": "float17"}, {"precisions": []}, {"precisions": "tf32"}, {"modes": "emulated"}, {"modes": []}]
 BAD += [{"every": 0}, {"blocks": "interactions.9"}, {"device": "tpu9"}, {"device": "cuda"}]
-BAD += [{"device": "tpu9", "precisions": None}]
+BAD += [{"device": "tpu9", "precisions": None}, *({"gradients": each} for each in ("both", "", "none", None, 2))]
 
 
 @pytest.mark.parametrize("options", BAD, ids=str)
@@ -192,7 +203,7 @@ def test_isolated_blocks_have_no_error_of_others(recorded):
 @pytest.mark.parametrize("mode", ["propagated", "isolated"])
 @pytest.mark.parametrize("gradients", [True, False])
 def test_modes_and_gradients(model, recorded, mode, gradients):
-    trace = trace_of(model, molecule(), solid(), ase.Atoms("C"), modes=mode, gradients=gradients)
+    trace = half_trace(model, [molecule(), solid(), ase.Atoms("C")], modes=mode, gradients=gradients)
     assert trace.modes == (mode,)
     assert trace.attributes["gradients"] == ("per_block" if gradients else "none")
     expected = {
@@ -206,7 +217,7 @@ def test_modes_and_gradients(model, recorded, mode, gradients):
 
 
 def test_blocks_asked_for(model, recorded):
-    trace = trace_of(model, molecule(), solid(), ase.Atoms("C"), blocks=["readouts.1", "interactions.*.conv_tp"])
+    trace = half_trace(model, [molecule(), solid(), ase.Atoms("C")], blocks=["readouts.1", "interactions.*.conv_tp"])
     assert trace.blocks == ("readouts.1", "interactions.0.conv_tp", "interactions.1.conv_tp")
     group, whole = (each.group("isolated", "float16") for each in (trace, recorded))
     np.testing.assert_array_equal(group["readouts.1.output"], whole["readouts.1.output"])
@@ -231,7 +242,7 @@ def test_interrupted_run_keeps_what_was_finished(mine, monkeypatch):
             raise KeyboardInterrupt
         return predict(self, graph)
 
-    expected = trace_of(mine, molecule())
+    expected = half_trace(mine, molecule())
     monkeypatch.setattr(Variant, "predict", interrupted)
     probe = attach(mine, **FLOAT16)
     with pytest.raises(KeyboardInterrupt), probe:
@@ -243,7 +254,7 @@ def test_interrupted_run_keeps_what_was_finished(mine, monkeypatch):
 
 def test_overflow_is_recorded_and_raises_nothing(mine):
     mine.atomic_energies_fn.atomic_energies.view(-1)[1] = -70_000.0  # of carbon, which is absent
-    group = trace_of(mine, molecule()).group("propagated", "float16")
+    group = half_trace(mine, molecule()).group("propagated", "float16")
     assert np.isnan(group["energy"]).all()
     assert np.isfinite(group["forces"]).all()
 
@@ -255,6 +266,63 @@ def test_notes(mine):
         (note,) = probe.notes
         assert "lonely" in note
         assert "3 Å" in note
+
+
+def test_structures_run_later_meet_the_weights_of_that_moment(mine, water):
+    with attach(mine, **READOUTS) as probe:
+        with torch.no_grad():
+            mine.readouts[1].linear_2.weight.mul_(3.0)
+        probe.run(water, progress=False)
+        expected = mine(data_of(water, mine))["energy"].item()
+    first, observed = probe.trace().group("propagated", "float64")["energy"].values
+    assert first == observed == expected
+
+
+FAILING = [(observer.Observer, "predict", 0)]  # where a failure may come, after how many calls that work
+FAILING += [(captured_run, "gradients", 0), (captured_run, "gradients", 1), (observer, "replay", 0)]
+FAILING += [(observer, "replay", 1), (observer, "input_gradients", 0), (observer, "input_gradients", 1)]
+
+
+@pytest.mark.parametrize(("home", "stage", "calls"), FAILING, ids=lambda each: getattr(each, "__name__", str(each)))
+def test_an_observation_that_fails_leaves_the_trace_as_it_was(model, water, monkeypatch, home, stage, calls):
+    carbon = ase.Atoms("CC", [(0.0, 0.0, 0.0), (0.0, 0.1, 1.3)])
+    works, remaining = getattr(home, stage), [calls]
+
+    def fails(*args, **kwargs):
+        if not remaining[0]:
+            raise RuntimeError("out of memory")
+        remaining[0] -= 1
+        return works(*args, **kwargs)
+
+    with attach(model, **FLOAT16, blocks="products.*") as probe:
+        probe.run(water, progress=False)
+        before = probe.trace()
+        with monkeypatch.context() as patch:
+            patch.setattr(home, stage, fails)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                probe.run(carbon, progress=False)
+        after = probe.trace()
+        assert probe.n_structures == 1
+        assert (before.attributes["complete"], after.attributes["complete"]) == (True, False)
+        after.tree.attrs["complete"] = before.tree.attrs["complete"]
+        xr.testing.assert_identical(after.tree, before.tree)
+        probe.run(carbon, progress=False)
+    assert probe.trace().structures["n_atoms"].values.tolist() == [3, 2]
+
+
+@pytest.mark.parametrize(("n_structures", "repeats"), [(1, 5), (2, 3), (4, 2), (5, 1), (6, 1)])
+def test_few_structures_are_timed_more_often(model, monkeypatch, n_structures, repeats):
+    predict, asked = observer.Observer.predict, []
+
+    def noted(self, sample, repeats=1):
+        asked.append(repeats)
+        return predict(self, sample)
+
+    monkeypatch.setattr(observer.Observer, "predict", noted)
+    with attach(model, **HEADLINE, blocks="readouts.1") as probe:
+        probe.run([ase.Atoms("C")] * n_structures, progress=False)
+        model(data_of(ase.Atoms("C"), model))  # a call is not to wait longer than it must
+    assert asked == [*[repeats] * n_structures, 1]
 
 
 # calls of the attached model
@@ -311,7 +379,7 @@ def test_each_nth_call_is_observed_with_its_own_geometry(mine, every):
 def test_observed_call_as_a_run(mine):
     with attach(mine, **FLOAT16) as probe:
         mine(data_of(solid(), mine), compute_force=False)
-    assert_same(arrays(probe.trace()), arrays(trace_of(mine, solid())), besides=["/structures/name"])
+    assert_same(arrays(probe.trace()), arrays(half_trace(mine, solid())), besides=["/structures/name"])
 
 
 def test_calls_without_autograd_stay_without(mine):
@@ -399,7 +467,7 @@ def test_model_and_random_state_are_unchanged(mine, training):
         return weights_sha256(mine), flags, torch.get_rng_state().tolist(), random.getstate(), numpys
 
     before = state()
-    trace_of(mine, molecule(), solid())
+    half_trace(mine, [molecule(), solid()])
     assert state() == before
 
 

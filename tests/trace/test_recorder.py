@@ -6,9 +6,8 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import trace_of
 
-import precision_probe as pp
-import precision_probe.probe.observer
 from precision_probe.models.building import build
 from precision_probe.trace.arrays import BlockArray, ModelArray, Sizes
 from precision_probe.trace.recorder import Recorder
@@ -55,12 +54,6 @@ def block_arrays(recorder):
     return recorder.trace().tree[GROUP].to_dataset()
 
 
-def run(model, structures, **options):
-    with pp.attach(model, precisions="float32", device="cpu", **options) as probe:
-        probe.run(structures, progress=False)
-    return probe.trace()
-
-
 sizes = st.builds(Sizes, structure=st.just(1), atom=st.integers(1, 4), edge=st.integers(0, 6))
 
 
@@ -95,7 +88,7 @@ def test_rows_that_count_nothing_known_have_their_own_dimension():
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
 def test_rows_of_any_submodule_where_one_structure_has_as_many_atoms_as_edges(model, hydrogen, water, order):
     expected = {"interactions.0.linear_up": "atom", "interactions.0.conv_tp_weights": "edge"}
-    trace = run(model, [hydrogen, water][order], blocks=list(expected))
+    trace = trace_of(model, [hydrogen, water][order], blocks=list(expected))
     assert sorted(zip(*(trace.structures[n].values.tolist() for n in ("n_atoms", "n_edges")), strict=True)) == [
         (2, 2),
         (3, 6),
@@ -109,7 +102,7 @@ def test_rows_of_any_submodule_where_one_structure_has_as_many_atoms_as_edges(mo
 
 
 def test_every_eager_submodule_can_be_recorded(model, hydrogen, water):
-    trace = run(model, [hydrogen, water], blocks=["*", "*.*", "*.*.*", "*.*.*.*"], modes="isolated")
+    trace = trace_of(model, [hydrogen, water], blocks=["*", "*.*", "*.*.*", "*.*.*.*"], modes="isolated")
     arrays = trace.group("isolated", "float32").data_vars.values()
     assert {array.attrs["block"] for array in arrays} == set(trace.blocks)
     assert len(trace.blocks) > 30
@@ -135,7 +128,7 @@ def test_features_of_another_size_have_a_dimension_named_after_their_tensor():
 
 
 def test_features_of_a_model_whose_radial_embedding_returns_its_cutoff_too(config, water):
-    trace = run(build(config | {"apply_cutoff": False}), water, blocks="radial_embedding")
+    trace = trace_of(build(config | {"apply_cutoff": False}), water, blocks="radial_embedding")
     found = trace.group("isolated", "float32")
     assert found["radial_embedding.edge_feats"].dims == ("edge", "radial_embedding.feature")
     assert found["radial_embedding.cutoff"].dims == ("edge", "radial_embedding.cutoff.feature")
@@ -194,33 +187,3 @@ def test_an_add_that_fails_adds_nothing(graphs, position):
     n_after, after = recorded(recorder)
     assert n_after == n_before
     xr.testing.assert_identical(after, before)
-
-
-@settings(max_examples=6, deadline=None)
-@given(stage=st.sampled_from(["predict", "gradients", "replay", "input_gradients"]), calls=st.integers(0, 1))
-def test_an_observation_that_fails_leaves_the_trace_as_it_was(model, stage, calls):
-    water = ase.Atoms("OHH", [(0.02, 0.0, 0.11), (0.0, 0.78, -0.48), (0.05, -0.75, -0.45)])
-    carbon = ase.Atoms("CC", [(0.0, 0.0, 0.0), (0.0, 0.1, 1.3)])
-    home = precision_probe.probe.observer.Observer if stage == "predict" else precision_probe.probe.observer
-    works, remaining = getattr(home, stage), [0 if stage == "predict" else calls]
-
-    def fails(*args, **kwargs):
-        if not remaining[0]:
-            raise RuntimeError("out of memory")
-        remaining[0] -= 1
-        return works(*args, **kwargs)
-
-    with pp.attach(model, precisions="float16", device="cpu", blocks="products.*") as probe:
-        probe.run(water, progress=False)
-        before = probe.trace()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(home, stage, fails)
-            with pytest.raises(RuntimeError, match="out of memory"):
-                probe.run(carbon, progress=False)
-        after = probe.trace()
-        assert probe.n_structures == 1
-        assert (before.attributes["complete"], after.attributes["complete"]) == (True, False)
-        after.tree.attrs["complete"] = before.tree.attrs["complete"]
-        xr.testing.assert_identical(after.tree, before.tree)
-        probe.run(carbon, progress=False)
-    assert probe.trace().structures["n_atoms"].values.tolist() == [3, 2]

@@ -1,11 +1,10 @@
-"""stored_tables.py, and tables in traces: what is read back is what was put in, by whatever reads it."""
+"""tables.py, and tables in traces: what is read back is what was put in, by whatever reads it."""
 
 import json
 import subprocess
 import sys
 import textwrap
 
-import ase.build
 import h5py
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import molecule, trace_of
 from tables_by_hand import TABLES
 
 import precision_probe as pp
@@ -44,18 +44,12 @@ def small_trace():
 
 @pytest.fixture(scope="module")
 def water_trace(model):
-    with pp.attach(model, **CHEAP) as probe:
-        probe.run(water_molecule(), progress=False)
-    return probe.trace()
+    return trace_of(model, molecule(), **CHEAP)
 
 
 @pytest.fixture(scope="module")
 def path(water_trace, tmp_path_factory):
     return water_trace.with_tables(TABLES).save(tmp_path_factory.mktemp("tables") / "trace.h5")
-
-
-def water_molecule():
-    return ase.build.molecule("H2O")
 
 
 def assert_same(found, expected):
@@ -86,8 +80,8 @@ def stored(draw):
     kinds = draw(st.lists(st.sampled_from(sorted(COLUMNS)), min_size=1, max_size=4))
     n = draw(st.integers(1, 4))
     frame = pd.DataFrame({f"{k}.{i}": draw(st.lists(COLUMNS[k], min_size=n, max_size=n)) for i, k in enumerate(kinds)})
-    found = {name: unit for name in frame if (unit := draw(units))}
-    return StoredTable(frame, draw(COLUMNS["text"]), found)
+    units_of = {name: unit for name in frame if (unit := draw(units))}
+    return StoredTable(frame, draw(COLUMNS["text"]), units_of)
 
 
 @settings(max_examples=25, deadline=None)
@@ -149,6 +143,11 @@ def test_netcdf4_reads_a_table(mixed_path):
             np.testing.assert_array_equal(group[name][...], MIXED.frame[name])
             assert group[name].dimensions == ("mixed.row",)
         assert all(variable.units and variable.long_name for variable in group.variables.values())
+
+
+def test_attributes_stay_json(path):
+    with h5py.File(path) as file:
+        assert json.loads(file.attrs["precisions"]) == ["float64", "float16"]
 
 
 def test_reading_needs_neither_torch_nor_mace(path):
@@ -227,12 +226,12 @@ def test_the_finished_file_of_a_probe_has_its_tables(model, tmp_path, monkeypatc
         monkeypatch.setattr(recorder, "_MANY_BYTES", 1)
     output = tmp_path / "out.h5"
     with pp.attach(model, **CHEAP, output=output) as probe:
-        probe.run(water_molecule(), progress=False)
+        probe.run(molecule(), progress=False)
         probe.add_tables({"mixed": TABLES["digits"]})
         assert (tmp_path / "out.h5.partial").exists() == grows
         assert probe.trace().tables == ("mixed",)
         probe.add_tables({"mixed": MIXED, "noise": TABLES["noise"]})
-        probe.run(water_molecule(), progress=False)
+        probe.run(molecule(), progress=False)
         assert_same(probe.trace().table("mixed"), MIXED)
     with pp.open_trace(output) as opened:
         assert opened.structures.sizes["structure"] == 2
@@ -240,18 +239,13 @@ def test_the_finished_file_of_a_probe_has_its_tables(model, tmp_path, monkeypatc
         assert_same(opened.table("mixed"), MIXED)
     assert [item.name for item in tmp_path.iterdir()] == ["out.h5"]
     assert probe.trace().tables == ("mixed", "noise")
-    for late in (lambda: probe.add_tables({"late": MIXED}), lambda: probe.explain(water_molecule(), progress=False)):
+    for late in (lambda: probe.add_tables({"late": MIXED}), lambda: probe.explain(molecule(), progress=False)):
         with pytest.raises(pp.InputError, match="finished when the probe was detached"):
             late()
 
 
 def test_a_probe_without_a_file_takes_tables_at_any_time(model):
     with pp.attach(model, **CHEAP) as probe:
-        probe.run(water_molecule(), progress=False)
+        probe.run(molecule(), progress=False)
     probe.add_tables({"mixed": MIXED})
     assert probe.trace().tables == ("mixed",)
-
-
-def test_attributes_stay_json(path):
-    with h5py.File(path) as file:
-        assert json.loads(file.attrs["precisions"]) == ["float64", "float16"]

@@ -1,12 +1,8 @@
 """trace.py: what a trace holds, in memory and on disk, and how it is written and opened."""
 
-import contextlib
 import json
-import os
 import shutil
-import stat
 import subprocess
-import tempfile
 from pathlib import Path
 
 import ase.build
@@ -20,16 +16,16 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from e3nn import o3
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import trace_of
 
 import precision_probe as pp
-from precision_probe.files import check_writable
 from precision_probe.trace.trace import SCHEMA_VERSION, Trace
 
 HALVES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 DATA_GROUPS = [f"{mode}/{name}" for mode in ("propagated", "isolated") for name in ("float64", "float32", *HALVES)]
 
 
-def molecule(labelled=False):
+def methanol(labelled=False):
     atoms = ase.build.molecule("CH3OH")
     if labelled:
         labels = {"energy": -3.5, "forces": np.arange(18.0).reshape(6, 3)}
@@ -44,15 +40,9 @@ def diamond(pbc=True):
     return atoms
 
 
-def record(model, structures, precisions="float32"):
-    with pp.attach(model, precisions=precisions, device="cpu") as probe:
-        probe.run(structures, progress=False)
-    return probe.trace()
-
-
 @pytest.fixture(scope="module")
 def trace(model):
-    return record(model, [molecule(labelled=True), diamond()], ["float32", *HALVES])
+    return trace_of(model, [methanol(labelled=True), diamond()], precisions=["float32", *HALVES])
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +168,9 @@ def test_entries_rotate_and_invert_as_their_irreps_say(model):
     """Independent of how the labels were made: everything of atoms is equivariant under them, in e3nn's order."""
     angles = torch.tensor([0.7, 1.1], dtype=torch.float64)
     rotation = -o3.matrix_x(angles[0]) @ o3.matrix_y(angles[1])
-    moved = molecule()
+    moved = methanol()
     moved.positions = moved.positions @ rotation.numpy().T
-    before, after = (record(model, atoms).group("propagated", "float64") for atoms in (molecule(), moved))
+    before, after = (trace_of(model, atoms).group("propagated", "float64") for atoms in (methanol(), moved))
     checked = set()
     for name, array in before.data_vars.items():
         if "irreps" in array.attrs and array.dims[0] == "atom":
@@ -220,8 +210,8 @@ def test_labels_are_kept_and_missing_ones_are_nan(trace, model):
     )
     assert "stress" not in structures
     np.testing.assert_array_equal(structures["pbc"], [[False] * 3, [True] * 3])
-    np.testing.assert_array_equal(structures["positions"], np.vstack([molecule().positions, diamond().positions]))
-    assert not {"energy", "forces", "stress"} & set(record(model, molecule()).structures)
+    np.testing.assert_array_equal(structures["positions"], np.vstack([methanol().positions, diamond().positions]))
+    assert not {"energy", "forces", "stress"} & set(trace_of(model, methanol()).structures)
 
 
 def test_stress_is_nan_only_where_not_periodic(trace):
@@ -236,7 +226,7 @@ def test_stress_is_nan_only_where_not_periodic(trace):
 def test_stress_is_absent_where_nothing_is_periodic(model, pbc):
     atoms = diamond(pbc)
     atoms.center(vacuum=4.0, axis=2)
-    assert "stress" not in record(model, [molecule(), atoms]).group("propagated", "float32")
+    assert "stress" not in trace_of(model, [methanol(), atoms]).group("propagated", "float32")
 
 
 json_values = st.recursive(
@@ -417,54 +407,12 @@ def test_a_failure_while_writing_leaves_everything_as_it_was(small_trace, tmp_pa
     assert left_behind(tmp_path) == ["trace.h5"]
 
 
-@contextlib.contextmanager
-def as_ordinary_user():
-    """File permissions do not bind root."""
-    if os.geteuid():
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@pytest.mark.parametrize("mode", [0o555, 0o000])
-def test_unwritable_folder(small_trace, mode):
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(mode)
-    try:
-        with as_ordinary_user(), pytest.raises(pp.InputError, match="cannot be written"):
-            small_trace.save(folder / "trace.h5")
-    finally:
-        folder.chmod(0o700)
-    assert left_behind(folder) == []
-    folder.rmdir()
-
-
 def test_missing_folder_and_folder_as_path(small_trace, tmp_path):
     with pytest.raises(pp.InputError, match="cannot be written"):
         small_trace.save(tmp_path / "missing" / "trace.h5")
     with pytest.raises(pp.InputError, match="is a folder"):
         small_trace.save(tmp_path, force=True)
     assert left_behind(tmp_path) == []
-
-
-def test_check_writable_leaves_no_file(tmp_path):
-    assert check_writable(tmp_path / "trace.h5") == tmp_path / "trace.h5"
-    assert left_behind(tmp_path) == []
-
-
-@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_permissions_honour_the_umask(small_trace, tmp_path, umask):
-    before = os.umask(umask)
-    try:
-        saved = small_trace.save(tmp_path / "trace.h5")
-        assert os.umask(umask) == umask
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE(saved.stat().st_mode) == 0o666 & ~umask
 
 
 def test_saving_over_the_file_that_the_trace_was_opened_from(small_trace, tmp_path):

@@ -1,4 +1,4 @@
-"""capture.py against MACE's forward pass written out by hand, with autograd asked about each tensor separately."""
+"""hooks.py against MACE's forward pass written out by hand, with autograd asked about each tensor separately."""
 
 import copy
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import data_of
 
 from precision_probe.models.blocks import Block, default_blocks, select_blocks
 from precision_probe.models.building import build
@@ -14,10 +15,6 @@ from precision_probe.models.graphs import build_graph
 from precision_probe.variants.hooks import Call, capture, gradients, input_gradients, replay
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
-
-
-def data_of(graph):
-    return {key: value.clone() for key, value in graph.data.items()}
 
 
 def moved(atoms, seed):
@@ -80,10 +77,10 @@ def captured(model, data, blocks=None):
     """Everything recorded in one call, by block and name: calls, inputs' gradients, outputs, and the energy."""
     with capture(model, default_blocks(model) if blocks is None else blocks) as calls:
         energy = model(data, compute_force=False)["interaction_energy"]
-        found = gradients(calls, [(energy, torch.ones_like(energy))])
+        of_calls = gradients(calls, [(energy, torch.ones_like(energy))])
     grads = {
         (call.block.name, port.name): value
-        for call, grad in zip(calls, found, strict=True)
+        for call, grad in zip(calls, of_calls, strict=True)
         for port, value in grad.items()
     }
     outputs = {(call.block.name, port.name): value for call in calls for port, value in call.outputs.items()}
@@ -284,10 +281,10 @@ def test_input_gradients_are_those_of_the_summed_squares(model, crystal, dtype):
     for recorded in (call.detach() for call in calls):
         module = network.get_submodule(recorded.block.name)
         call = replay(module, recorded, dtype)
-        found = input_gradients(call)
+        grads = input_gradients(call)
         total = sum(value.square().sum() for value in replay_outputs(module, call))
         expected = torch.autograd.grad(total, call.inputs.values(), allow_unused=True, materialize_grads=True)
-        for (port, value), reference in zip(found.items(), expected, strict=True):
+        for (port, value), reference in zip(grads.items(), expected, strict=True):
             assert value.dtype is dtype
             torch.testing.assert_close(value, reference, **(CLOSE if dtype is torch.float64 else {}))
             assert value.any(), (call.block.name, port.name)

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mace.calculators import MACECalculator
 from mace.tools import torch_geometric
+from runs import convert, rel_l2
 
 from precision_probe.exceptions import InputError
 from precision_probe.models.attributes import weights_sha256
@@ -24,9 +25,8 @@ from precision_probe.models.blocks import select_blocks
 from precision_probe.models.building import build
 from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.graphs import build_graph
-from precision_probe.models.loading import load_model
 from precision_probe.policy import Policy, Rule
-from precision_probe.variants.mixed import MixedModel, apply
+from precision_probe.variants.mixed import Assembly, MixedModel, apply
 
 FLOAT64 = Policy(())
 FLOAT32 = Policy.uniform("float32")
@@ -49,6 +49,32 @@ def applied(model):
     return {name: policy.apply(model) for name, policy in policies.items()}
 
 
+@pytest.fixture(scope="module")
+def assembly(model):
+    """From which apply() too makes its models; one for many policies copies the model once for each dtype."""
+    return Assembly(model, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def other(config):
+    """The same architecture with other weights."""
+    return build(config, seed=4)
+
+
+@pytest.fixture(scope="module")
+def two_heads(config):
+    return build(
+        config
+        | {
+            "heads": ["pbe", "r2scan"],
+            "atomic_energies": [[-13.6, -1029.5, -2042.0], [-13.0, -1020.0, -2040.0]],
+            "atomic_inter_scale": [0.8, 0.9],
+            "atomic_inter_shift": [0.1, 0.2],
+        },
+        seed=3,
+    )
+
+
 def outputs(network, graph, dtype=torch.float64, **options):
     """What a model says of a graph, called as its users call it; TorchScript rounds otherwise in its first calls."""
     with default_dtype(dtype):
@@ -60,11 +86,6 @@ def assert_same(found, expected):
     assert set(found) == set(expected)
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
-
-
-def error(found, reference):
-    """Relative to the reference's norm, in float64."""
-    return float((found.double() - reference.double()).norm() / reference.double().norm())
 
 
 def seen_dtypes(network, names, graph):
@@ -104,7 +125,7 @@ def test_hessians_and_atomic_stresses_are_the_models(model, applied):
     assert_same(outputs(applied["float64"], graph, **options), expected)
     found = outputs(applied["float32"], graph, **options)
     for name in ("hessian", "atomic_stresses", "stress", "edge_forces"):
-        assert 0 < error(found[name], expected[name]) < 1e-4
+        assert 0 < rel_l2(expected[name], found[name]) < 1e-4
 
 
 def test_edge_vectors_are_taken_for_positions_as_lammps_gives_them(model, applied, graph):
@@ -124,10 +145,10 @@ def test_float32_is_the_cast_model_to_rounding_with_energies_nearer(model, appli
     exact, found = outputs(model, graph), outputs(applied["float32"], graph)
     cast = outputs(copy.deepcopy(model).float(), graph, torch.float32)
     for name in ("forces", "node_feats"):
-        assert 0 < error(found[name], exact[name]) < 3 * error(cast[name], exact[name]) + 1e-6
-        assert error(found[name], cast[name]) < 1e-5
+        assert 0 < rel_l2(exact[name], found[name]) < 3 * rel_l2(exact[name], cast[name]) + 1e-6
+        assert rel_l2(cast[name], found[name]) < 1e-5
     for name in ("energy", "node_energy"):
-        assert 0 < error(found[name], exact[name]) < error(cast[name], exact[name]) / 10
+        assert 0 < rel_l2(exact[name], found[name]) < rel_l2(exact[name], cast[name]) / 10
 
 
 def test_energies_are_sums_in_float64_under_any_policy(model, graph):
@@ -148,11 +169,11 @@ def test_energies_are_sums_in_float64_under_any_policy(model, graph):
 
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
-def test_weights_are_those_of_the_model_in_the_policys_precision(model, data):
+def test_weights_are_those_of_the_model_in_the_policys_precision(model, assembly, data):
     names = st.sampled_from([block.name for block in select_blocks(model, ["*", "*.*", "*.*.*"])])
     rule = st.builds(Rule, names, st.sampled_from(["float64", "float32", "bfloat16", "float16"]))
     policy = Policy(tuple(data.draw(st.lists(rule, max_size=4))))
-    mixed = policy.apply(model)
+    mixed = assembly.model(policy)
     state = mixed.model.state_dict()
     assert list(state) == list(model.state_dict())
     for name, tensor in model.state_dict().items():
@@ -202,13 +223,13 @@ def test_rules_before_others_win(model, graph):
     turned = Policy((Rule("interactions.0", "float64"), Rule("interactions.*", "float16"))).apply(model)
     dtypes = [{tensor.dtype for tensor in block.parameters()} for block in turned.interactions]
     assert dtypes == [{torch.float64}, {torch.float16}]
-    assert 0 < error(outputs(turned, graph)["forces"], outputs(model, graph)["forces"]) < 1e-2
+    assert 0 < rel_l2(outputs(model, graph)["forces"], outputs(turned, graph)["forces"]) < 1e-2
 
 
 def test_errors_lie_between_those_of_uniform_policies(model, applied, graph):
     exact = outputs(model, graph)["forces"]
-    layers = error(outputs(applied["layers"], graph)["forces"], exact)
-    everything = error(outputs(Policy.uniform("float16").apply(model), graph)["forces"], exact)
+    layers = rel_l2(exact, outputs(applied["layers"], graph)["forces"])
+    everything = rel_l2(exact, outputs(Policy.uniform("float16").apply(model), graph)["forces"])
     assert 1e-5 < layers < everything < 0.1
 
 
@@ -242,7 +263,7 @@ def test_forces_can_be_differentiated(model, applied, graph):
 
     expected = gradient(model)
     assert torch.equal(gradient(applied["float64"]), expected)
-    assert 0 < error(gradient(applied["float32"]), expected) < 1e-4
+    assert 0 < rel_l2(expected, gradient(applied["float32"])) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["float32", "layers", "nested"])
@@ -264,36 +285,29 @@ def test_a_batch_is_its_structures_one_by_one(model, applied, name, crystal, wat
 def test_stress_is_the_models_to_rounding(model, applied, crystal):
     graph = build_graph(crystal, model)
     expected = outputs(model, graph, compute_stress=True)["stress"]
-    assert 0 < error(outputs(applied["float32"], graph, compute_stress=True)["stress"], expected) < 1e-5
-    assert 0 < error(outputs(applied["layers"], graph, compute_stress=True)["stress"], expected) < 5e-2
+    assert 0 < rel_l2(expected, outputs(applied["float32"], graph, compute_stress=True)["stress"]) < 1e-5
+    assert 0 < rel_l2(expected, outputs(applied["layers"], graph, compute_stress=True)["stress"]) < 5e-2
 
 
 # other models
 
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16", "float16"])
-def test_models_of_several_heads(config, water, compute):
-    heads = {
-        "heads": ["pbe", "r2scan"],
-        "atomic_energies": [[-13.6, -1029.5, -2042.0], [-13.0, -1020.0, -2040.0]],
-        "atomic_inter_scale": [0.8, 0.9],
-        "atomic_inter_shift": [0.1, 0.2],
-    }
-    model = build(config | heads, seed=3)
-    mixed = Policy.uniform(compute).apply(model)
+def test_models_of_several_heads(two_heads, water, compute):
+    mixed = Policy.uniform(compute).apply(two_heads)
     assert mixed.heads == ["pbe", "r2scan"]
     for head in mixed.heads:
-        graph = build_graph(water, model, head)
-        expected, found = outputs(model, graph), outputs(mixed, graph)
-        assert 0 < error(found["interaction_energy"], expected["interaction_energy"]) < 0.1
-        assert 0 < error(found["forces"], expected["forces"]) < 0.1
+        graph = build_graph(water, two_heads, head)
+        expected, found = outputs(two_heads, graph), outputs(mixed, graph)
+        assert 0 < rel_l2(expected["interaction_energy"], found["interaction_energy"]) < 0.1
+        assert 0 < rel_l2(expected["forces"], found["forces"]) < 0.1
         atoms = water.copy()
-        atoms.calc = Policy.uniform(compute).calculator(model, head=head)
+        atoms.calc = Policy.uniform(compute).calculator(two_heads, head=head)
         assert atoms.get_potential_energy() == pytest.approx(found["energy"].item(), abs=1e-3)
 
 
-def test_a_float32_model_keeps_its_interface(model, graph):
-    single = copy.deepcopy(model).float()
+def test_a_float32_model_keeps_its_interface(mine, graph):
+    single = mine.float()
     mixed = HALF_LAYERS.apply(single)
     assert next(mixed.parameters()).dtype is torch.float32
     found = outputs(mixed, graph, torch.float32, compute_stress=True)
@@ -304,8 +318,8 @@ def test_a_float32_model_keeps_its_interface(model, graph):
     assert_same(found, {name: tensor.float() for name, tensor in expected.items()})
 
 
-def test_gradients_reach_the_positions_that_a_user_gave(model, graph):
-    mixed = FLOAT32.apply(copy.deepcopy(model).float())
+def test_gradients_reach_the_positions_that_a_user_gave(mine, graph):
+    mixed = FLOAT32.apply(mine.float())
     data = graph.cast(torch.float32)
     before = {name: tensor.clone() for name, tensor in data.items()}
     out = mixed(data, training=True, compute_stress=True)
@@ -315,30 +329,25 @@ def test_gradients_reach_the_positions_that_a_user_gave(model, graph):
     assert all(torch.equal(data[name], tensor) for name, tensor in before.items())
 
 
-def test_a_module_with_a_forward_of_its_own_keeps_it(model, graph):
-    changed = copy.deepcopy(model)
-    conv = changed.interactions[0].conv_tp
+def test_a_module_with_a_forward_of_its_own_keeps_it(model, mine, graph):
+    conv = mine.interactions[0].conv_tp
 
     def twice(self, *args):  # as mace-torch changes fused convolutions
         return 2 * type(self).forward(self, *args)
 
     conv.forward = types.MethodType(twice, conv)
-    expected = outputs(changed, graph)["forces"]
-    assert error(outputs(model, graph)["forces"], expected) > 0.01
+    expected = outputs(mine, graph)["forces"]
+    assert rel_l2(expected, outputs(model, graph)["forces"]) > 0.01
     for policy in (FLOAT64, FLOAT32, Policy((Rule("interactions.0.conv_tp", "float32"),))):
-        mixed = policy.apply(changed)
+        mixed = policy.apply(mine)
         for each in (mixed, copy.deepcopy(mixed)):
-            assert error(outputs(each, graph)["forces"], expected) < 1e-5
+            assert rel_l2(expected, outputs(each, graph)["forces"]) < 1e-5
 
 
 @pytest.mark.cuda
 @needs_cuda
 def test_fused_convolutions_of_cuequivariance(model, graph):
-    pytest.importorskip("cuequivariance_torch")
-    from mace.cli.convert_e3nn_cueq import run
-
-    with default_dtype(torch.float64), torch.random.fork_rng(devices=[]):
-        cueq = run(copy.deepcopy(model).cuda(), device="cuda").eval()
+    cueq = convert(model, device="cuda")
     assert "forward" in cueq.interactions[0].conv_tp.__dict__  # fused
     expected = outputs(model, graph)["forces"]
     for rules in ((), (Rule("interactions.0.conv_tp", "float32"), Rule("interactions.*", "float16"))):
@@ -348,30 +357,25 @@ def test_fused_convolutions_of_cuequivariance(model, graph):
         buffer.seek(0)
         for each in (mixed, copy.deepcopy(mixed), torch.load(buffer, weights_only=False)):
             found = outputs(each, graph.to("cuda"))["forces"].cpu()
-            assert error(found, expected) < (5e-2 if rules else 1e-9)
+            assert rel_l2(expected, found) < (5e-2 if rules else 1e-9)
 
 
-def test_a_model_converted_to_cuequivariance(model):
-    pytest.importorskip("cuequivariance_torch")
-    import cuequivariance_torch as cuet
-    from mace.cli.convert_e3nn_cueq import run
-
-    with default_dtype(torch.float64), torch.random.fork_rng(devices=[]):
-        cueq = run(copy.deepcopy(model), device="cpu", layout="ir_mul").eval()
+def test_a_model_converted_to_cuequivariance(model, converted):
+    cuet = pytest.importorskip("cuequivariance_torch")
     graph = build_graph(CRYSTAL, model)
-    expected = outputs(cueq, graph)
-    assert_same(outputs(FLOAT64.apply(cueq), graph), expected)
-    mixed = Policy((Rule("interactions.0.conv_tp", "float32"), Rule("interactions.*", "float16"))).apply(cueq)
+    expected = outputs(converted, graph)
+    assert_same(outputs(FLOAT64.apply(converted), graph), expected)
+    mixed = Policy((Rule("interactions.0.conv_tp", "float32"), Rule("interactions.*", "float16"))).apply(converted)
     found = outputs(mixed, graph)
-    assert 0 < error(found["forces"], expected["forces"]) < 5e-2
+    assert 0 < rel_l2(expected["forces"], found["forces"]) < 5e-2
     buffer = io.BytesIO()
     torch.save(mixed, buffer)
     buffer.seek(0)
-    other = torch.load(buffer, weights_only=False)  # a deepcopy is made of the same parts
-    assert_same(outputs(other, graph), found)
-    assert other.policy == mixed.policy
-    assert other.interface.dtype is torch.float64
-    dtypes = [{name: tensor.dtype for name, tensor in each.state_dict().items()} for each in (other, mixed)]
+    loaded = torch.load(buffer, weights_only=False)  # a deepcopy is made of the same parts
+    assert_same(outputs(loaded, graph), found)
+    assert loaded.policy == mixed.policy
+    assert loaded.interface.dtype is torch.float64
+    dtypes = [{name: tensor.dtype for name, tensor in each.state_dict().items()} for each in (loaded, mixed)]
     assert dtypes[0] == dtypes[1]
 
     def math_dtypes(name):
@@ -415,12 +419,12 @@ def test_copies_and_files_compute_the_same(applied, graph, tmp_path, name):
     assert_same(outputs(mixed, graph), expected)
 
 
-def test_state_is_taken_over(model, config, applied, graph):
-    other = NESTED.apply(build(config, seed=4))
+def test_state_is_taken_over(other, applied, graph):
+    mixed = NESTED.apply(other)
     expected = outputs(applied["nested"], graph)
-    assert not torch.equal(outputs(other, graph)["forces"], expected["forces"])
-    other.load_state_dict(applied["nested"].state_dict())
-    assert_same(outputs(other, graph), expected)
+    assert not torch.equal(outputs(mixed, graph)["forces"], expected["forces"])
+    mixed.load_state_dict(applied["nested"].state_dict())
+    assert_same(outputs(mixed, graph), expected)
 
 
 def test_the_model_cannot_be_cast(model, applied, graph):
@@ -435,8 +439,8 @@ def test_the_model_cannot_be_cast(model, applied, graph):
     assert_same(outputs(mixed, graph), expected)
 
 
-def test_a_float32_interface_loses_nothing_of_what_is_float64(model, graph):
-    mixed = HALF_LAYERS.apply(copy.deepcopy(model).float())
+def test_a_float32_interface_loses_nothing_of_what_is_float64(mine):
+    mixed = HALF_LAYERS.apply(mine.float())
     for tensor in mixed.model.state_dict().values():
         if tensor.dtype is torch.float64:
             tensor *= 1 + 2.0**-40
@@ -460,8 +464,8 @@ def test_the_model_cannot_be_trained(applied):
     assert not applied["layers"].eval().training
 
 
-def test_the_users_model_is_left_as_it_is(model, graph):
-    mine = copy.deepcopy(model).train()
+def test_the_users_model_is_left_as_it_is(mine, graph):
+    mine.train()
     fired = []
     mine.interactions[0].register_forward_hook(lambda *_: fired.append(1))
     before = weights_sha256(mine), [p.requires_grad for p in mine.parameters()], mine.training, str(mine)
@@ -516,10 +520,9 @@ def test_a_saved_model_relaxes_a_structure_and_runs_dynamics(mixed_file, water):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_calculators_give_what_the_model_gives(model, crystal, dtype, tmp_path):
-    mine = copy.deepcopy(model).to(dtype)
+def test_calculators_give_what_the_model_gives(mine, crystal, dtype, tmp_path):
     path = tmp_path / "mine.model"
-    torch.save(mine, path)
+    torch.save(mine.to(dtype), path)
     atoms = crystal.copy()
     atoms.calc = HALF_LAYERS.calculator(path)
     expected = outputs(HALF_LAYERS.apply(mine), build_graph(crystal, mine), dtype, compute_stress=True)
@@ -567,19 +570,18 @@ def test_tf32_needs_a_gpu(model):
         Policy.uniform("tf32").apply(model, "cpu")
 
 
-def test_a_policy_made_for_other_weights_warns(model, config):
+def test_a_policy_made_for_other_weights_warns(model, other):
     policy = Policy((), model={"class": type(model).__name__, "sha256": weights_sha256(model)})
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         apply(policy, model)
     with pytest.warns(UserWarning, match="made for a model with other weights"):
-        policy.apply(build(config, seed=4))
+        policy.apply(other)
 
 
-def test_a_model_by_name_is_taken(graph):
-    demo, _ = load_model("demo")
+def test_a_model_by_name_is_taken(demo, graph):
     mixed = FLOAT32.apply("demo")
-    assert 0 < error(outputs(mixed, graph)["forces"], outputs(demo, graph)["forces"]) < 1e-5
+    assert 0 < rel_l2(outputs(demo, graph)["forces"], outputs(mixed, graph)["forces"]) < 1e-5
 
 
 # on a GPU
@@ -593,9 +595,9 @@ def test_tf32_blocks_and_moves_on_cuda(model, graph):
     errors = {}
     for name in ("float32", "tf32", "float16"):
         mixed = Policy((Rule("interactions.*", name), Rule("products.*", name))).apply(model, "cuda")
-        errors[name] = error(outputs(mixed, moved)["forces"].cpu(), exact)
+        errors[name] = rel_l2(exact, outputs(mixed, moved)["forces"].cpu())
         dtypes = [tensor.dtype for tensor in mixed.parameters()]
         assert [tensor.dtype for tensor in mixed.cpu().parameters()] == dtypes
-        assert error(outputs(mixed, graph)["forces"], exact) < 0.05
+        assert rel_l2(exact, outputs(mixed, graph)["forces"]) < 0.05
     assert 0 < errors["float32"] < errors["tf32"] / 10
     assert errors["float16"] < 0.05

@@ -1,27 +1,24 @@
-"""variants.py: clones that compute in their precision and leave the model and torch as they were."""
+"""variant.py: clones that compute in their precision and leave the model and torch as they were."""
 
-import copy
 import functools
 
 import numpy as np
 import pytest
 import torch
 from mace.modules import interaction_classes
+from runs import data_of, rel_l2
 
-from precision_probe.exceptions import InputError
 from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.building import build
-from precision_probe.models.dtypes import default_dtype
-from precision_probe.models.graphs import build_graph
-from precision_probe.models.loading import load_model
-from precision_probe.precisions import PRECISIONS, parse_precisions
+from precision_probe.models.graphs import Graph, build_graph
+from precision_probe.precisions import PRECISIONS, parse_precision
 from precision_probe.structures import read_structures
-from precision_probe.variants.devices import check_device
+from precision_probe.variants.devices import check_precisions
+from precision_probe.variants.rounding import round_to
 from precision_probe.variants.variant import Variant
 
 CPU = torch.device("cpu")
 ON_CPU = ("float64", "float32", "bfloat16", "float16")
-BACKENDS = {"cuda": torch.backends.cuda.matmul, "mkldnn": torch.backends.mkldnn.matmul}
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
@@ -33,26 +30,21 @@ def variant(model, name, device=CPU):
     return Variant(model, PRECISIONS[name], device)
 
 
-def data_of(graph):
-    return {key: value.clone() for key, value in graph.data.items()}
-
-
 def error(found, reference):
-    """Relative to the reference's norm, in float64 on the CPU."""
-    found, reference = found.detach().cpu().double(), reference.detach().cpu().double()
-    return float((found - reference).norm() / reference.norm())
+    """Relative to the reference's norm; NumPy has no bfloat16, so float64 first."""
+    return rel_l2(reference.double(), found.double())
 
 
 @pytest.fixture(scope="module")
-def built(config):
-    """Builds a changed small model, each once."""
+def built(config, model):
+    """Builds a changed small model, each once; without changes it is the shared one."""
 
     @functools.cache
     def make(items):
         return build(config | dict(items), seed=3)
 
     def of(**options):
-        return make(tuple(options.items()))
+        return make(tuple(options.items())) if options else model
 
     return of
 
@@ -72,8 +64,7 @@ def test_every_float_of_the_clone_has_the_dtype(model, name):
     assert not any(p.requires_grad for p in clone.parameters())
 
 
-def test_original_is_untouched(model, water):
-    mine = copy.deepcopy(model)
+def test_original_is_untouched(mine, water):
     mine.train()
     next(mine.parameters()).requires_grad_(False)
     before = weights_sha256(mine), [p.requires_grad for p in mine.parameters()], mine.training
@@ -87,8 +78,8 @@ def test_original_is_untouched(model, water):
     assert not any(p.grad is not None for p in mine.parameters())
 
 
-def test_the_users_hooks_stay_behind(model, water):
-    mine, fired = copy.deepcopy(model), []
+def test_the_users_hooks_stay_behind(model, mine, water):
+    fired = []
     for module in (mine, mine.interactions[0], mine.readouts[1].linear_1):
         for kind in ("forward", "forward_pre", "full_backward", "full_backward_pre"):
             getattr(module, f"register_{kind}_hook")(lambda *_: fired.append(1))
@@ -211,25 +202,116 @@ def test_total_energy_hides_the_error(built, water):
 
 
 @pytest.mark.parametrize("name", ON_CPU)
-def test_nan_is_a_result_and_no_error(model, crystal, name):
-    broken = copy.deepcopy(model)
+def test_nan_is_a_result_and_no_error(mine, crystal, name):
     with torch.no_grad():
-        next(iter(broken.readouts[1].parameters())).fill_(torch.nan)
-    found = variant(broken, name).predict(build_graph(crystal, model))
+        next(iter(mine.readouts[1].parameters())).fill_(torch.nan)
+    found = variant(mine, name).predict(build_graph(crystal, mine))
     assert torch.isnan(found["energy"]).all()
     assert torch.isnan(found["stress"]).all()
     assert found["forces"].shape == (8, 3)
 
 
+# emulated formats
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("e8m7", "e8m7"), ("m9sr", "m9")])
+def test_weights_inputs_and_gradients_of_an_emulated_variant_are_of_the_format(model, water, name, nearest):
+    ours, graph = Variant(model, parse_precision(name), CPU), build_graph(water, model)
+    nearest = parse_precision(nearest)
+
+    def is_of_the_format(tensor):
+        return torch.equal(round_to(tensor.detach(), nearest), tensor.detach())
+
+    weights = [tensor for tensor in ours.model.state_dict().values() if tensor.is_floating_point()]
+    assert {tensor.dtype for tensor in weights} == {torch.float64}
+    assert all(map(is_of_the_format, weights))
+    seen = []
+    handle = ours.model.radial_embedding.register_forward_pre_hook(lambda _, args: seen.extend(args))
+    found = ours.predict(graph)
+    handle.remove()
+    floating = [x for x in seen if torch.is_tensor(x) and x.is_floating_point()]
+    assert floating
+    assert all(map(is_of_the_format, [*floating, found["energy"], found["forces"]]))
+    exact = variant(model, "float64").predict(graph)
+    assert 0 < error(found["forces"], exact["forces"]) < 0.1
+
+
+def test_stochastic_rounding_has_a_seed_and_leaves_torchs_random_state_alone(model, water):
+    graph, precision = build_graph(water, model), parse_precision("m9sr")
+    for _ in range(3):  # TorchScript does other operations in its first calls, and so draws other numbers
+        Variant(model, precision, CPU).predict(graph)
+    state = torch.random.get_rng_state()
+    first, again, other = (Variant(model, precision, CPU, seed=s).predict(graph)["forces"] for s in (3, 3, 4))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+# a model that is trained
+
+
+@pytest.mark.parametrize("name", ["float64", "float16", "e8m7"])
+def test_following_takes_over_weights_and_modes(model, mine, name):
+    ours = Variant(model, parse_precision(name), CPU)
+    with torch.no_grad():
+        for parameter in mine.parameters():
+            parameter.add_(0.1)
+    ours.follow(mine)
+    expected = Variant(mine, parse_precision(name), CPU)
+    for key, tensor in ours.model.state_dict().items():
+        assert torch.equal(tensor, expected.model.state_dict()[key])
+    mine.train()
+    mine.readouts[0].eval()
+    ours.follow_mode(mine)
+    assert [module.training for module in ours.model.modules()] == [module.training for module in mine.modules()]
+
+
+class Attached(Graph):
+    """A graph whose positions stay on the autograd graph."""
+
+    def cast(self, dtype):
+        return dict(self.data)
+
+
+def test_what_is_differentiable_has_the_forces_as_its_slope(model, water):
+    ours, graph = variant(model, "float64"), build_graph(water, model)
+    forces = ours.predict(graph)["forces"]
+    positions = graph.data["positions"].clone().requires_grad_()
+    ((energy, cotangent),) = ours.differentiable(
+        Attached({**graph.data, "positions": positions}, graph.names, graph.atomic_numbers, graph.pbc)
+    )
+    (gradient,) = torch.autograd.grad(energy, positions, cotangent)
+    torch.testing.assert_close(-gradient, forces, rtol=1e-12, atol=1e-12)
+
+
+def test_a_loss_of_forces_has_the_cotangents_that_it_was_given(model, water):
+    """In the variant's dtype, and the outputs are those of the model called so."""
+    ours, graph = variant(model, "float32"), build_graph(water, model)
+    given = {"energy": torch.ones(1, dtype=torch.float64), "forces": torch.full((3, 3), 0.5, dtype=torch.float64)}
+    with ours.arithmetic():
+        outputs = ours.with_cotangents(graph, given, {"training": True})
+    for (y, cotangent), (name, expected) in zip(outputs, given.items(), strict=True):
+        assert y.dtype is cotangent.dtype is torch.float32
+        assert y.requires_grad
+        assert torch.equal(cotangent, expected.float())
+        assert error(y, variant(model, "float64").predict(graph)[name]) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["float32", "e8m7"])
+def test_random_numbers_are_the_callers_and_the_same_in_every_variant(model, name):
+    """As dropout needs it: each starts from the present random state, which stays where it is."""
+    state, drawn = torch.random.get_rng_state(), []
+    for ours in (Variant(model, parse_precision(each), CPU) for each in (name, "float64")):
+        with ours.arithmetic():
+            drawn.append(torch.randint(2**40, (4,)))
+    assert torch.equal(*drawn)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
 # models converted to another backend
 
 
-def test_a_converted_model_is_built_anew_and_computes_in_the_precision(model, crystal):
-    pytest.importorskip("cuequivariance_torch")
-    from mace.cli.convert_e3nn_cueq import run as convert
-
-    with default_dtype(torch.float64):  # which the conversion sets for good
-        converted = convert(copy.deepcopy(model), device="cpu")
+def test_a_converted_model_is_built_anew_and_computes_in_the_precision(model, converted, crystal):
     before = weights_sha256(converted)
     graph = build_graph(crystal, model)
     exact = variant(model, "float64").predict(graph)
@@ -250,100 +332,16 @@ def test_a_converted_model_is_built_anew_and_computes_in_the_precision(model, cr
     assert weights_sha256(converted) == before
 
 
-# the device
+# the arithmetic
 
 
-@pytest.mark.parametrize("name", ["tpu9", "gpu", "", "cuda:x"])
-def test_unknown_device(name):
-    with pytest.raises(InputError, match=r"Unknown device.*cpu, cuda or cuda:N"):
-        check_device(name, ())
-
-
-@pytest.mark.parametrize("name", ["meta", "mps"])
-def test_devices_that_cannot_compute_float64_are_refused(name):
-    with pytest.raises(InputError):
-        check_device(name, ())
-
-
-def test_absent_cuda(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=r"sees no CUDA device.*--device cpu"):
-        check_device("cuda", ())
-
-
-def test_absent_second_gpu_and_old_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
-    with pytest.raises(InputError, match=r"no device 'cuda:1'.*1 CUDA"):
-        check_device("cuda:1", ())
-    with pytest.raises(InputError, match=r"tf32 needs a GPU of compute capability 8\.0"):
-        check_device("cuda:0", parse_precisions("float32,tf32"))
-    assert check_device("cuda:0", parse_precisions("float16")) == torch.device("cuda:0")
-
-
-def test_tf32_needs_cuda():
-    with pytest.raises(InputError, match=r"tf32.*--device cuda"):
-        check_device("cpu", parse_precisions("float32,tf32"))
-    assert check_device("cpu", parse_precisions("float32")) == CPU
-    assert check_device(CPU, ()) == CPU
-
-
-# torch's matmul mode
-
-
-SETTINGS = {
-    "untouched": lambda: None,
-    "new style": lambda: setattr(BACKENDS["cuda"], "fp32_precision", "tf32"),
-    "new style, exact": lambda: setattr(BACKENDS["cuda"], "fp32_precision", "ieee"),
-    "new style on the CPU": lambda: setattr(BACKENDS["mkldnn"], "fp32_precision", "bf16"),
-    "old style": lambda: setattr(BACKENDS["cuda"], "allow_tf32", True),
-    "set_float32_matmul_precision": lambda: torch.set_float32_matmul_precision("medium"),
-}
-
-
-def modes():
-    return {name: backend.fp32_precision for name, backend in BACKENDS.items()}
-
-
-@pytest.fixture
-def torchs_own_mode():
-    before = modes()
-    yield
-    torch.backends.fp32_precision = "none"
-    torch.set_float32_matmul_precision("highest")
-    for name, backend in BACKENDS.items():
-        backend.fp32_precision = before[name]
-
-
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("name", ["float32", "tf32"])
-def test_matmul_mode_is_set_and_restored(model, torchs_own_mode, setting, name):
-    SETTINGS[setting]()
-    before = modes()
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_matrix_products_inside_are_as_the_precision_says(model, name):
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
     with variant(model, name).arithmetic():
-        assert modes() == {"cuda": "tf32" if name == "tf32" else "ieee", "mkldnn": "ieee"}
-    assert modes() == before
-    with pytest.raises(ArithmeticError), variant(model, name).arithmetic():
-        raise ArithmeticError
-    assert modes() == before
-
-
-def test_old_style_flags_can_be_read_afterwards(model, torchs_own_mode):
-    torch.set_float32_matmul_precision("high")
-    with variant(model, "float32").arithmetic():
-        pass
-    assert torch.get_float32_matmul_precision() == "high"
-    assert torch.backends.cuda.matmul.allow_tf32
-
-
-def test_inherited_matmul_mode_stays_inherited(model, torchs_own_mode):
-    torch.backends.fp32_precision = "tf32"
-    with variant(model, "float32").arithmetic():
-        pass
-    assert modes() == {"cuda": "tf32", "mkldnn": "tf32"}
-    torch.backends.fp32_precision = "ieee"
-    assert modes() == {"cuda": "ieee", "mkldnn": "ieee"}
+        assert [backend.fp32_precision for backend in backends] == ["tf32" if name == "tf32" else "ieee", "ieee"]
+    assert [backend.fp32_precision for backend in backends] == before
 
 
 @pytest.mark.parametrize("name", ON_CPU)
@@ -366,28 +364,15 @@ def test_cuda_float64_agrees_with_the_cpu(model, crystal):
 
 
 @cuda
-def test_cuda_precisions_run_and_their_errors_are_in_order():
-    model, _ = load_model("demo")
+def test_cuda_precisions_run_and_their_errors_are_in_order(demo):
     (ice,) = [atoms for atoms in read_structures("demo") if atoms.pbc.all()]
-    graph = build_graph(ice.repeat(2), model).to("cuda")
-    device = check_device("cuda", tuple(PRECISIONS.values()))
-    found = {name: variant(model, name, device).predict(graph) for name in PRECISIONS}
+    graph = build_graph(ice.repeat(2), demo).to("cuda")
+    device = torch.device("cuda")
+    check_precisions(tuple(PRECISIONS.values()), device, demo)
+    found = {name: variant(demo, name, device).predict(graph) for name in PRECISIONS}
     assert found["tf32"]["forces"].dtype is torch.float32
     assert all(torch.isfinite(prediction["stress"]).all() for prediction in found.values())
     errors = {name: error(prediction["forces"], found["float64"]["forces"]) for name, prediction in found.items()}
     assert 0 < errors["float32"] < errors["tf32"] / 10
     assert errors["tf32"] < errors["bfloat16"]
     assert not torch.equal(found["tf32"]["forces"], found["float32"]["forces"])
-
-
-@cuda
-@pytest.mark.parametrize("setting", ["new style", "new style, exact"])
-def test_cuda_matrix_products_are_as_the_precision_says(model, torchs_own_mode, setting):
-    SETTINGS[setting]()
-    a = torch.rand(256, 256, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
-    exact = a.double() @ a.double()
-    off = {}
-    for name in ("float32", "tf32"):
-        with variant(model, name, torch.device("cuda")).arithmetic():
-            off[name] = error(a @ a, exact)
-    assert off["float32"] < 2**-20 < off["tf32"] < 2**-8

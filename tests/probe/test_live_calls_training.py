@@ -1,45 +1,31 @@
-"""A probe on a model in training: the loop goes on to the last bit, and the gradients of its loss are recorded."""
+"""live_calls.py on a model in training: the loop is the same to the last bit, its loss's gradients are recorded."""
 
 import copy
 import warnings
 
-import ase
 import numpy as np
 import pytest
 import torch
 from mace.modules.loss import WeightedEnergyForcesLoss
 from mace.tools import torch_geometric
 from mace.tools.train import evaluate, take_step
+from runs import data_of, molecule
 
 import precision_probe as pp
 from precision_probe.models._mace import data as mace_data
 from precision_probe.models._mace import tools
-from precision_probe.models.building import build
 from precision_probe.models.dtypes import default_dtype
-from precision_probe.models.graphs import build_graph
-from precision_probe.structures import read_structures
 
 FAST = {"precisions": "float32", "device": "cpu", "blocks": ["interactions.0", "readouts.*"]}
 OUTPUTS = {"forces": True, "virials": False, "stress": False, "dipoles": False}
 
 
-@pytest.fixture
-def mine(config):
-    """A model that a test may change."""
-    return build(config, seed=5)
-
-
-def molecule(seed=0):
-    atoms = ase.Atoms("OHH", [(0, 0, 0.1), (0, 0.8, -0.5), (0.1, -0.7, -0.4)])
-    atoms.rattle(0.05, seed=seed)
+def labelled(seed):
+    """A molecule with an energy and forces that it could have."""
+    atoms = molecule(seed)
     atoms.info["REF_energy"] = -1056.0 - 0.1 * seed
     atoms.arrays["REF_forces"] = np.random.default_rng(seed).normal(size=(3, 3))
     return atoms
-
-
-def data_of(model, atoms):
-    (structure,) = read_structures(atoms)
-    return {key: value.clone() for key, value in build_graph(structure, model).data.items()}
 
 
 def loader(model, n, batch_size):
@@ -49,7 +35,7 @@ def loader(model, n, batch_size):
     with default_dtype(torch.float64):
         entries = [
             mace_data.AtomicData.from_config(
-                mace_data.config_from_atoms(molecule(seed), keys), z_table=z_table, cutoff=float(model.r_max)
+                mace_data.config_from_atoms(labelled(seed), keys), z_table=z_table, cutoff=float(model.r_max)
             )
             for seed in range(n)
         ]
@@ -70,9 +56,9 @@ def assert_equal(left, right):
 # The loop
 
 
-def train(config, attached, epochs=2):
+def train(model, attached, epochs=2):
     """Two epochs as mace-torch's own training runs them, a validation after each; everything that came of it."""
-    model = build(config, seed=5)
+    model = copy.deepcopy(model)
     with default_dtype(torch.float64):
         loss_fn = WeightedEnergyForcesLoss(energy_weight=1.0, forces_weight=10.0)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, amsgrad=True)
@@ -92,14 +78,14 @@ def train(config, attached, epochs=2):
 
 
 @pytest.fixture(scope="module")
-def watched(config):
+def watched(model):
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        return train(config, attached=True)
+        return train(model, attached=True)
 
 
-def test_training_is_the_same_to_the_last_bit(config, watched):
-    losses, grads, weights, _ = train(config, attached=False)
+def test_training_is_the_same_to_the_last_bit(model, watched):
+    losses, grads, weights, _ = train(model, attached=False)
     assert_equal(watched[0], losses)
     for ours, theirs in zip(watched[1], grads, strict=True):
         assert_equal(ours, theirs)
@@ -148,6 +134,33 @@ def test_errors_of_the_loss_gradients(watched):
     assert of_loss["rel_l2"].between(1e-9, 1e-3).all()
     feats = of_loss.set_index(["block", "tensor"])["n"]
     assert feats["readouts.1", "node_feats"] == 3 * 6 * 4  # of six training structures, not of two validated ones
+
+
+def test_a_plain_loop_is_the_same_and_the_variants_follow_the_weights(model):
+    def train(attached):
+        mine = copy.deepcopy(model)
+        optimizer = torch.optim.SGD(mine.parameters(), lr=1e-3)
+        probe = pp.attach(mine, **FAST) if attached else None
+        losses = []
+        for _ in range(3):
+            optimizer.zero_grad()
+            out = mine(data_of(molecule(), mine), training=True)
+            loss = out["interaction_energy"].square().sum() + out["forces"].square().sum()
+            loss.backward()
+            optimizer.step()
+            losses.append((out["energy"].item(), loss.item()))
+        if probe is not None:
+            probe.detach()
+        return losses, probe
+
+    alone, _ = train(attached=False)
+    watched, probe = train(attached=True)
+    assert watched == alone
+    trace = probe.trace()
+    energies = trace.group("propagated", "float64")["energy"].values
+    np.testing.assert_allclose(energies, [energy for energy, _ in alone], rtol=1e-14)
+    assert len(set(energies)) == 3
+    assert trace.attributes["weights_changed"] is True
 
 
 # Against gradients by hand
@@ -200,7 +213,7 @@ TENSORS = ["readouts.1.node_feats", "readouts.0.node_feats", "interactions.0.edg
 
 @pytest.mark.parametrize("kind", ["energy", "forces", "both", "interaction"])
 def test_loss_gradients_are_those_by_hand(mine, kind):
-    data = data_of(mine, molecule(0))
+    data = data_of(molecule(0), mine)
     trace = traced(mine, data, kind)
     for tensor in TENSORS:
         expected = by_hand(mine, {k: v.clone() for k, v in data.items()}, kind, tensor)
@@ -213,7 +226,7 @@ def test_loss_gradients_are_those_by_hand(mine, kind):
 
 @pytest.mark.parametrize("kind", ["stress", "all"])
 def test_loss_of_stress(mine, crystal, kind):
-    data = data_of(mine, crystal)
+    data = data_of(crystal, mine)
     trace = traced(mine, data, kind, compute_stress=True)
     for tensor in TENSORS:
         expected = by_hand(mine, {k: v.clone() for k, v in data.items()}, kind, tensor, compute_stress=True)
@@ -223,7 +236,7 @@ def test_loss_of_stress(mine, crystal, kind):
 
 def test_gradients_of_a_loss_of_energies_are_scaled_gradients_of_the_energy(mine):
     """∂L/∂x = 2 (E − E₀) ∂E/∂x, the one as double_backward, the other as backward."""
-    trace = traced(mine, data_of(mine, molecule(1)), "energy")
+    trace = traced(mine, data_of(molecule(1), mine), "energy")
     energy = trace.group("propagated", "float64")["energy"].values.item()
     for tensor in TENSORS:
         of_loss = trace.group("loss", "float64")[f"{tensor}.grad"].values
@@ -237,7 +250,7 @@ def test_gradients_of_a_loss_of_energies_are_scaled_gradients_of_the_energy(mine
 def test_calls_without_any_loss(mine):
     with pp.attach(mine, **FAST) as probe:
         for seed in range(2):
-            mine(data_of(mine, molecule(seed)), training=True)
+            mine(data_of(molecule(seed), mine), training=True)
     trace = probe.trace()
     assert trace.modes == ("propagated", "isolated")
     assert trace.attributes["complete"] is True
@@ -247,7 +260,7 @@ def test_calls_without_any_loss(mine):
 def test_calls_without_a_loss_between_calls_with_one(mine):
     with pp.attach(mine, **FAST) as probe:
         for seed, (is_training, has_loss) in enumerate([(False, False), (True, True), (True, False), (True, True)]):
-            out = mine(data_of(mine, molecule(seed)), training=is_training)
+            out = mine(data_of(molecule(seed), mine), training=is_training)
             if has_loss:
                 loss_of(out, "both").backward()
     trace = probe.trace()
@@ -259,7 +272,7 @@ def test_calls_without_a_loss_between_calls_with_one(mine):
 
 def test_loss_differentiated_twice_is_seen_once(mine):
     with pp.attach(mine, **FAST) as probe:
-        loss = loss_of(mine(data_of(mine, molecule(0)), training=True), "both")
+        loss = loss_of(mine(data_of(molecule(0), mine), training=True), "both")
         loss.backward(retain_graph=True)
         first = gradients_of(mine)
         loss.backward()
@@ -267,17 +280,17 @@ def test_loss_differentiated_twice_is_seen_once(mine):
     assert probe.n_structures == 1
 
 
-def test_gradients_accumulated_over_calls_are_the_same(config):
+def test_gradients_accumulated_over_calls_are_the_same(model):
     def accumulate(attached):
-        model = build(config, seed=5)
-        probe = pp.attach(model, **FAST) if attached else None
+        mine = copy.deepcopy(model)
+        probe = pp.attach(mine, **FAST) if attached else None
         total = 0.0
         for seed in range(2):
-            total = total + loss_of(model(data_of(model, molecule(seed)), training=True), "both")
+            total = total + loss_of(mine(data_of(molecule(seed), mine), training=True), "both")
         total.backward()
         if probe is not None:
             probe.detach()
-        return gradients_of(model), probe
+        return gradients_of(mine), probe
 
     watched, probe = accumulate(attached=True)
     assert_equal(watched, accumulate(attached=False)[0])

@@ -1,4 +1,4 @@
-"""A probe in long runs: molecular dynamics, relaxations and batched simulations go on as if it were not there."""
+"""live_calls.py in long runs: molecular dynamics, relaxations and batched simulations go on as if it were not there."""
 
 import copy
 import random
@@ -15,12 +15,11 @@ from ase.filters import FrechetCellFilter
 from ase.md.langevin import Langevin
 from ase.optimize import BFGS, FIRE
 from mace.calculators import MACECalculator
-from runs import ROOT
+from runs import ROOT, data_of
 
 import precision_probe as pp
 from precision_probe.models.building import build
-from precision_probe.models.graphs import build_graph, graph_of_call
-from precision_probe.models.loading import load_model
+from precision_probe.models.graphs import graph_of_call
 from precision_probe.structures import read_structures
 
 CHEAP = {"precisions": "float32", "device": "cpu", "blocks": "readouts.*", "modes": "isolated"}
@@ -32,33 +31,22 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def mine(config):
-    """A model that a test may change."""
-    return build(config, seed=5)
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def other(config):
-    """Another one."""
+    """Another one; tests must not change it."""
     return build(config, seed=6)
 
 
-def demo(*names):
+def demo_structures(*names):
     """Structures of the demo, by name."""
-    found = {atoms.info["name"]: atoms for atoms in read_structures("demo")}
-    return [found[name] for name in names]
+    by_name = {atoms.info["name"]: atoms for atoms in read_structures("demo")}
+    return [by_name[name] for name in names]
 
 
 def calculator(*models):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return MACECalculator(models=list(models), device="cpu", default_dtype="float64")
-
-
-def data_of(atoms, model):
-    (structure,) = read_structures(atoms)
-    return {key: value.clone() for key, value in build_graph(structure, model).data.items()}
 
 
 def names_of(probe):
@@ -77,22 +65,28 @@ def langevin(atoms, steps, seed=0):
     return visited, atoms.positions.copy(), atoms.get_momenta()
 
 
-def test_a_hundred_steps_of_molecular_dynamics():
-    model, _ = load_model("demo")
-    (atoms,) = demo("ethanol")
+def test_a_hundred_steps_of_molecular_dynamics(demo):
+    model = copy.deepcopy(demo)
+    (atoms,) = demo_structures("ethanol")
     bare, watched = atoms.copy(), atoms.copy()
     bare.calc = calculator(model)
     visited, *end = langevin(bare, 100)
     watched.calc = calculator(model)
-    with pp.attach(watched.calc, **CHEAP, every=10) as probe:
+    with (
+        pp.attach(watched.calc, **CHEAP, every=10) as probe,
+        pp.attach(watched.calc, **CHEAP, every=10, limit=5) as limited,
+    ):
         _, *watched_end = langevin(watched, 100)
     for ours, theirs in zip(watched_end, end, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert len(visited) == 101  # one call for each, the first before the first step
     assert names_of(probe) == [f"call {number}" for number in range(10, 101, 10)]
+    assert names_of(limited) == [f"call {number}" for number in (10, 20, 30, 40, 50)]
     expected = np.concatenate([visited[number - 1] for number in range(10, 101, 10)])
     np.testing.assert_array_equal(probe.trace().structures["positions"], expected)
     assert probe.trace().attributes["complete"] is True
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -168,12 +162,11 @@ def batched_nve(torch_sim, model, structures, steps, **attached):
     return visited, probe
 
 
-def test_batched_simulation_of_two_molecules():
+def test_batched_simulation_of_two_molecules(demo):
     torch_sim = pytest.importorskip("torch_sim")
-    model, _ = load_model("demo")
-    structures = demo("ethanol", "water")
-    visited, _ = batched_nve(torch_sim, copy.deepcopy(model), structures, 6)
-    watched, probe = batched_nve(torch_sim, copy.deepcopy(model), structures, 6, every=2)
+    structures = demo_structures("ethanol", "water")
+    visited, _ = batched_nve(torch_sim, copy.deepcopy(demo), structures, 6)
+    watched, probe = batched_nve(torch_sim, copy.deepcopy(demo), structures, 6, every=2)
     np.testing.assert_array_equal(watched, visited)
     assert probe.trace().attributes["failures"] == []
     assert names_of(probe) == [f"call {number}[{index}]" for number in (2, 4, 6) for index in (0, 1)]
@@ -216,65 +209,6 @@ def periodic_batch(model):
 def test_periodicity_of_a_batch_in_each_form_that_simulation_packages_give_it(model, pbc):
     graph = graph_of_call(periodic_batch(model) | {"pbc": pbc}, model, "call 1")
     assert graph.pbc.tolist() == [[True] * 3] * 2
-
-
-# Choosing calls
-
-
-def test_when_is_called_with_what_the_model_is_called_with(mine, water):
-    asked = []
-
-    def when(*args, **kwargs):
-        asked.append((args, kwargs))
-        return True
-
-    data = data_of(water, mine)
-    with pp.attach(mine, **CHEAP, when=when) as probe:
-        mine(data, training=False, compute_stress=False)
-        mine(data=data, compute_force=True)
-    (args, kwargs), (none, named) = asked
-    assert args[0] is data
-    assert (len(args), kwargs) == (1, {"training": False, "compute_stress": False})
-    assert none == ()
-    assert named.keys() == {"data", "compute_force"}
-    assert named["data"] is data
-    assert probe.n_structures == 2
-
-
-def test_when_with_every_and_limit(mine, water, crystal):
-    asked = []
-
-    def is_molecule(data, **_):
-        asked.append(len(data["positions"]))
-        return len(data["positions"]) == 3
-
-    calls = [data_of(atoms, mine) for atoms in (water, crystal)]
-    with pp.attach(mine, **CHEAP, when=is_molecule, every=2, limit=2) as probe:
-        for index in (0, 0, 1, 1, 0, 0, 1, 0, 0, 0):  # of the even calls 2, 4, …: molecule, crystal, molecules
-            mine(calls[index])
-    assert names_of(probe) == ["call 2", "call 6"]
-    assert asked == [3, 8, 3]  # not after the limit was reached
-
-
-def test_when_that_raises_is_noted_and_the_run_goes_on(mine, water):
-    data = data_of(water, mine)
-    expected = mine(data)["forces"]
-    answers = iter([True, KeyError("no such"), ValueError("neither"), True])
-
-    def when(*_, **__):
-        answer = next(answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    with pp.attach(mine, **CHEAP, when=when) as probe, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert all(torch.equal(mine(data)["forces"], expected) for _ in range(4))
-    assert len([w for w in caught if "precision_probe" in str(w.message)]) == 1
-    assert names_of(probe) == ["call 1", "call 4"]
-    first, second = probe.trace().attributes["failures"]
-    assert "call 2" in first and "KeyError" in first  # noqa: PT018
-    assert "call 3" in second and "neither" in second  # noqa: PT018
 
 
 # What a call must leave as it was
@@ -333,6 +267,7 @@ def test_no_gradients_are_switched_on_for_the_caller(mine, water):
 
 
 def test_a_committee_watched_by_nested_probes_each_with_its_file(mine, other, water, tmp_path):
+    other = copy.deepcopy(other)  # a calculator sets requires_grad of its models
     bare = water.copy()
     bare.calc = calculator(mine, other)
     visited, *end = langevin(bare, 8)

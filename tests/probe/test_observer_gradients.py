@@ -1,11 +1,13 @@
-"""Gradients per block and shared: what each is, and that the shared ones leave the model's own bits alone."""
+"""observer.py: gradients per block and shared; the shared ones leave the model's own bits alone."""
 
 import copy
+from functools import partial
 
 import ase
 import numpy as np
 import pytest
 import torch
+from runs import trace_of
 
 import precision_probe as pp
 from precision_probe.models.blocks import select_blocks
@@ -15,7 +17,6 @@ from precision_probe.variants.hooks import capture, gradients
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-14}
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-QUIET = {"device": "cpu", "modes": "propagated"}
 CRYSTAL = ase.Atoms("CO", [(0, 0, 0), (0.1, 0.2, 1.2)], cell=[2.6, 2.9, 3.1], pbc=True)
 RESIDUAL, PLAIN = "RealAgnosticResidualInteractionBlock", "RealAgnosticInteractionBlock"
 WITHOUT_PATH = {  # to the positions, in a model whose first interaction is residual
@@ -49,10 +50,7 @@ def blocks_gradients(model, graph, *, shared):
     return inputs, grads
 
 
-def trace_of(model, **options):
-    with pp.attach(model, **QUIET, **options) as probe:
-        probe.run(CRYSTAL, progress=False)
-    return probe.trace()
+crystal_trace = partial(trace_of, structures=CRYSTAL, modes="propagated")
 
 
 def gradient_names(group):
@@ -68,10 +66,10 @@ def graph(model):
 def traces(model):
     halves = {"precisions": "float32,bfloat16,float16"}
     return {
-        "per_block": trace_of(model, **halves),
-        "shared": trace_of(model, **halves, gradients="shared"),
-        "none": trace_of(model, precisions="float16", gradients=False),
-        "true": trace_of(model, precisions="float16", gradients=True, blocks="readouts.*"),
+        "per_block": crystal_trace(model, **halves),
+        "shared": crystal_trace(model, **halves, gradients="shared"),
+        "none": crystal_trace(model, precisions="float16", gradients=False),
+        "true": crystal_trace(model, precisions="float16", gradients=True, blocks="readouts.*"),
     }
 
 
@@ -162,10 +160,9 @@ def test_only_shared_inputs_without_a_path_have_no_gradient(traces, precision):
 
 def test_a_block_alone_has_all_its_gradients_in_shared_mode_too(model):
     blocks = ["node_embedding", "interactions.0", "products.0"]
-    with pp.attach(model, gradients="shared", precisions="float64", device="cpu", blocks=blocks) as probe:
-        probe.run(CRYSTAL, progress=False)
-    assert gradient_names(probe.trace().group("isolated", "float64")) > WITHOUT_PATH
-    assert not gradient_names(probe.trace().group("propagated", "float64")) & WITHOUT_PATH
+    trace = trace_of(model, CRYSTAL, gradients="shared", precisions="float64", blocks=blocks)
+    assert gradient_names(trace.group("isolated", "float64")) > WITHOUT_PATH
+    assert not gradient_names(trace.group("propagated", "float64")) & WITHOUT_PATH
 
 
 def test_no_gradients(traces):
@@ -193,9 +190,3 @@ def test_the_trace_says_which(traces):
         "none": "none",
         "true": "per_block",
     }
-
-
-@pytest.mark.parametrize("unknown", ["both", "", "none", None, 2])
-def test_unknown_ways_are_refused(model, unknown):
-    with pytest.raises(pp.InputError, match="gradients must be 'per_block', 'shared' or False"):
-        pp.attach(model, **QUIET, gradients=unknown)

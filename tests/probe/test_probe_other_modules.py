@@ -1,4 +1,4 @@
-"""A probe on modules that are not MACE: what it records, against the same computed with NumPy and torch alone."""
+"""probe.py on modules that are not MACE: what it records, against the same computed with NumPy and torch alone."""
 
 import copy
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from e3nn import o3
+from runs import rel_l2
 
 import precision_probe as pp
 from precision_probe.models.attributes import weights_sha256
@@ -124,11 +125,6 @@ def cast(network, dtype):
     return copy.deepcopy(network).to(dtype).requires_grad_(False)
 
 
-def rel_l2(y, y_hat):
-    y, y_hat = (np.concatenate([part.double().numpy().ravel() for part in parts]) for parts in (y, y_hat))
-    return np.linalg.norm(y_hat - y) / np.linalg.norm(y)
-
-
 def call_network(module, batch):
     return module(*batch)
 
@@ -194,7 +190,7 @@ def test_errors_are_what_one_computes_oneself(network, inputs, trace):
                 direction = "backward" if name.endswith(".grad") else "forward"
                 tensor = name.removeprefix(f"{block}.").removesuffix(".grad")
                 row = table.loc[precision, mode, block, tensor, direction]
-                expected = rel_l2([part[name] for part in y], [part[name] for part in y_hat])
+                expected = rel_l2(*(torch.cat([part[name] for part in parts]).double() for parts in (y, y_hat)))
                 np.testing.assert_allclose(row["rel_l2"], expected, rtol=1e-12, err_msg=name)
                 n += 1
     assert n == 3 * 2 * len(exact[0])
@@ -397,9 +393,6 @@ def test_calls_of_the_module_itself_are_observed():
     np.testing.assert_array_equal(group["output"][:3], expected)
     assert probe.trace().structures["name"].values.tolist() == ["call 1", "call 2"]
     assert group["linear.output"].shape == (5, 2)
-
-
-SCALARS = "an output without dimensions cannot be put into the trace"
 
 
 def test_a_module_that_returns_a_number():

@@ -1,0 +1,50 @@
+"""What the benchmarks' results share: how they are kept as JSON, where they go, and which sources made them."""
+
+import hashlib
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import precision_probe
+from precision_probe.exceptions import InputError
+
+__all__ = ["Record", "check_folder", "plain", "source_sha256"]
+
+Record = dict[str, Any]
+
+
+def plain(value: Any) -> Any:
+    """The same as JSON has it: six digits, and null for what is not finite (counts say how often)."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def check_folder(path: Path, option: str = "--output") -> None:
+    """Refuse what cannot be a folder for results, before the work whose results go there; nothing is made yet.
+
+    Raises:
+        InputError: If it or a folder above it is a file, or may not be written to.
+    """
+    try:
+        nearest = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    except OSError as error:
+        raise InputError(f"{option} {path} cannot be used as a folder: {error.strerror}.") from error
+    if not nearest.is_dir():
+        raise InputError(f"{option} {path} cannot be used as a folder: {nearest} is a file.")
+    if not os.access(nearest, os.W_OK):
+        raise InputError(f"{option} {path} cannot be used as a folder: {nearest} may not be written to.")
+
+
+def source_sha256() -> str:
+    """SHA-256 of the package's and the benchmarks' sources, for where there is no git repository."""
+    digest = hashlib.sha256()
+    for folder in (Path(precision_probe.__file__).parent, Path(__file__).parent):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()

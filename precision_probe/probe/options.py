@@ -1,0 +1,60 @@
+"""What ``attach()`` is given: gradients, modes and devices as users name them → what the probe works with."""
+
+import os
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
+
+from precision_probe.exceptions import InputError
+from precision_probe.trace.trace import MODES
+
+__all__ = ["Gradients", "default_device", "parse_gradients", "parse_modes"]
+
+Gradients: TypeAlias = Literal["per_block", "shared"] | bool
+
+
+def parse_gradients(gradients: Gradients) -> str:
+    """Return which gradients are recorded: ``per_block``, ``shared`` or ``none``.
+
+    Raises:
+        InputError: If they are not one of those that :func:`precision_probe.attach` names.
+    """
+    known = {"per_block": "per_block", "shared": "shared", True: "per_block", False: "none"}
+    if gradients not in known:
+        raise InputError(f"gradients must be 'per_block', 'shared' or False, got {gradients!r}.")
+    return known[gradients]
+
+
+def parse_modes(modes: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the modes asked for, each once, in the order in which a trace has them.
+
+    Args:
+        modes: One name, several separated by commas, or a sequence of names.
+
+    Raises:
+        InputError: If a name is unknown or none is given.
+
+    Example:
+        >>> parse_modes("isolated, propagated")
+        ('propagated', 'isolated')
+    """
+    names = modes.split(",") if isinstance(modes, str) else list(modes)
+    names = [name.strip() for name in names if name.strip()]
+    unknown = [name for name in names if name not in MODES]
+    if unknown or not names:
+        raise InputError(f"Unknown mode {', '.join(unknown) or 'list (empty)'}. Known: {', '.join(MODES)}.")
+    return tuple(mode for mode in MODES if mode in names)
+
+
+def default_device(given: object, model: torch.nn.Module) -> torch.device | None:
+    """Where a model in memory is; ``None`` for one from a file, which may go anywhere.
+
+    Args:
+        given: What the user gave as the model.
+        model: The module that it is or holds.
+    """
+    if isinstance(given, str | os.PathLike):
+        return None
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

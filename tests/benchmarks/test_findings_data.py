@@ -1,0 +1,56 @@
+"""Numbers and prose of the page of findings, and what is computed from its tables."""
+
+import math
+
+import findings_data
+import pytest
+from findings_data import Model, number
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    (None, "–"),
+    (float("nan"), "–"),
+    (0.0, "0"),
+    (135.7, "140"),
+    (-0.00555, "-0.0056"),
+    (99.9, "100"),
+    (12345.0, "12,000"),
+    (3.8e-5, "3.8e-5"),
+    (99_900.0, "1.0e5"),
+])  # fmt: skip
+def test_two_significant_digits(value, text):
+    assert number(value) == text
+
+
+def test_shares_are_of_the_sum_of_squares():
+    """Blocks of a kind are taken together; what is not a source does not count."""
+    rows = [("geometry", "", 3e-3), ("inputs", "products.0", 4e-3), ("arithmetic", "products.1", 12e-3)]
+    rows += [(name, "", 1.0) for name in (findings_data.PARTS, findings_data.TOTAL, findings_data.REST)]
+    budget = [{"precision": "float16", "source": s, "block": b, "forces_rms": x} for s, b, x in rows]
+    shares = Model("demo", {"tables": {"budget": budget}}, None).shares
+    assert shares["share"].to_dict() == pytest.approx(
+        {("float16", "geometry"): 9 / 169, ("float16", "products"): 160 / 169}
+    )
+    assert shares.loc[("float16", "products"), "forces"] == pytest.approx(math.hypot(4, 12))
+
+
+def test_drifts_are_apart_where_intervals_do_not_meet():
+    exact = {"structure": "ice", "precision": "float64", "drift": 0.1, "confidence": 0.2}
+    near = exact | {"precision": "float32", "drift": 0.3, "confidence": 0.1}
+    far = exact | {"precision": "float16", "drift": -4.0, "confidence": 1.0}
+    rows = Model("demo", {}, {"drift": [exact, near, far]}).drifts
+    assert [row["apart"] for row in rows] == [False, False, True]
+    assert [row["is_zero"] for row in rows] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("items", "text"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")]
+)
+def test_listing(items, text):
+    assert findings_data.listing(items) == text
+
+
+@pytest.mark.parametrize(("needed", "text"), [(math.nan, "> 23"), (4, "≤ 4"), (10, "10")])
+def test_at_the_ends_of_the_bits_tried_only_a_bound_is_known(needed, text):
+    model = Model("demo", {"tables": {"sweep": [{"bits": bits} for bits in (4, 10, 23)]}}, None)
+    assert findings_data.bits_cell(model, needed) == text

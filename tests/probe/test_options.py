@@ -1,0 +1,63 @@
+"""options.py: gradients, modes and the device that attach() is given, and what is made of them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from precision_probe.exceptions import InputError
+from precision_probe.probe.options import default_device, parse_gradients, parse_modes
+
+
+@pytest.mark.parametrize(
+    ("given", "parsed"), [("per_block", "per_block"), ("shared", "shared"), (True, "per_block"), (False, "none")]
+)
+def test_gradients(given, parsed):
+    assert parse_gradients(given) == parsed
+
+
+@pytest.mark.parametrize("unknown", ["both", "", "none", None, 2])
+def test_unknown_gradients_are_refused(unknown):
+    with pytest.raises(InputError, match="gradients must be 'per_block', 'shared' or False"):
+        parse_gradients(unknown)
+
+
+@pytest.mark.parametrize(
+    ("given", "parsed"),
+    [
+        ("isolated", ("isolated",)),
+        ("isolated,propagated", ("propagated", "isolated")),
+        (" propagated , propagated,", ("propagated",)),
+        (["isolated", " propagated"], ("propagated", "isolated")),
+        (iter(["isolated"]), ("isolated",)),
+    ],
+)
+def test_modes_come_once_and_in_the_order_of_a_trace(given, parsed):
+    assert parse_modes(given) == parsed
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ("emulated", "Unknown mode emulated"),
+        (["isolated", "a", "b"], "Unknown mode a, b"),
+        ([], "empty"),
+        (" ,", "empty"),
+    ],
+)
+def test_unknown_modes_and_none_are_refused(given, match):
+    with pytest.raises(InputError, match=rf"{match}.*Known: propagated, isolated"):
+        parse_modes(given)
+
+
+def test_a_model_in_memory_is_run_where_it_is():
+    here, elsewhere = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1, device="meta")
+    assert default_device(here, here) == torch.device("cpu")
+    assert default_device(elsewhere, elsewhere) == torch.device("meta")
+    assert default_device(object(), elsewhere) == torch.device("meta")  # a calculator that holds it
+    assert default_device(torch.nn.Tanh(), torch.nn.Tanh()) == torch.device("cpu")  # nothing of it is anywhere
+
+
+@pytest.mark.parametrize("given", ["demo", "small.model", Path("small.model")])
+def test_a_model_from_a_file_may_go_anywhere(given):
+    assert default_device(given, torch.nn.Linear(1, 1)) is None

@@ -1,0 +1,177 @@
+"""probe.py: the output file of a probe, which is finished however the probe ends and is never lost by mistake."""
+
+import gc
+import shutil
+import signal
+import subprocess
+import sys
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from runs import data_of, molecule
+from typer.testing import CliRunner
+
+import precision_probe as pp
+from precision_probe.cli.main import app
+from precision_probe.files import unfinished
+from precision_probe.trace import recorder
+
+CHEAP = {"precisions": "float32", "device": "cpu", "blocks": "readouts.*", "modes": "isolated"}
+
+
+@pytest.fixture
+def after_every_structure(monkeypatch):
+    """Write as soon as there is anything."""
+    monkeypatch.setattr(recorder, "_MANY_BYTES", 1)
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out.h5"
+
+
+def call(model, atoms, **options):
+    return model(data_of(atoms, model), **options)
+
+
+# How a probe ends
+
+
+ENDS = """
+import sys
+import ase, torch
+import precision_probe as pp
+model = torch.load(sys.argv[1], weights_only=False)
+atoms = ase.Atoms("OHH", [(0, 0, 0.1), (0, 0.8, -0.5), (0.1, -0.7, -0.4)])
+probe = pp.attach(model, precisions="float32", device="cpu", blocks="readouts.*", modes="isolated", output=sys.argv[2])
+probe.run(atoms, progress=False)
+"""
+
+
+def test_end_of_the_process_finishes_the_file(model_file, output):
+    pytest.importorskip("dask")
+    command = [sys.executable, "-W", "ignore", "-c", ENDS, str(model_file), str(output)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    with pp.open_trace(output) as trace:
+        assert trace.structures["name"].values.tolist() == ["H2O"]
+
+
+@pytest.mark.parametrize("many_bytes", [1, 2**40])
+def test_end_of_the_probe_s_life_finishes_the_file(mine, output, monkeypatch, many_bytes):
+    monkeypatch.setattr(recorder, "_MANY_BYTES", many_bytes)
+    probe = pp.attach(mine, **CHEAP, output=output)
+    call(mine, molecule(0))
+    assert not output.exists()
+    del probe
+    gc.collect()
+    assert not mine._forward_hooks
+    with pp.open_trace(output) as trace:
+        assert trace.structures["name"].values.tolist() == ["call 1"]
+    assert not unfinished(output).exists()
+
+
+# A run that was killed
+
+
+KILLED = """
+import os, signal, sys
+import ase.io, torch
+import precision_probe as pp
+from precision_probe.trace import recorder
+from precision_probe.models.graphs import build_graph
+from precision_probe.structures import read_structures
+recorder._MANY_BYTES = 1
+model = torch.load(sys.argv[1], weights_only=False)
+*done, last = read_structures(sys.argv[2])
+options = dict(precisions="float32", device="cpu", blocks="readouts.*", modes="isolated", output=sys.argv[3])
+probe = pp.attach(model, **options)
+probe.run(done, progress=False)
+model.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+model(dict(build_graph(last, model).data))
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(model, tmp_path_factory):
+    """The folder of a process that was killed when it had written two structures and computed a third."""
+    folder = tmp_path_factory.mktemp("killed")
+    torch.save(model, folder / "small.model")
+    ase.io.write(folder / "three.traj", [molecule(seed) for seed in range(3)])
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, "small.model", "three.traj", "out.h5"]
+    done = subprocess.run(command, capture_output=True, check=False, cwd=folder)
+    assert done.returncode == -signal.SIGKILL
+    assert not (folder / "out.h5").exists()
+    return folder
+
+
+@pytest.fixture
+def left_behind(killed, output):
+    """What that process left, at another output."""
+    shutil.copy(killed / "out.h5.partial", unfinished(output))
+
+
+def test_killed_process_leaves_what_it_had_written(mine, model_file, output, left_behind, after_every_structure):
+    with pp.open_trace(unfinished(output)) as trace:
+        positions = np.concatenate([molecule(0).positions, molecule(1).positions])
+        np.testing.assert_array_equal(trace.structures["positions"], positions)
+        assert len(pp.errors(trace)) > 2
+    with pytest.raises(pp.InputError, match=r"out\.h5\.partial exists"):
+        pp.attach(mine, **CHEAP, output=output)
+    refused = CliRunner().invoke(app, ["audit", str(model_file), "demo@0", "-o", str(output), "-q", "-p", "float32"])
+    assert refused.exit_code == 2
+    with pp.open_trace(unfinished(output)) as trace:
+        assert trace.structures.sizes["structure"] == 2
+
+
+@pytest.mark.parametrize("many_bytes", [1])
+def test_force_begins_anew_where_a_run_was_killed(mine, output, left_behind, monkeypatch, many_bytes):
+    monkeypatch.setattr(recorder, "_MANY_BYTES", many_bytes)
+    with pp.attach(mine, **CHEAP, output=output, force=True) as probe:
+        probe.run(molecule(3), progress=False)
+    with pp.open_trace(output) as trace:
+        np.testing.assert_array_equal(trace.structures["positions"], molecule(3).positions)
+    assert not unfinished(output).exists()
+
+
+# What is refused, and what is not written
+
+
+def test_output_that_exists_is_refused_before_the_model_is_loaded(output):
+    output.write_text("precious")
+    with pytest.raises(pp.InputError, match=r"out\.h5 exists"):
+        pp.attach("no_such.model", **CHEAP, output=output)
+    with pytest.raises(pp.InputError, match="no_such"):
+        pp.attach("no_such.model", **CHEAP, output=output, force=True)
+    refused = CliRunner().invoke(app, ["audit", "no_such.model", "demo", "-o", str(output)])
+    assert refused.exit_code == 2
+    assert output.read_text() == "precious"
+
+
+def test_force_replaces_what_exists_only_at_the_end(mine, output, after_every_structure):
+    output.write_text("old")
+    with pp.attach(mine, **CHEAP, output=output, force=True):
+        call(mine, molecule(0))
+        call(mine, molecule(1))
+        assert output.read_text() == "old"
+    with pp.open_trace(output) as trace:
+        assert trace.structures.sizes["structure"] == 2
+
+
+def test_nothing_recorded_makes_no_file(mine, output):
+    with pp.attach(mine, **CHEAP, output=output, limit=0) as probe:
+        call(mine, molecule(0))
+        with pytest.raises(pp.InputError, match="Nothing has been recorded"):
+            probe.trace()
+    assert list(output.parent.iterdir()) == []
+
+
+def test_no_structures_after_the_file_is_finished(mine, output):
+    with pp.attach(mine, **CHEAP, output=output) as probe:
+        probe.run(molecule(0), progress=False)
+    written = output.read_bytes()
+    with pytest.raises(pp.InputError, match="finished when the probe was detached"):
+        probe.run(molecule(1), progress=False)
+    probe.detach()
+    assert output.read_bytes() == written
