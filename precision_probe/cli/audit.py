@@ -112,9 +112,9 @@ def _run(probe: "pp.Probe", structures: str, *, quiet: bool, steps: int | None) 
 
     An interruption or a failure is returned, so that what is done can be kept first.
     """
-    is_audited = False
     from precision_probe.structures import read_structures
 
+    is_audited = False
     try:
         with termination_interrupts():
             atoms = read_structures(structures)  # once, for the audit and what explains it

@@ -9,7 +9,7 @@ import traceback as traceback_module
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,7 +19,28 @@ from precision_probe.exceptions import InputError, ProbeError
 if TYPE_CHECKING:
     import pandas as pd
 
-EXCEEDED, BAD_INPUT, FAILED = 1, 2, 3
+__all__ = [
+    "BAD_INPUT",
+    "EXCEEDED",
+    "FAILED",
+    "BlocksOption",
+    "DeviceOption",
+    "Format",
+    "HeadOption",
+    "ModelArgument",
+    "Resolved",
+    "StructuresArgument",
+    "TraceArgument",
+    "TracebackOption",
+    "complain",
+    "exit_codes",
+    "say",
+    "termination_interrupts",
+    "wide_console",
+    "write",
+]
+
+EXCEEDED, BAD_INPUT, FAILED = 1, 2, 3  # exit codes; 2 is also what typer gives to usage errors
 
 ModelArgument = Annotated[
     str,
@@ -35,8 +56,6 @@ StructuresArgument = Annotated[
 ]
 TraceArgument = Annotated[Path, typer.Argument(help="A trace that audit wrote.")]
 TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show the Python traceback of an error.")]
-
-
 BlocksOption = Annotated[
     list[str] | None,
     typer.Option(help="Glob over module names: 'interactions.*', or '!readouts.*' to leave out; may be repeated."),
@@ -45,8 +64,8 @@ HeadOption = Annotated[str | None, typer.Option(help="Which head of a multi-head
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if there is one.")]
 
 
-class By(StrEnum):
-    """What errors are resolved by."""
+class Resolved(StrEnum):
+    """What errors are resolved by: the values of :data:`precision_probe.analysis.pairs.By`, as typer takes them."""
 
     irrep = "irrep"
     element = "element"
@@ -116,6 +135,6 @@ def say(quiet: bool, message: str) -> None:
         Console(stderr=True).print(message, markup=False, highlight=False)
 
 
-def complain(message: Any) -> None:
+def complain(message: object) -> None:
     """Write what went wrong to stderr, quiet or not."""
     Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)

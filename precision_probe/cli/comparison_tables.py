@@ -27,19 +27,20 @@ def comparison_table(comparison: pd.DataFrame) -> RenderableType:
     for precision, rows in comparison.groupby("precision", sort=False):
         table.add_section()
         table.add_row(Text(str(precision), style="bold"))
-        for (block, direction), found in rows.groupby(["block", "direction"], sort=False):
+        for (block, direction), tensors in rows.groupby(["block", "direction"], sort=False):
             cells: list[str] = []
             for mode in modes:
-                judged = found[(found["mode"] == mode) & found["allowed"].notna()]
+                judged = tensors[(tensors["mode"] == mode) & tensors["allowed"].notna()]
                 if judged.empty:
-                    cells += ["~0" if (found["mode"] == mode).any() else "", "", ""]
+                    cells += ["~0" if (tensors["mode"] == mode).any() else "", "", ""]
                     continue
+                # what is NaN is further away than any number
                 worst = judged.loc[(judged["difference"] / judged["allowed"]).fillna(np.inf).idxmax()]
                 errors_shown = (
                     ["", ""] if precision == "float64" else [number(worst["error_a"]), number(worst["error_b"])]
                 )
                 cells += [number(worst["difference"]), *errors_shown]
-            same = bool(found["equivalent"].all())
+            same = bool(tensors["equivalent"].all())
             verdict = Text("same", style="green") if same else Text("DIFFERENT", style="bold red")
             table.add_row(str(block), DIRECTIONS[str(direction)], *cells, verdict)
     notes = (

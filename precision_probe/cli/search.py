@@ -137,7 +137,7 @@ def recommend(
         import precision_probe as pp
 
         try:
-            found = pp.recommend(
+            recommendation = pp.recommend(
                 model,
                 structures,
                 limits,
@@ -156,13 +156,14 @@ def recommend(
             raise ProbeError(
                 f"Interrupted. The errors measured so far are in {log}; the same command goes on from there."
             ) from None
-        found.policy.save(output, force=True)
+        recommendation.policy.save(output, force=True)
         log.unlink(missing_ok=True)
         if not quiet:
             from precision_probe.cli.search_tables import recommendation_table
             from precision_probe.cli.style import FULL_WIDTH
 
-            wide_console(FULL_WIDTH).print(recommendation_table(found.policy, found.candidates, found.notes))
+            table = recommendation_table(recommendation.policy, recommendation.candidates, recommendation.notes)
+            wide_console(FULL_WIDTH).print(table)
         say(quiet, f"Policy written to {output}")
 
 

@@ -1,7 +1,5 @@
 """How tables look in a terminal: their frame, their width, and how many digits a number gets."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from rich import box
@@ -28,11 +26,11 @@ def plain_table(title: str | None, *headings: str, show_header: bool = True) -> 
     )
 
 
-def entry(value: Any) -> str:
+def entry(value: str | float | None) -> str:
     """A cell: text as it is, a number with three digits, nothing for what is missing."""
     if isinstance(value, str):
         return value
-    if pd.isna(value):
+    if value is None or pd.isna(value):
         return ""
     return f"{value:.3g}" if 0.1 <= abs(value) < 1e4 else number(float(value))
 

@@ -1,18 +1,12 @@
 """Tables of errors as a terminal shows them."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from precision_probe.analysis.errors import (
-    TOLERANCE_UNITS,
-    Tolerance,
-    block_errors,
-    worst_blocks,
-)
+from precision_probe.analysis.errors import TOLERANCE_UNITS, Tolerance, block_errors, worst_blocks
 from precision_probe.analysis.metrics import EPS, METRICS
 from precision_probe.analysis.pairs import MODEL
 from precision_probe.analysis.views import view, views
@@ -20,16 +14,7 @@ from precision_probe.cli.style import DIRECTIONS, entry, number, plain_table
 from precision_probe.precisions import parse_precision
 from precision_probe.trace.trace import LOSS, MODES, Trace
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = [
-    "GUIDE",
-    "block_table",
-    "errors_table",
-    "model_table",
-    "view_tables",
-]
+__all__ = ["GUIDE", "block_table", "errors_table", "model_table", "view_tables"]
 
 # What "ok" means where no tolerance is given: well under the errors of a good MACE model itself.
 GUIDE: Tolerance = {"energy": 1e-3, "forces": 1e-2, "stress": 1e-3}
@@ -73,20 +58,6 @@ def model_table(
     return Group(table, Text(_notes(summary, limits, is_guide=is_guide), style="dim"))
 
 
-def _notes(summary: pd.DataFrame, limits: Tolerance, *, is_guide: bool) -> str:
-    """What the table of the model means."""
-    shown = ", ".join(f"{name} {limit:g} {TOLERANCE_UNITS[name]}" for name, limit in limits.items())
-    source = "a guide: set your own with --tolerance" if is_guide else "--tolerance"
-    notes = [
-        f"ok: within {shown} ({source}); the largest error over structures, atoms and components."
-        if limits
-        else f"Largest errors; to have them judged, give --tolerance with one of {', '.join(TOLERANCE_UNITS)}.",
-        "interact.: energy less the isolated atoms'." if "interaction_energy" in summary else "",
-        "time: median ± half the interquartile range.",
-    ]
-    return " ".join(filter(None, notes))
-
-
 def block_table(errors: pd.DataFrame) -> RenderableType:
     """Block by block: for each precision, block and direction the tensor with the largest relative error."""
     captured = set(errors.loc[errors["block"] != MODEL, "mode"])
@@ -115,30 +86,6 @@ def block_table(errors: pd.DataFrame) -> RenderableType:
     return Group(table, Text(notes, style="dim"))
 
 
-def view_tables(trace: "Trace", name: str | None = None) -> Iterator[RenderableType]:
-    """The tables of a trace that explain its errors, or one of them by name."""
-    for each in views(trace) if name is None else (name,):
-        shown = view(trace, each)
-        table = plain_table(shown.title, str(shown.frame.index.name or ""))
-        for column in shown.frame.columns:
-            table.add_column(str(column), justify="right", no_wrap=True)
-        for label, row in shown.frame.iterrows():
-            table.add_row(str(label), *(entry(value) for value in row))
-        yield Group(table, Text(shown.note, style="dim"))
-
-
-def _verdict(precision: str, row: "pd.Series[Any]", over: pd.DataFrame, *, judged: bool) -> Text:
-    if precision == "float64":
-        return Text("reference")
-    bad = over.loc[over["precision"] == precision, "quantity"].tolist()
-    verdict = Text("too large: " + ", ".join(bad), style="bold red") if bad else Text("ok", style="bold green")
-    if not judged:
-        verdict = Text("")
-    if row["nonfinite"]:
-        verdict.append(f" ({row['nonfinite']:.0f} NaN/inf)")
-    return verdict
-
-
 def errors_table(errors: pd.DataFrame) -> RenderableType:
     """Every row of :func:`precision_probe.errors`, with all metrics; dim where the reference is noise."""
     shown = {*METRICS, "floor", *(["noise"] if errors["noise"].notna().any() else [])}
@@ -157,12 +104,51 @@ def errors_table(errors: pd.DataFrame) -> RenderableType:
     return table
 
 
-def _cell(row: "pd.Series[Any]", mode: str, metric: str) -> str:
+def view_tables(trace: Trace, name: str | None = None) -> Iterator[RenderableType]:
+    """The tables of a trace that explain its errors, or one of them by name."""
+    for each in views(trace) if name is None else (name,):
+        shown = view(trace, each)
+        table = plain_table(shown.title, str(shown.frame.index.name or ""))
+        for column in shown.frame.columns:
+            table.add_column(str(column), justify="right", no_wrap=True)
+        for label, row in shown.frame.iterrows():
+            table.add_row(str(label), *(entry(value) for value in row))
+        yield Group(table, Text(shown.note, style="dim"))
+
+
+def _notes(summary: pd.DataFrame, limits: Tolerance, *, is_guide: bool) -> str:
+    """What the table of the model means: what was judged by, and what its columns are."""
+    shown = ", ".join(f"{name} {limit:g} {TOLERANCE_UNITS[name]}" for name, limit in limits.items())
+    source = "a guide: set your own with --tolerance" if is_guide else "--tolerance"
+    notes = [
+        f"ok: within {shown} ({source}); the largest error over structures, atoms and components."
+        if limits
+        else f"Largest errors; to have them judged, give --tolerance with one of {', '.join(TOLERANCE_UNITS)}.",
+        "interact.: energy less the isolated atoms'." if "interaction_energy" in summary else "",
+        "time: median ± half the interquartile range.",
+    ]
+    return " ".join(filter(None, notes))
+
+
+def _verdict(precision: str, row: "pd.Series[float]", over: pd.DataFrame, *, judged: bool) -> Text:
+    """Whether a precision is within the tolerance, which quantities are not, and how many numbers are not finite."""
+    if precision == "float64":
+        return Text("reference")
+    bad = over.loc[over["precision"] == precision, "quantity"].tolist()
+    verdict = Text("too large: " + ", ".join(bad), style="bold red") if bad else Text("ok", style="bold green")
+    if not judged:
+        verdict = Text("")
+    if row["nonfinite"]:
+        verdict.append(f" ({row['nonfinite']:.0f} NaN/inf)")
+    return verdict
+
+
+def _ratio(row: "pd.Series[float]") -> str:
+    return f"{row['time']:.2f} ± {row['time_iqr'] / 2:.2f}"
+
+
+def _cell(row: "pd.Series[float]", mode: str, metric: str) -> str:
     value = row[metric, mode]
     if metric != "max_abs" and not row["resolved", mode]:
         return "~0"
     return f"{value:.3g}" if metric == "amplification" and 0.1 < value < 1e4 else number(value)
-
-
-def _ratio(row: "pd.Series[Any]") -> str:
-    return f"{row['time']:.2f} ± {row['time_iqr'] / 2:.2f}"

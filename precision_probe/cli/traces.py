@@ -7,8 +7,8 @@ import typer
 
 from precision_probe.cli.common import (
     EXCEEDED,
-    By,
     Format,
+    Resolved,
     TraceArgument,
     TracebackOption,
     complain,
@@ -25,7 +25,7 @@ def errors(
     trace: TraceArgument,
     format: Annotated[Format, typer.Option(help="How to print them.")] = Format.table,  # noqa: A002
     eps: Annotated[float, typer.Option(help="The ε of mean_rel, |Δ| / (|y| + ε).", min=0)] = 1e-12,
-    by: Annotated[By | None, typer.Option(help="Resolve every array by irrep or by chemical element.")] = None,
+    by: Annotated[Resolved | None, typer.Option(help="Resolve every array by irrep or by chemical element.")] = None,
     traceback: TracebackOption = False,
 ) -> None:
     """Print every error in a trace: each block, tensor, precision and mode, with all metrics."""

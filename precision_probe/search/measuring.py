@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 import torch
@@ -22,6 +22,13 @@ from precision_probe.variants.variant import Variant
 __all__ = ["CAST", "Candidates"]
 
 CAST = "model.to({})"  # name of a model that is cast as a whole, as people do today
+
+
+class _Entry(TypedDict):
+    """A line of the log: what was measured, and its errors by quantity, one for each structure."""
+
+    rules: str
+    errors: dict[str, list[float]]
 
 
 class Candidates:
@@ -43,7 +50,7 @@ class Candidates:
         self._casts: dict[str, Variant] = {}
         self._assembly = Assembly(reference.model, reference.device)
         self._log = log
-        self._kept: list[Any] = []  # of the log, to be written anew before anything is added
+        self._kept: list[dict[str, str] | _Entry] = []  # of the log, to be written anew before anything is added
         self._known = self._read_log()
 
     def variant(self, policy: Policy) -> MixedVariant:
@@ -71,7 +78,7 @@ class Candidates:
         """
         graph = max(self.reference.graphs, key=lambda graph: graph.n_atoms)
         options = {"compute_virials": True} if stress else {}
-        calls: dict[str, Callable[[], Any]] = {}
+        calls: dict[str, Callable[[], object]] = {}
         for name, policy in policies.items():
             calls[name] = _call(self._assembly.model(policy), graph, torch.float64, options)
         for name in casts:
@@ -80,10 +87,11 @@ class Candidates:
         return side_by_side(calls, self.reference.device, rounds=rounds)
 
     def _errors(self, key: str, made: Callable[[], MixedVariant | Variant]) -> pd.DataFrame:
+        """The errors of what a function makes, which is called only if they are not known under this key."""
         if key not in self._known:
             table = self.reference.errors_by_structure(made().predict)
             self.n_runs += len(table)
-            self._known[key] = table.to_dict("list")
+            self._known[key] = {str(name): values.tolist() for name, values in table.items()}
             self._append({"rules": key, "errors": self._known[key]})
         return pd.DataFrame(self._known[key], dtype=float)
 
@@ -94,15 +102,20 @@ class Candidates:
             self._casts[name] = made
         return self._casts[name]
 
-    def _read_log(self) -> dict[str, Any]:
+    def _read_log(self) -> dict[str, dict[str, list[float]]]:
+        """What was measured before by the same model on the same structures, by key."""
         if self._log is None:
             return {}
         text = self._log.read_bytes().decode(errors="replace") if self._log.exists() else ""
-        entries = _complete(text)
-        self._kept = entries if entries and entries[0] == self._header() else [self._header()]
-        return {entry["rules"]: entry["errors"] for entry in self._kept[1:]}
+        header = self._header()
+        first, *entries = _complete(text) or [None]
+        if first != header:
+            entries = []
+        self._kept = [header, *entries]
+        return {entry["rules"]: entry["errors"] for entry in entries}
 
-    def _append(self, entry: Mapping[str, Any]) -> None:
+    def _append(self, entry: _Entry) -> None:
+        """Write an entry at the end of the log, so that it is kept whatever happens next."""
         if self._log is None:
             return
         new = [*self._kept, entry]  # the first time what was kept too: the file may end in a line that is cut off
@@ -110,7 +123,7 @@ class Candidates:
             file.writelines(json.dumps(each) + "\n" for each in new)
         self._kept = []
 
-    def _header(self) -> dict[str, Any]:
+    def _header(self) -> dict[str, str]:
         """What errors depend on."""
         reference = self.reference
         digest = hashlib.sha256()
@@ -127,25 +140,29 @@ class Candidates:
 
 def _complete(text: str) -> list[Any]:
     """The lines that are JSON, up to the first that is not: an interruption may have cut off the last."""
-    found = []
+    entries = []
     for line in text.splitlines():
         try:
-            found.append(json.loads(line))
+            entries.append(json.loads(line))
         except ValueError:
             break
-    return found
+    return entries
 
 
 def _key(policy: Policy) -> str:
     return json.dumps([[rule.blocks, rule.compute] for rule in policy.rules])
 
 
-def _call(model: torch.nn.Module, graph: Graph, dtype: torch.dtype, options: Mapping[str, Any]) -> Callable[[], Any]:
+def _call(
+    model: torch.nn.Module, graph: Graph, dtype: torch.dtype, options: Mapping[str, bool]
+) -> Callable[[], object]:
     return lambda: model(graph.cast(dtype), **options)
 
 
-def _in_arithmetic(variant: Variant, call: Callable[[], Any]) -> Callable[[], Any]:
-    def run() -> Any:
+def _in_arithmetic(variant: Variant, call: Callable[[], object]) -> Callable[[], object]:
+    """The same call in the variant's mode of matrix products, which it has set while the call runs."""
+
+    def run() -> object:
         with variant.arithmetic():
             return call()
 

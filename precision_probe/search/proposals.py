@@ -14,9 +14,11 @@ __all__ = ["DO_NOTHING", "combined", "is_low", "raised", "uniform"]
 
 DO_NOTHING = "float64"
 
+# On 40 hulls (demo and 3BPA model, costs made up) with 8 to 16 hopeful assignments the cheapest that held was one of
+# the first three. As many again for tf32; each one more costs its errors, and a place among those that are timed.
 _N_PROPOSED = 6
-# An assignment's expected error adds those of its blocks as squares, which is right to some tens of percent where they
-# know nothing of one another: what is expected to be this many tolerances off may in fact hold, more than that hardly.
+# Tolerances that an error may be expected to reach. Measured errors were 0.6 to 1.5 times the expected ones (5 % and
+# 95 % of the 299 assignments on those hulls, median 1.0). At 1.5 it takes 0.53 to hold with a search's margin: 3 % had.
 _HOPEFUL = 1.5
 _BEFORE = ("node_embedding", "radial_embedding", "spherical_harmonics")  # before the first interaction
 

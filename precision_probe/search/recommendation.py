@@ -8,8 +8,8 @@ import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import ase
 import numpy as np
 import pandas as pd
 import scipy.stats
@@ -18,22 +18,30 @@ from precision_probe.analysis.errors import TOLERANCE_UNITS
 from precision_probe.diagnostics.reference import Reference
 from precision_probe.exceptions import InputError
 from precision_probe.models.attributes import weights_sha256
-from precision_probe.models.loading import load_model
+from precision_probe.models.loading import ModelSource, load_model
 from precision_probe.models.provenance import provenance
 from precision_probe.policy import Policy
-from precision_probe.precisions import PRECISIONS, parse_precisions
+from precision_probe.precisions import PRECISIONS, PrecisionSource, parse_precisions
 from precision_probe.search.measuring import CAST, Candidates
 from precision_probe.search.proposals import DO_NOTHING
 from precision_probe.search.search import COSTS, JUDGED, MARGIN, Search
-from precision_probe.structures import read_structures
+from precision_probe.structures import StructureSource, read_structures
 from precision_probe.variants.devices import check_precisions, default_precisions
 
 __all__ = ["Recommendation", "answer", "recommend"]
 
-_HOLDS = 0.95  # of the structures held out must be within the tolerance
-_N_SEARCHED, _N_HELD_OUT = 8, 64  # structures at most
-_BUSY = 0.1  # interquartile range of times, relative to their median, above which a reader is told
-_EQUAL = (1.01, 1.05)  # costs that differ by less are the same: of the objective, and of the other
+# Of the structures held out, how many must be within the tolerance: a choice. Three of 64 may exceed it, so that no
+# single odd structure decides; who needs every structure within the tolerance asks for a smaller one.
+_HOLDS = 0.95
+# Structures at most, a choice: every block in every precision is run on those searched on, dozens of runs for each; on
+# those held out only what is verified, one run for each.
+_N_SEARCHED, _N_HELD_OUT = 8, 64
+# Interquartile range of times, relative to their median, above which a reader is told. In benchmarks/results
+# (bench_recommend) it is 0.2 to 2.6 % where kernels take the time, and 8 to 38 % where launching them does.
+_BUSY = 0.1
+# Costs that differ by less than such a factor are the same. Of the objective: 1 %, as half of the candidates there have
+# quartiles less than 0.9 % apart. Of the other: a choice, as 5 % of it is not worth digits.
+_EQUAL = (1.01, 1.05)
 
 
 @dataclass(frozen=True)
@@ -61,11 +69,11 @@ class Recommendation:
 
 
 def recommend(
-    model: Any,
-    structures: Any,
+    model: ModelSource,
+    structures: StructureSource,
     tolerance: Mapping[str, float],
     *,
-    allow: Any = None,
+    allow: PrecisionSource | None = None,
     objective: str = "time",
     granularity: str = "block",
     head: str | None = None,
@@ -104,13 +112,13 @@ def recommend(
     searched, held_out = _split(read_structures(structures), seed)
     module, _ = load_model(model)
     reference = Reference(module, searched, head=head, device=device)
-    names = _allowed(allow, reference)
+    precisions = _allowed(allow, reference)
     held = reference.on(held_out, head=head) if held_out else None
     for each in (reference, *([] if held is None else [held])):
         _check_finite(each)
     search = Search(Candidates(reference, None if log is None else Path(log)), tolerance, objective)
-    blocks = search.alone(names, progress=progress)
-    return answer(search, blocks, names, held, granularity=granularity, progress=progress)
+    blocks = search.alone(precisions, progress=progress)
+    return answer(search, blocks, precisions, held, granularity=granularity, progress=progress)
 
 
 def answer(
@@ -167,22 +175,25 @@ def _chosen(
     for name in ranked:
         shares = search.shares(verified.errors(policies[name]), held.graphs)
         holds[name] = float((shares.max(axis=1) <= 1).mean())
-        if holds[name] >= _HOLDS or name == DO_NOTHING:
+        if holds[name] >= _HOLDS:
             break
     return name, holds
 
 
 def _from_the_best(table: pd.DataFrame, names: Sequence[str], objective: str) -> Iterator[str]:
-    """The best, then the best of the others, and so on: what is as cheap as the least depends on which are left."""
-    left = list(names)
-    while left:
+    """The best, then the best of the others, up to doing nothing: the others decide what is as cheap as the least."""
+    left, best = list(names), ""
+    while best != DO_NOTHING:
         best = _best(table, left, objective)
         yield best
         left.remove(best)
 
 
 def _best(table: pd.DataFrame, names: Sequence[str], objective: str) -> str:
-    """The cheapest; of those as cheap the one that costs least of the other, time or memory; then the most accurate."""
+    """The cheapest; of those as cheap the one that costs least of the other, time or memory; then the most accurate.
+
+    The names are of policies, to do nothing among them.
+    """
     rows = table.loc[list(names)]
     costs = list(COSTS.values())
     # to do nothing is to run the model as it is
@@ -201,7 +212,7 @@ def _least(rows: pd.DataFrame, column: str, equal: float) -> "pd.Series[bool]":
     return is_least
 
 
-def _evidence(search: Search, name: str, table: pd.DataFrame, held: Reference | None) -> dict[str, Any]:
+def _evidence(search: Search, name: str, table: pd.DataFrame, held: Reference | None) -> dict[str, object]:
     """What the policy's file keeps of the search."""
     kept = table[table["pareto"] | (table.index == name) | table.index.str.startswith(CAST.format(""))]
     reference = search.reference
@@ -252,6 +263,7 @@ def _notes(search: Search, name: str, table: pd.DataFrame, held: Reference | Non
 
 
 def _check(tolerance: Mapping[str, float], objective: str, granularity: str) -> None:
+    """Refuse what no search can be made of, before anything is loaded."""
     if not tolerance or not set(tolerance) <= set(JUDGED):
         known = ", ".join(f"{name} ({TOLERANCE_UNITS[name]})" for name in JUDGED)
         raise InputError(f"A search needs tolerances of one or more of {known}; got {dict(tolerance)}.")
@@ -264,7 +276,7 @@ def _check(tolerance: Mapping[str, float], objective: str, granularity: str) -> 
         raise InputError(f"The granularity is block or module; got {granularity!r}.")
 
 
-def _split(structures: list[Any], seed: int) -> tuple[list[Any], list[Any]]:
+def _split(structures: list[ase.Atoms], seed: int) -> tuple[list[ase.Atoms], list[ase.Atoms]]:
     """Those to search on, and those to hold out: none of a single one."""
     order = np.random.default_rng(seed).permutation(len(structures))
     n = min(_N_SEARCHED, (len(structures) + 1) // 2)
@@ -280,7 +292,8 @@ def _check_finite(reference: Reference) -> None:
         )
 
 
-def _allowed(allow: Any, reference: Reference) -> list[str]:
+def _allowed(allow: PrecisionSource | None, reference: Reference) -> list[str]:
+    """Names of the precisions to choose from, all of which the device and the model can compute in."""
     device, model = reference.device, reference.model
     precisions = default_precisions(device, model) if allow is None else parse_precisions(allow)
     if not precisions or any(precision.emulated for precision in precisions):
@@ -295,15 +308,15 @@ def _allowed(allow: Any, reference: Reference) -> list[str]:
 def _rank_correlation(blocks: pd.DataFrame) -> float:
     """Of the errors that adjoints predict with those measured, over blocks, averaged over precisions."""
     finite = blocks[np.isfinite(blocks["forces"])]
-    found = [
+    correlations = [
         scipy.stats.spearmanr(rows["predicted"], rows["forces"]).statistic
         for _, rows in finite.groupby("precision")
         if len(rows) > 2 and min(rows["predicted"].nunique(), rows["forces"].nunique()) > 1
     ]
-    return float(np.mean(found)) if found else np.nan
+    return float(np.mean(correlations)) if correlations else np.nan
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: str | bool | np.bool_ | float) -> str | bool | float | None:
     """A value as JSON has it, numbers with four digits."""
     if isinstance(value, str | bool | np.bool_):
         return value if isinstance(value, str) else bool(value)

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ import torch
 __all__ = ["Timed", "attempt", "peak_of", "side_by_side"]
 
 T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
-_WARM_UP = 2  # calls; TorchScript compiles in the second
+_N_WARM_UP = 2  # calls; TorchScript compiles in the second
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,16 @@ class Timed:
         return float(np.median(self.seconds)) if self.seconds else np.inf
 
 
-def side_by_side(calls: Mapping[str, Callable[[], Any]], device: torch.device, *, rounds: int = 7) -> dict[str, Timed]:
+@dataclass(frozen=True)
+class _Fits:
+    """That the memory sufficed for a call; what it needed is known on CUDA only."""
+
+    peak_bytes: int | None
+
+
+def side_by_side(
+    calls: Mapping[str, Callable[[], object]], device: torch.device, *, rounds: int = 7
+) -> dict[str, Timed]:
     """Time calls in turn, round after round, each round beginning with another one, so that drifts meet all alike.
 
     Args:
@@ -44,21 +54,23 @@ def side_by_side(calls: Mapping[str, Callable[[], Any]], device: torch.device, *
         rounds: How often each is timed, after two calls to warm up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    peaks = {name: attempt(_warmed_up, call, device) for name, call in calls.items()}
-    fitting = {name: call for name, call in calls.items() if peaks[name] is not None}
+    warmed_up = {name: attempt(_warmed_up, call, device) for name, call in calls.items()}
+    fitting = {name: fits for name, fits in warmed_up.items() if fits is not None}
     names = list(fitting)
     for turn in range(rounds):
         start = turn % max(1, len(names))
         for name in (*names[start:], *names[:start]):
             _synchronize(device)
             begin = time.perf_counter()
-            fitting[name]()
+            calls[name]()
             _synchronize(device)
             seconds[name].append(time.perf_counter() - begin)
-    return {name: Timed(tuple(seconds[name]), (peaks[name] or (None,))[0]) for name in calls}
+    too_large = Timed((), None)
+    timed = {name: Timed(tuple(seconds[name]), fits.peak_bytes) for name, fits in fitting.items()}
+    return {name: timed.get(name, too_large) for name in calls}
 
 
-def attempt(function: Callable[..., T], *args: Any) -> T | None:
+def attempt(function: Callable[[*Args], T], *args: *Args) -> T | None:
     """Call a function; ``None`` if the memory did not suffice. Nothing of the failed call is kept alive."""
     try:
         return function(*args)
@@ -83,14 +95,15 @@ def peak_of(device: torch.device, function: Callable[[], T]) -> tuple[T, int | N
     return result, torch.cuda.max_memory_allocated(device) - before
 
 
-def _warmed_up(call: Callable[[], Any], device: torch.device) -> tuple[int | None]:
-    """The peak memory of a call after others; in a tuple, because ``None`` alone would say that it does not fit."""
-    for _ in range(_WARM_UP):
+def _warmed_up(call: Callable[[], object], device: torch.device) -> _Fits:
+    """Call until nothing is compiled any more, then once for the memory; raises what :func:`attempt` looks for."""
+    for _ in range(_N_WARM_UP):
         call()
     if device.type == "cuda":
         gc.collect()  # what the calls left must not count as memory in use before the next
         torch.cuda.empty_cache()
-    return (peak_of(device, call)[1],)
+    _, peak_bytes = peak_of(device, call)
+    return _Fits(peak_bytes)
 
 
 def _synchronize(device: torch.device) -> None:

@@ -1,27 +1,20 @@
 """comparison.py: what two correct runs may differ by, and that what rounding does not explain is found where it is."""
 
 import copy
-import io
 import json
 import re
-import subprocess
-import sys
-import textwrap
 from functools import partial
 
 import ase
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from runs import trace_of
-from typer.testing import CliRunner
 
 import precision_probe as pp
 from precision_probe.analysis import comparison
 from precision_probe.analysis.comparison import first_difference, provenance_differences
 from precision_probe.analysis.metrics import rel_l2
-from precision_probe.cli.main import app
 from precision_probe.models import targets
 from precision_probe.models.building import build
 from precision_probe.trace.trace import Trace
@@ -427,82 +420,3 @@ def test_other_weights_have_another_hash(base, broken):
     table = provenance_differences(base, broken)
     assert "model_sha256" in table.index
     assert set(table.index) <= {"model_sha256", "precisions", "math_dtypes.float32", "math_dtypes.float16", "modes"}
-
-
-# the command
-
-
-@pytest.fixture(scope="module")
-def short(model, broken_model):
-    options = {"blocks": "interactions.1", "modes": "propagated"}
-    return {name: record(network, **options) for name, network in {"base": model, "broken": broken_model}.items()}
-
-
-@pytest.fixture(scope="module")
-def files(short, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("traces")
-    return {name: trace.save(folder / f"{name}.h5") for name, trace in short.items()}
-
-
-def compare(*arguments):
-    return CliRunner().invoke(app, ["compare", *map(str, arguments)])
-
-
-def test_equivalent_traces_exit_with_0(files):
-    result = compare(files["base"], files["base"])
-    assert result.exit_code == 0, result.output
-    assert result.stderr.strip() == "Equivalent: every difference is within rounding."
-    assert "DIFFERENT" not in result.stdout
-    assert "interactions.1" in result.stdout
-
-
-def test_different_traces_exit_with_1_and_name_the_first(files):
-    result = compare(files["base"], files["broken"])
-    assert result.exit_code == 1, result.output
-    message = result.stderr.strip()
-    assert message.startswith("Not equivalent: rounding does not explain ")
-    assert "the first is interactions.1 message (forward, propagated, float64): rel_l2 1.0e-02" in message
-    assert "DIFFERENT" in result.stdout
-    assert "model_sha256" in result.stdout
-
-
-def test_csv_and_json_are_the_table(files, short):
-    table = pp.compare_traces(short["base"], short["broken"])
-    printed = compare(files["base"], files["broken"], "--format", "csv")
-    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(printed.stdout)), table, check_dtype=False, rtol=1e-12)
-    rows = json.loads(compare(files["base"], files["broken"], "--format", "json").stdout)
-    assert [row["equivalent"] for row in rows] == table["equivalent"].tolist()
-    assert [row["allowed"] for row in rows] == pytest.approx(table["allowed"].tolist(), rel=1e-12)
-
-
-def test_what_cannot_be_compared_exits_with_2(files, short, tmp_path):
-    other = edited(short["base"], "/structures", positions=lambda x: x + 1).save(tmp_path / "other.h5")
-    for arguments, words in (
-        ((files["base"], other), "different structures"),
-        ((files["base"], tmp_path / "absent.h5"), "does not exist"),
-    ):
-        result = compare(*arguments)
-        assert result.exit_code == 2
-        assert result.stderr.startswith("Error: ")
-        assert words in result.stderr
-        assert result.stdout == ""
-
-
-def test_traces_are_compared_without_torch_mace_and_e3nn(files):
-    script = """
-        import sys
-
-        class Refuse:
-            def find_spec(self, name, path=None, target=None):
-                if name.partition(".")[0] in ("torch", "mace", "e3nn", "ase"):
-                    raise ImportError(f"{name} is not installed here")
-
-        sys.meta_path.insert(0, Refuse())
-        from precision_probe.cli.main import main
-
-        main()
-    """
-    command = [sys.executable, "-c", textwrap.dedent(script), "compare", str(files["base"]), str(files["broken"])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 1, done.stderr
-    assert "interactions.1 message (forward" in done.stderr

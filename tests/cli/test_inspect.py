@@ -1,4 +1,6 @@
-"""inspection.py and describe.py: what a model and structures are, against hand values and MACE itself."""
+"""What a model and structures are, against hand values and MACE itself."""
+
+import io
 
 import ase
 import ase.build
@@ -147,7 +149,7 @@ def test_smoke_test_sees_what_is_not_finite(config, water):
 
 
 def printed(model, structures):
-    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console = Console(record=True, width=200, file=io.StringIO())
     print_inspection(model, structures, console)
     return console.export_text()
 

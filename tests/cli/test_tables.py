@@ -1,18 +1,21 @@
-"""tables.py: what a terminal shows, against the tables of numbers that it is made from."""
+"""What a terminal shows, against the tables of numbers that it is made from."""
 
 import io
 import math
 
-import ase
 import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
+from runs import molecule, trace_of
+from tables_by_hand import TABLES
 
 import precision_probe as pp
-from precision_probe.analysis.errors import block_errors, worst_blocks
+from precision_probe.analysis.errors import block_errors, exceeded, worst_blocks
 from precision_probe.analysis.metrics import METRICS
-from precision_probe.cli.tables import FULL_WIDTH, GUIDE, WIDTH, block_table, errors_table, model_table
+from precision_probe.analysis.views import view, views
+from precision_probe.cli.style import FULL_WIDTH, WIDTH
+from precision_probe.cli.tables import GUIDE, block_table, errors_table, model_table, view_tables
 
 NAMES = ["float32", "bfloat16", "float16"]
 nan = math.nan
@@ -32,10 +35,7 @@ def row_of(found, *starts):
 
 @pytest.fixture(scope="module")
 def trace(model):
-    water = ase.Atoms("OHH", [(0.02, 0.0, 0.11), (0.0, 0.78, -0.48), (0.05, -0.75, -0.45)])
-    with pp.attach(model, precisions=NAMES, device="cpu") as probe:
-        probe.run(water, progress=False)
-    return probe.trace()
+    return trace_of(model, molecule(), precisions=NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,12 @@ def hand_made():
     )
 
 
+def shown(summary, errors, tolerance=None):
+    """The table of the model, judged as an audit judges it."""
+    limits = {name: limit for name, limit in (tolerance or GUIDE).items() if name in summary}
+    return model_table(summary, errors, exceeded(summary, limits), limits, is_guide=tolerance is None)
+
+
 def extreme(errors):
     """The same rows, with the widest numbers that a large audit has."""
     wide = errors.copy()
@@ -79,7 +85,7 @@ def extreme(errors):
 
 
 def test_model_table_shows_each_precision_in_milli_units(hand_made, errors):
-    found = lines(model_table(hand_made, errors, None), WIDTH)
+    found = lines(shown(hand_made, errors), WIDTH)
     worst = worst_blocks(errors)
     assert set(worst) == set(NAMES)
     reference = row_of(found, "float64")
@@ -93,7 +99,7 @@ def test_model_table_shows_each_precision_in_milli_units(hand_made, errors):
 
 
 def test_model_table_marks_what_is_too_large(hand_made, errors):
-    found = lines(model_table(hand_made, errors, None), 200)
+    found = lines(shown(hand_made, errors), 200)
     assert "too large: energy, forces" in " ".join(row_of(found, "bfloat16"))
     assert "too large: energy, forces (17 NaN/inf)" in " ".join(row_of(found, "float16"))
     assert sum("NaN/inf" in line for line in found) == 1
@@ -112,7 +118,7 @@ def test_model_table_marks_what_is_too_large(hand_made, errors):
     ],
 )
 def test_model_table_judges_by_the_tolerance(hand_made, errors, tolerance, verdicts):
-    found = lines(model_table(hand_made, errors, tolerance), 200)
+    found = lines(shown(hand_made, errors, tolerance), 200)
     for name, verdict in zip(NAMES, verdicts, strict=True):
         words = " ".join(row_of(found, name))
         assert verdict in words
@@ -122,7 +128,7 @@ def test_model_table_judges_by_the_tolerance(hand_made, errors, tolerance, verdi
 
 def test_model_table_has_no_stress_column_where_there_is_none(hand_made, errors):
     with_stress, without = (
-        "\n".join(lines(model_table(table, errors, {"forces": 1.0}), WIDTH))
+        "\n".join(lines(shown(table, errors, {"forces": 1.0}), WIDTH))
         for table in (hand_made, hand_made.drop(columns="stress"))
     )
     assert "meV/Å³" in with_stress
@@ -142,16 +148,16 @@ def test_block_table_shows_each_block_of_each_precision(errors, trace):
             forward = row_of(section, block, "fwd")
             expected = wide.loc[(name, block, "forward")]
             for words, mode in ((forward[2:6], "propagated"), (forward[6:10], "isolated")):
-                shown = [expected[metric, mode] for metric in ("max_abs", "mean_rel", "rel_l2", "amplification")]
-                assert [float(word) for word in words] == pytest.approx(shown, rel=0.06)
+                values = [expected[metric, mode] for metric in ("max_abs", "mean_rel", "rel_l2", "amplification")]
+                assert [float(word) for word in words] == pytest.approx(values, rel=0.06)
         assert sum(line.split()[:1] == ["bwd"] for line in section) == len(trace.blocks)
 
 
 def test_block_table_shows_that_an_exact_gradient_is_zero(errors):
     text = lines(block_table(errors), WIDTH)
-    shown = [line.split() for line in text if "~0" in line.split()]
-    assert len(shown) == len(NAMES)
-    for words in shown:
+    rows = [line.split() for line in text if "~0" in line.split()]
+    assert len(rows) == len(NAMES)
+    for words in rows:
         assert words[0] == "bwd"
         assert words.count("~0") == 3
         assert words[6:] == ["~0"] * 3
@@ -165,9 +171,9 @@ def test_block_table_shows_nan(errors):
     assert where.any()
     broken.loc[where, [name for name in METRICS if name not in ("nonfinite", "flushed")]] = nan
     found = lines(block_table(broken), WIDTH)
-    shown = [line.split() for line in found if "nan" in line]
-    assert [words[-8:-4] for words in shown] == [["nan"] * 4] * 2  # outputs and gradients
-    assert shown[0][0] == "products.0"
+    rows = [line.split() for line in found if "nan" in line]
+    assert [words[-8:-4] for words in rows] == [["nan"] * 4] * 2  # outputs and gradients
+    assert rows[0][0] == "products.0"
 
 
 @pytest.mark.parametrize("mode", ["propagated", "isolated"])
@@ -196,6 +202,46 @@ def test_errors_table_shows_every_row(errors):
     assert heading[-15:] == [{"amplification": "ampl."}.get(name, name) for name in SHOWN]
 
 
+# What explains errors
+
+
+@pytest.fixture(scope="module")
+def explained(trace):
+    return trace.with_tables(TABLES)
+
+
+@pytest.mark.parametrize("name", ["physics", *TABLES])
+def test_view_tables_show_every_row_and_number(explained, name):
+    (renderable,) = view_tables(explained, name)
+    found = lines(renderable, FULL_WIDTH)
+    expected = view(explained, name)
+    text = " ".join(" ".join(found).split())  # a title may be wider than its table
+    assert text.startswith(expected.title)
+    assert text.endswith(expected.note)
+    assert any(all(str(column) in line for column in expected.frame.columns) for line in found)
+    for label, values in expected.frame.iterrows():
+        words = str(label).split()
+        rows = [line.split() for line in found if line.split()[: len(words)] == words]
+        assert any(is_row(row[len(words) :], values) for row in rows), (label, rows)
+
+
+def is_row(words, values):
+    """Whether words are these values: numbers to two digits, text as it is, nothing for what is missing."""
+    kept = [value for value in values if isinstance(value, str) or not pd.isna(value)]
+    texts = [word for value in kept for word in (value.split() if isinstance(value, str) else [value])]
+    return len(words) == len(texts) and all(
+        word == text if isinstance(text, str) else float(word) == pytest.approx(text, rel=0.051)
+        for word, text in zip(words, texts, strict=True)
+    )
+
+
+def test_view_tables_are_all_that_can_be_shown(explained):
+    assert set(views(explained)) == {"physics", *TABLES}
+    texts = [" ".join(" ".join(lines(each, FULL_WIDTH)).split()) for each in view_tables(explained)]
+    for text, name in zip(texts, views(explained), strict=True):
+        assert text.startswith(view(explained, name).title)
+
+
 # No digit is lost
 
 
@@ -212,7 +258,7 @@ def test_nothing_is_cut_off_at_the_tables_own_width(hand_made, errors):
         assert uncut(block_table(table), WIDTH)
         assert uncut(errors_table(table), FULL_WIDTH)
     for table in (hand_made, crowded):
-        assert uncut(model_table(table, errors, None), WIDTH)
+        assert uncut(shown(table, errors), WIDTH)
 
 
 DEEP = "interactions.10.conv_tp_weights.layer0"
@@ -228,10 +274,11 @@ DEEP = "interactions.10.conv_tp_weights.layer0"
     ],
 )
 def test_long_block_names_are_not_cut_off(hand_made, errors, kind, name):
-    deep = errors.assign(block=np.where(errors["block"] == "radial_embedding", name, errors["block"]))
+    worst = worst_blocks(errors)["float32"]
+    deep = errors.assign(block=np.where(errors["block"] == worst, name, errors["block"]))
     assert name in worst_blocks(deep).values()
     renderable = {
-        "model": lambda: model_table(hand_made, deep, None),
+        "model": lambda: shown(hand_made, deep),
         "block": lambda: block_table(deep),
         "errors": lambda: errors_table(deep),
     }[kind]()

@@ -1,4 +1,4 @@
-"""assignment_search.py against all assignments there are."""
+"""The lower hull against all assignments there are."""
 
 import itertools
 

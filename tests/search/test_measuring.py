@@ -1,10 +1,11 @@
-"""candidates.py against policies applied by hand, and its log."""
+"""Errors against policies applied by hand, and the log that keeps them."""
 
-import ase.build
+import ase
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from runs import molecule
 
 import precision_probe.search.measuring
 from precision_probe.diagnostics.reference import Reference
@@ -20,18 +21,12 @@ HALF = Policy((Rule("interactions.*", "float16"), Rule("products.*", "float16"))
 SINGLE = Policy.uniform("float32")
 
 
-def molecule(seed):
-    atoms = ase.build.molecule("H2O")
-    atoms.rattle(0.1, seed=seed)
-    return atoms
-
-
 def cell():
     return ase.Atoms("CO", [(0, 0, 0), (0.1, 0.2, 1.2)], cell=[2.6, 2.9, 3.1], pbc=True)
 
 
 @pytest.fixture(scope="module")
-def trials(model):
+def reference(model):
     return Reference(model, [molecule(1), cell()], device="cpu")
 
 
@@ -46,8 +41,8 @@ def by_hand(network, atoms, model, dtype=torch.float64):
 
     def call(network, dtype):
         with default_dtype(dtype):
-            found = [network(graph.cast(dtype), compute_stress=atoms.pbc.all()) for _ in range(3)][-1]
-        return {name: tensor.detach().double() for name, tensor in found.items() if tensor is not None}
+            results = [network(graph.cast(dtype), compute_stress=atoms.pbc.all()) for _ in range(3)][-1]
+        return {name: tensor.detach().double() for name, tensor in results.items() if tensor is not None}
 
     exact, found = call(model, torch.float64), call(network, dtype)
     delta = {name: (found[name] - exact[name]).numpy() for name in ("energy", "forces", "stress") if name in found}
@@ -68,55 +63,55 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize("policy", [SINGLE, HALF])
-def test_errors_are_those_of_the_policy_applied(model, trials, policy):
-    found = Candidates(trials).errors(policy)
+def test_errors_are_those_of_the_policy_applied(model, reference, policy):
+    found = Candidates(reference).errors(policy)
     expected = pd.DataFrame([by_hand(policy.apply(model), atoms, model) for atoms in (molecule(1), cell())])
     pd.testing.assert_frame_equal(found, expected, rtol=0.02, atol=1e-12)
     assert found["forces"].min() > 0
 
 
-def test_errors_of_casts_are_those_of_the_model_cast(model, config, trials):
-    found = Candidates(trials).cast_errors("float32")
+def test_errors_of_casts_are_those_of_the_model_cast(model, config, reference):
+    found = Candidates(reference).cast_errors("float32")
     network = build(config, seed=3).float()
     expected = pd.DataFrame([by_hand(network, atoms, model, torch.float32) for atoms in (molecule(1), cell())])
     pd.testing.assert_frame_equal(found[["energy", "forces"]], expected[["energy", "forces"]], rtol=0.3, atol=1e-7)
 
 
-def test_doing_nothing_is_exact(trials):
-    found = Candidates(trials).errors(Policy(()))
+def test_doing_nothing_is_exact(reference):
+    found = Candidates(reference).errors(Policy(()))
     assert (found[["energy", "forces", "forces_l2"]] == 0).all(axis=None)
     assert found["stress"].isna().tolist() == [True, False]
 
 
-def test_each_policy_is_run_once(trials):
-    candidates = Candidates(trials)
+def test_each_policy_is_run_once(reference):
+    candidates = Candidates(reference)
     first = candidates.errors(HALF)
     same(candidates.errors(Policy(HALF.rules, {"forces": 1e-3})), first)
-    assert candidates.n_runs == len(trials.graphs)
+    assert candidates.n_runs == len(reference.graphs)
     candidates.errors(SINGLE)
-    assert candidates.n_runs == 2 * len(trials.graphs)
+    assert candidates.n_runs == 2 * len(reference.graphs)
     for _ in range(2):
         candidates.cast_errors("float32")
-        assert candidates.n_runs == 3 * len(trials.graphs)
+        assert candidates.n_runs == 3 * len(reference.graphs)
 
 
 # the log
 
 
 @pytest.fixture
-def written(trials, log):
+def written(reference, log):
     """A log of two policies, and their errors."""
-    candidates = Candidates(trials, log)
+    candidates = Candidates(reference, log)
     return {policy.rules: candidates.errors(policy) for policy in (HALF, SINGLE)}
 
 
-def test_an_interrupted_search_goes_on(trials, log, written, monkeypatch):
+def test_an_interrupted_search_goes_on(reference, log, written, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the model was run")
 
     text = log.read_text(encoding="utf-8")
     monkeypatch.setattr(MixedVariant, "predict", refuse)
-    again = Candidates(trials, log)
+    again = Candidates(reference, log)
     for rules, table in written.items():
         same(again.errors(Policy(rules)), table)
     assert again.n_runs == 0
@@ -125,11 +120,11 @@ def test_an_interrupted_search_goes_on(trials, log, written, monkeypatch):
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40])
-def test_a_line_that_was_cut_off_is_measured_again(trials, log, written, cut):
+def test_a_line_that_was_cut_off_is_measured_again(reference, log, written, cut):
     whole = log.read_bytes()
     log.write_bytes(whole[:-cut])  # of 2, a line that ends in a brace nevertheless
     for n_runs in (0 if cut == 1 else 2, 0):  # what is added makes the log whole for the next one
-        again = Candidates(trials, log)
+        again = Candidates(reference, log)
         for rules, table in written.items():
             same(again.errors(Policy(rules)), table)
         assert again.n_runs == n_runs
@@ -138,11 +133,11 @@ def test_a_line_that_was_cut_off_is_measured_again(trials, log, written, cut):
     assert log.read_bytes().count(b"\n") == 4
 
 
-def test_a_log_of_something_else_is_begun_anew(config, trials, log, written):
+def test_a_log_of_something_else_is_begun_anew(config, reference, log, written):
     before = log.read_bytes()
     others = [
-        trials.on([molecule(2), cell()]),
-        trials.on([molecule(1)]),
+        reference.on([molecule(2), cell()]),
+        reference.on([molecule(1)]),
         Reference(build(config, seed=4), [molecule(1), cell()], device="cpu"),
     ]
     for other in others:
@@ -163,29 +158,29 @@ def test_a_log_of_another_head_is_begun_anew(config, log):
         "atomic_inter_scale": [0.8, 0.9],
         "atomic_inter_shift": [0.1, 0.2],
     }
-    trials = Reference(build(config | heads, seed=3), [molecule(1)], head="pbe", device="cpu")
-    Candidates(trials, log).errors(SINGLE)
-    other = Candidates(trials.on([molecule(1)], head="r2scan"), log)
+    reference = Reference(build(config | heads, seed=3), [molecule(1)], head="pbe", device="cpu")
+    Candidates(reference, log).errors(SINGLE)
+    other = Candidates(reference.on([molecule(1)], head="r2scan"), log)
     other.errors(SINGLE)
     assert other.n_runs == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n\xff", b"[]\n{}\n", b"not JSON"])
-def test_a_file_that_is_no_log_is_begun_anew(trials, log, content):
+def test_a_file_that_is_no_log_is_begun_anew(reference, log, content):
     log.write_bytes(content)
-    Candidates(trials, log).errors(SINGLE)
-    again = Candidates(trials, log)
+    Candidates(reference, log).errors(SINGLE)
+    again = Candidates(reference, log)
     again.errors(SINGLE)
     assert again.n_runs == 0
 
 
-def test_what_is_not_finite_survives_the_log(trials, log, monkeypatch):
+def test_what_is_not_finite_survives_the_log(reference, log, monkeypatch):
     table = pd.DataFrame(
         {name: [np.nan, np.inf] for name in ("energy", "forces", "stress", "forces_l2", "forces_norm")}
     )
-    monkeypatch.setattr(trials, "errors_by_structure", lambda predict: table, raising=False)
-    same(Candidates(trials, log).errors(HALF), table)
-    again = Candidates(trials, log)
+    monkeypatch.setattr(reference, "errors_by_structure", lambda predict: table, raising=False)
+    same(Candidates(reference, log).errors(HALF), table)
+    again = Candidates(reference, log)
     same(again.errors(HALF), table)
     assert again.n_runs == 0
 
@@ -193,7 +188,7 @@ def test_what_is_not_finite_survives_the_log(trials, log, monkeypatch):
 # times
 
 
-def test_times_are_of_the_largest_structure(trials, monkeypatch):
+def test_times_are_of_the_largest_structure(reference, monkeypatch):
     seen = []
 
     def side_by_side(calls, device, rounds):
@@ -201,7 +196,7 @@ def test_times_are_of_the_largest_structure(trials, monkeypatch):
         return {name: Timed((1.0,) * rounds, None) for name in calls}
 
     monkeypatch.setattr(precision_probe.search.measuring, "side_by_side", side_by_side)
-    found = Candidates(trials).timed({"half": HALF}, ("float64", "float32"), stress=True, rounds=3)
+    found = Candidates(reference).timed({"half": HALF}, ("float64", "float32"), stress=True, rounds=3)
     assert list(found) == ["half", CAST.format("float64"), CAST.format("float32")]
     assert seen == [3, 3, 3]
     assert {each.seconds for each in found.values()} == {(1.0, 1.0, 1.0)}

@@ -1,0 +1,432 @@
+"""The verbs audit and inspect: what they write, print, refuse and exit with."""
+
+import signal
+
+import ase.build
+import ase.io
+import numpy as np
+import pytest
+import torch
+from runs import molecule
+
+import precision_probe as pp
+import precision_probe.probe.observer
+import precision_probe.structures
+from precision_probe.analysis.errors import exceeded
+from precision_probe.models.building import build
+
+FINE, EXCEEDED, BAD_INPUT, FAILED = 0, 1, 2, 3
+
+
+@pytest.fixture
+def two_file(water, tmp_path):
+    ase.io.write(tmp_path / "two.xyz", [water, ase.build.molecule("CH4")])
+    return tmp_path / "two.xyz"
+
+
+@pytest.fixture(scope="module")
+def audited(model, run, tmp_path_factory):
+    """What an audit in three precisions says, and its trace."""
+    folder = tmp_path_factory.mktemp("audited")
+    torch.save(model, folder / "small.model")
+    ase.io.write(folder / "water.xyz", molecule())
+    output = folder / "trace.h5"
+    options = ("-p", "fp32,half,bf16", "--device", "cpu", "-o", output)
+    result = run("audit", folder / "small.model", folder / "water.xyz", *options)
+    with pp.open_trace(output) as trace:
+        return result, pp.summary(trace)
+
+
+# what audit writes
+
+
+def test_audit_counts_up_its_default_name(folder, model_file, water_file, audit, names):
+    for number in (1, 2):
+        result = audit(model_file, water_file)
+        assert result.exit_code == FINE, result.output
+        assert names(folder) == [f"small-water-{n}.h5" for n in range(1, number + 1)]
+        assert f"Trace written to small-water-{number}.h5" in result.stderr
+    with pp.open_trace("small-water-2.h5") as trace:
+        assert trace.attributes["model_name"] == "small"
+        assert trace.structures["n_atoms"].values.tolist() == [3]
+        assert [str(precision) for precision in trace.precisions] == ["float32"]
+        assert trace.modes == ("propagated",)
+
+
+def test_audit_prints_both_tables(audited):
+    result, _ = audited
+    assert result.exit_code == FINE
+    for expected in ("The model as a whole", "Block by block", "float32", "float16", "bfloat16", "products.1"):
+        assert expected in result.stdout
+    assert "float64, float32, float16, bfloat16" in " ".join(result.stderr.split())
+
+
+def test_audit_replaces_its_output_only_with_force(folder, model_file, water_file, audit, names, refused):
+    output = folder / "out.h5"
+    output.write_bytes(b"precious")
+    refused(audit(model_file, water_file, "-o", output), "out.h5 exists", "--force")
+    refused(audit("absent.model", water_file, "-o", output), "out.h5 exists")  # known before anything is loaded
+    assert output.read_bytes() == b"precious"
+    assert audit(model_file, water_file, "-o", output, "--force").exit_code == FINE
+    with pp.open_trace(output) as trace:
+        assert trace.attributes["model_name"] == "small"
+    assert names(folder) == ["out.h5"]
+
+
+@pytest.mark.parametrize("mode", ["propagated", "isolated"])
+def test_audit_in_one_mode(model_file, water_file, mode, audit):
+    result = audit(model_file, water_file, "--modes", mode, "-o", "out.h5")
+    assert result.exit_code == FINE, result.output
+    assert "Block by block" in result.stdout
+    with pp.open_trace("out.h5") as trace:
+        assert trace.modes == (mode,)
+
+
+def test_audit_of_chosen_blocks(model_file, water_file, run):
+    blocks = ("--blocks", "products.*", "--blocks", "interactions.0.linear_up")
+    assert run("audit", model_file, water_file, *blocks, "-p", "float32", "-o", "out.h5").exit_code == FINE
+    with pp.open_trace("out.h5") as trace:
+        assert trace.blocks == ("products.0", "products.1", "interactions.0.linear_up")
+
+
+def test_quiet_audit_prints_nothing(folder, model_file, water_file, audit, names):
+    result = audit(model_file, water_file, "-o", "out.h5", "--quiet")
+    assert (result.exit_code, result.stdout, result.stderr) == (FINE, "", "")
+    assert names(folder) == ["out.h5"]
+
+
+def test_structures_without_edges_run_and_are_reported(model_file, tmp_path, audit):
+    ase.io.write(tmp_path / "far.xyz", ase.Atoms("OH", [(0, 0, 0), (9, 0, 0)], info={"name": "apart"}))
+    result = audit(model_file, tmp_path / "far.xyz")
+    assert result.exit_code == FINE, result.output
+    assert "apart: no two atoms are within the cutoff of 3 Å" in " ".join(result.stdout.split())
+
+
+# tolerances
+
+
+def test_audit_names_what_exceeds_the_tolerance(folder, model_file, tmp_path, audited, audit, names):
+    ase.io.write(tmp_path / "water.xyz", molecule())
+    _, summary = audited
+    fine, coarse = summary.loc["float32", "forces"], summary.loc["float16", "forces"]
+    limit = (fine * coarse) ** 0.5
+    options = ("--tolerance", f"forces={limit},energy=1e9", "-q")
+    result = audit(model_file, tmp_path / "water.xyz", *options, precisions="float32,float16")
+    assert result.exit_code == EXCEEDED
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("float16: forces error ")
+    assert f"{coarse:.2e}" in line
+    assert f"{limit:.2e} eV/Å" in line
+    assert f"({coarse / limit:.1f} times)" in line
+    assert "small-water-1.h5" in names(folder)
+
+
+def test_audit_within_the_tolerance_is_fine(model_file, water_file, audit):
+    result = audit(model_file, water_file, "--tolerance", "forces=1e3,energy=1e3")
+    assert result.exit_code == FINE
+    assert "ok: within forces 1000 eV/Å" in " ".join(result.stdout.split())
+
+
+def test_a_tolerance_that_cannot_be_judged_is_said(model_file, water_file, audit):
+    result = audit(model_file, water_file, "--tolerance", "stress=1e-9", "-q")
+    assert result.exit_code == FINE
+    assert "stress" in result.stderr
+
+
+def test_an_overflow_is_a_result(config, water_file, tmp_path, audit):
+    torch.save(build(config | {"atomic_energies": [-13.6, -1029.5, -70000.0]}), tmp_path / "heavy.model")
+    result = audit(tmp_path / "heavy.model", water_file, precisions="float16")
+    assert result.exit_code == FINE
+    (row,) = [line.split() for line in result.stdout.splitlines() if "NaN/inf" in line]
+    assert row[:2] == ["float16", "nan"]
+    judged = audit(tmp_path / "heavy.model", water_file, "--tolerance", "energy=1e9", "-q", precisions="float16")
+    assert judged.exit_code == EXCEEDED
+    assert "float16: energy error nan exceeds" in judged.stderr
+
+
+def test_a_tolerance_is_judged_once_for_the_table_and_the_exit_code(model_file, water_file, audit, monkeypatch):
+    judged, shown = [], []
+
+    def count(summary, tolerance):
+        judged.append(exceeded(summary, tolerance))
+        return judged[-1]
+
+    def show(summary, errors, over, limits, *, is_guide):
+        shown.append((over, limits, is_guide))
+        return ""
+
+    monkeypatch.setattr("precision_probe.analysis.errors.exceeded", count)
+    monkeypatch.setattr("precision_probe.cli.tables.model_table", show)
+    result = audit(model_file, water_file, "--tolerance", "forces=1e-30,energy=1e9,stress=1.0")
+    assert result.exit_code == EXCEEDED
+    assert len(judged) == 1
+    ((over, limits, is_guide),) = shown
+    assert over is judged[0]
+    assert over["quantity"].tolist() == ["forces"]
+    assert limits == {"forces": 1e-30, "energy": 1e9}  # what the summary has
+    assert not is_guide
+
+
+# explanations
+
+
+def test_audit_explains_prints_and_keeps_the_tables(explained, names, flat, titles):
+    result, path = explained
+    assert result.exit_code == FINE, result.output
+    for title in ("The model as a whole", "Block by block", *titles.values()):
+        assert title in flat(result.stdout)
+    assert "Warning" not in result.stderr
+    with pp.open_trace(path) as trace:
+        assert set(trace.tables) == set(titles) - {"physics"}
+        assert trace.attributes["complete"] is True
+        mae = trace.table("budget").frame.set_index("source").loc["all together", "forces_mae"]
+        assert mae == pytest.approx(pp.summary(trace).loc["float16", "forces_mae"])
+        assert pp.errors(trace)["noise"].notna().any()
+    assert names(path.parent) == ["trace.h5", "water.xyz"]
+
+
+@pytest.mark.parametrize("name", ["AtomicDipolesMACE", "AtomicDielectricMACE"])
+def test_what_cannot_be_explained_is_audited_nevertheless(
+    config, water_file, tmp_path, folder, name, run, audit, names, refused
+):
+    irreps = {"hidden_irreps": "4x0e + 4x1o + 4x2e", "MLP_irreps": "4x0e + 4x1o + 4x2e"}
+    more = irreps if name == "AtomicDielectricMACE" else {"MLP_irreps": "4x1o"}
+    torch.save(build(config | {"model": name, "atomic_energies": None} | more), tmp_path / "dipole.model")
+    result = audit(tmp_path / "dipole.model", water_file, "--explain", "-o", "out.h5", "-q")
+    refused(result, "predicts no energies and forces", "in the trace")
+    assert names(folder) == ["out.h5"]
+    with pp.open_trace("out.h5") as trace:
+        assert trace.attributes["complete"] is True
+        assert "dipole" in trace.group("propagated", "float32")
+        assert trace.tables == ()
+    shown = audit(tmp_path / "dipole.model", water_file, "--explain", "-o", "out.h5", "--force")
+    assert shown.exit_code == BAD_INPUT
+    assert "The model as a whole" in shown.stdout
+    result = run("explain", "out.h5")
+    assert (result.exit_code, result.stdout) == (FINE, "")
+    assert "Note: " in result.stderr
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("out of memory")])
+def test_an_explanation_that_fails_leaves_the_audit(folder, model_file, water_file, monkeypatch, error, audit, refused):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("precision_probe.diagnostics.suite.explained", fail)
+    result = audit(model_file, water_file, "--explain", "-o", "out.h5", "-q")
+    refused(result, "after 1 structure", code=FAILED)
+    with pp.open_trace("out.h5") as trace:
+        assert np.isfinite(pp.summary(trace).loc["float32", "forces"])
+
+
+def test_dynamics_without_explain_is_refused(model_file, water_file, tmp_path, run):
+    done = run("audit", model_file, water_file, "--dynamics", "10", "-o", tmp_path / "t.h5")
+    assert done.exit_code == BAD_INPUT
+    assert "needs --explain" in done.stderr
+    assert not (tmp_path / "t.h5").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--explain", "--dynamics", "3"]])
+def test_structures_are_read_from_their_file_once(model_file, two_file, audit, monkeypatch, options):
+    read, explained = [], []
+    original = precision_probe.structures._read_file
+    monkeypatch.setattr(precision_probe.structures, "_read_file", lambda path: read.append(path) or original(path))
+    monkeypatch.setattr(pp.Probe, "explain", lambda self, atoms, **options: explained.append((atoms, options)))
+    assert audit(model_file, two_file, "-q", *options).exit_code == FINE
+    assert read == [str(two_file)]
+    if options:  # the same structures, which are in memory
+        (([first, second], given),) = explained
+        assert (len(first), len(second)) == (3, 5)
+        assert given["steps"] == 3
+    else:
+        assert explained == []
+
+
+# what is refused, before anything is written
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-p", "float23"], ["float23", "Did you mean 'float32'"]),
+        (["-p", ","], ["No precision"]),
+        (["-p", "tf32"], ["tf32", "cuda"]),
+        (["--blocks", "productz.*"], ["productz.*", "Did you mean 'products."]),
+        (["--modes", "both"], ["both", "propagated, isolated"]),
+        (["--modes", ""], ["mode"]),
+        (["--device", "cuda"], ["cuda", "--device cpu"]),
+        (["--device", "abacus"], ["abacus", "cpu, cuda"]),
+        (["--device", "meta"], ["meta", "cpu, cuda"]),
+        (["--tolerance", "force=1"], ["force=1", "forces (eV/Å)"]),
+        (["--tolerance", "forces"], ["forces=1e-3"]),
+        (["--tolerance", "forces=-1"], ["above zero"]),
+        (["-o", "missing/out.h5"], ["missing/out.h5 cannot be written"]),
+        (["-o", "."], ["is a folder"]),
+    ],
+)
+def test_audit_refuses_options(folder, model_file, water_file, options, words, run, names, refused):
+    refused(run("audit", model_file, water_file, *options), *words)
+    assert names(folder) == []
+
+
+def save_truncated(model, path):
+    torch.save(model, path)
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def save_script(_, path):
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(path)
+
+
+BAD_MODELS = {
+    "missing": (lambda model, path: None, ["does not exist"]),
+    "folder": (lambda model, path: path.mkdir(), ["is a folder"]),
+    "garbage": (lambda model, path: path.write_bytes(b"no model" * 100), ["cannot be read as a torch checkpoint"]),
+    "empty": (lambda model, path: path.touch(), ["cannot be read as a torch checkpoint"]),
+    "truncated": (save_truncated, ["truncated"]),
+    "other module": (lambda model, path: torch.save(torch.nn.Linear(2, 2), path), ["Linear", "not a MACE model"]),
+    "state dict": (lambda model, path: torch.save(model.state_dict(), path), ["state dict"]),
+    "tensor": (lambda model, path: torch.save(torch.zeros(3), path), ["Tensor", "not a MACE model"]),
+    "TorchScript": (save_script, ["TorchScript"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", BAD_MODELS)
+@pytest.mark.parametrize("verb", ["audit", "inspect"])
+def test_bad_models_are_refused(folder, model, water_file, tmp_path, kind, verb, run, names, refused):
+    write, words = BAD_MODELS[kind]
+    write(model, tmp_path / "bad.model")
+    refused(run(verb, tmp_path / "bad.model", water_file), "bad.model", *words)
+    assert names(folder) == []
+
+
+def crystal_with(cell):
+    return ase.Atoms("C2", [(0, 0, 0), (1.4, 0, 0)], cell=cell, pbc=True, info={"name": "odd"})
+
+
+BAD_STRUCTURES = {
+    "unknown element": (ase.Atoms("OSi", [(0, 0, 0), (0, 0, 1.6)], info={"name": "glass"}), ["glass", "Si", "H, C, O"]),
+    "NaN positions": (ase.Atoms("OH", [(0, 0, 0), (0, np.nan, 1)], info={"name": "lost"}), ["lost", "[1]", "NaN"]),
+    "coincident": (ase.Atoms("OHH", [(0, 0, 0), (0, 0, 1), (0, 0, 1)], info={"name": "x"}), ["x: atoms", "same place"]),
+    "zero volume": (crystal_with([(3, 0, 0), (0, 3, 0), (3, 3, 0)]), ["odd", "zero volume"]),
+    "no cell": (crystal_with(np.zeros((3, 3))), ["odd", "zero volume"]),
+    "left-handed": (crystal_with([(0, 3, 0), (3, 0, 0), (0, 0, 3)]), ["odd", "negative volume"]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_STRUCTURES)
+@pytest.mark.parametrize("verb", ["audit", "inspect"])
+def test_bad_structures_are_refused(folder, model_file, water, tmp_path, kind, verb, run, names, refused):
+    atoms, words = BAD_STRUCTURES[kind]
+    ase.io.write(tmp_path / "bad.xyz", [water, atoms], format="extxyz")
+    refused(run(verb, model_file, tmp_path / "bad.xyz"), *words)
+    assert names(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "selection", "words"),
+    [
+        ("absent.xyz", None, "", ["absent.xyz does not exist"]),
+        ("garbage.xyz", "this is\nno structure\n", "", ["garbage.xyz"]),
+        ("unknown.kind", "?", "", ["unknown.kind"]),
+        ("empty.xyz", "", "", ["empty.xyz"]),
+        ("water.xyz", "1\n\nO 0 0 0\n", "@5:9", ["holds no structures"]),
+        ("water.xyz", "1\n\nO 0 0 0\n", "@7", ["water.xyz@7"]),
+        ("none.xyz", "0\n\n", "", ["no atoms"]),
+    ],
+)
+def test_files_without_structures_are_refused(
+    folder, model_file, tmp_path, name, content, selection, words, run, names, refused
+):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    refused(run("audit", model_file, f"{tmp_path / name}{selection}"), *words)
+    assert names(folder) == []
+
+
+# what goes wrong on the way
+
+
+def fail_in_observation(monkeypatch, number, error):
+    """Let the observation of this number (from 1) raise an error or a signal."""
+    observe = precision_probe.probe.observer.Observer.predict
+    calls = []
+
+    def observe_or_fail(*arguments):
+        calls.append(1)
+        if len(calls) == number and isinstance(error, signal.Signals):
+            signal.raise_signal(error)
+        elif len(calls) == number:
+            raise error
+        return observe(*arguments)
+
+    monkeypatch.setattr(precision_probe.probe.observer.Observer, "predict", observe_or_fail)
+
+
+FAILURES = {
+    "interrupted": (KeyboardInterrupt(), ["Interrupted after 1 structure"]),
+    "failed": (RuntimeError("out of memory"), ["failed after 1 structure", "RuntimeError: out of memory"]),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+@pytest.mark.parametrize("tolerance", [[], ["--tolerance", "forces=1e-30"]])
+def test_what_finished_is_kept(folder, model_file, two_file, monkeypatch, kind, tolerance, audit):
+    error, words = FAILURES[kind]
+    fail_in_observation(monkeypatch, 2, error)
+    result = audit(model_file, two_file, "-o", "out.h5", "-q", *tolerance)
+    assert result.exit_code == FAILED
+    message = result.stderr.strip().splitlines()[-1]
+    assert all(word in message for word in words), message
+    with pp.open_trace(folder / "out.h5") as trace:
+        assert trace.structures["n_atoms"].values.tolist() == [3]
+        assert trace.attributes["complete"] is False
+        assert set(pp.errors(trace)["block"]) == {"model", "readouts.0", "readouts.1"}
+
+
+def test_what_finished_is_kept_when_a_batch_system_terminates_the_run(
+    model_file, two_file, monkeypatch, audit, refused
+):
+    def not_taken_over(*_):
+        raise AssertionError("SIGTERM was not taken for an interruption")
+
+    before = signal.signal(signal.SIGTERM, not_taken_over)
+    try:
+        fail_in_observation(monkeypatch, 2, signal.SIGTERM)
+        refused(audit(model_file, two_file, "-o", "out.h5", "-q"), "Interrupted after 1 structure", code=FAILED)
+        assert signal.getsignal(signal.SIGTERM) is not_taken_over
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    with pp.open_trace("out.h5") as trace:
+        assert trace.structures["n_atoms"].values.tolist() == [3]
+
+
+@pytest.mark.parametrize(("error", "word"), [(KeyboardInterrupt(), "Interrupted"), (OSError("no luck"), "no luck")])
+def test_nothing_is_written_where_nothing_finished(
+    folder, model_file, two_file, monkeypatch, error, word, audit, names, refused
+):
+    fail_in_observation(monkeypatch, 1, error)
+    refused(audit(model_file, two_file, "-o", "out.h5", "-q"), word, code=FAILED)
+    assert names(folder) == []
+
+
+def test_the_traceback_is_shown_when_asked_for(model_file, water_file, monkeypatch, audit, refused):
+    fail_in_observation(monkeypatch, 1, ValueError("deep down"))
+    refused(audit(model_file, water_file, "-q"), "ValueError: deep down", "--traceback", code=FAILED)
+    fail_in_observation(monkeypatch, 1, ValueError("deep down"))
+    result = audit(model_file, water_file, "-q", "--traceback")
+    assert result.exit_code == FAILED
+    assert "Traceback (most recent call last)" in result.stderr
+    assert "observe_or_fail" in result.stderr
+
+
+# inspect
+
+
+def test_inspect(folder, model_file, water_file, run, names):
+    result = run("inspect", model_file, water_file)
+    assert result.exit_code == FINE, result.output
+    for expected in ("ScaleShiftMACE", "interactions.1", "water[0]", "message: [3, 4, 9]", "every number is finite"):
+        assert expected in result.stdout
+    assert names(folder) == []

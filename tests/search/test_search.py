@@ -1,0 +1,203 @@
+"""The steps of a search: what each gives, with costs that are made up, and so exact."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from precision_probe.diagnostics.reference import Reference
+from precision_probe.exceptions import InputError
+from precision_probe.models.blocks import default_blocks
+from precision_probe.policy import Policy, Rule
+from precision_probe.search.measuring import CAST, Candidates
+from precision_probe.search.proposals import raised, uniform
+from precision_probe.search.search import MARGIN, Search
+from precision_probe.search.timing import Timed
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+pytestmark = pytest.mark.usefixtures("times")
+
+
+@pytest.fixture(scope="module")
+def reference(model, waters, recommended):
+    """The structures that were searched on before, so that the log has their errors."""
+    by_name = {atoms.info["name"]: atoms for atoms in waters(4)}
+    return Reference(model, [by_name[name] for name in recommended.policy.evidence["searched"]], device="cpu")
+
+
+@pytest.fixture
+def search(reference, tolerance, log):
+    return Search(Candidates(reference, log), tolerance)
+
+
+@pytest.fixture
+def blocks(search):
+    return search.alone(PRECISIONS, progress=False)
+
+
+# what it is made of
+
+
+def test_memory_is_refused_without_a_gpu(reference, tolerance):
+    with pytest.raises(InputError, match="Memory is measured on CUDA only"):
+        Search(Candidates(reference), tolerance, "memory")
+
+
+def test_a_stress_that_nothing_has_is_not_judged(reference, tolerance):
+    assert Search(Candidates(reference), tolerance | {"stress": 1e-3}).judged == list(tolerance)
+    with pytest.raises(InputError, match="nothing would be judged"):
+        Search(Candidates(reference), {"stress": 1e-3})
+
+
+# errors in tolerances
+
+
+def table(**columns):
+    n = len(next(iter(columns.values())))
+    return pd.DataFrame({name: [0.0] * n for name in ("energy", "forces", "stress")} | columns, dtype=float)
+
+
+def graphs(*periodic):
+    return [SimpleNamespace(periodic=np.asarray([each])) for each in periodic]
+
+
+def test_shares_are_errors_in_tolerances(reference):
+    search = Search(Candidates(reference), {"forces": 0.5, "energy": 0.1})
+    found = search.shares(table(energy=[0.2, 0.0], forces=[0.25, 2.0]))
+    np.testing.assert_allclose(found, [[0.5, 2.0], [4.0, 0.0]])  # in the order of the tolerance
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["energy", "forces"])
+def test_shares_are_infinite_where_a_result_is_not_finite_though_it_has_no_tolerance(reference, name, bad):
+    search = Search(Candidates(reference), {"forces": 1.0})
+    assert search.shares(table(**{name: [bad, 0.5]}))[:, 0].tolist() == [np.inf, 0.5 if name == "forces" else 0.0]
+
+
+def test_shares_of_stress_are_zero_without_one_and_infinite_where_it_is_nan(reference):
+    search = Search(Candidates(reference), {"forces": 1.0, "stress": 0.1})
+    search.judged = ["forces", "stress"]  # as if one of the structures were periodic
+    shares = search.shares(table(stress=[np.nan, np.nan, 0.2]), graphs(False, True, True))
+    np.testing.assert_allclose(shares[:, 1], [0, np.inf, 2])
+    assert not shares[:, 0].any()
+
+
+# each block alone
+
+
+def test_blocks_alone_save_what_they_cost(model, recommended, blocks, gains, tolerance):
+    pd.testing.assert_frame_equal(blocks, recommended.blocks)
+    names = [block.name for block in default_blocks(model)]
+    assert len(blocks) == 3 * len(names)
+    for row in blocks.to_dict("records"):
+        assert row["saves"] == pytest.approx(gains[row["precision"]] / len(names))
+        assert row["share"] == pytest.approx(max(row[name] / limit for name, limit in tolerance.items()))
+    assert (blocks["predicted"] >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("whole", "part", "saves", "saves_gib"),
+    [
+        (Timed((1.0, 2.0, 3.0), None), Timed((0.5,), None), 1.5, np.nan),
+        (Timed((1.0, 2.0, 3.0), None), Timed((1.5,), None), 0.0, np.nan),  # within quartiles 1 apart
+        (Timed((2.0,), 3 * 2**30), Timed((3.0,), 2**30), -1.0, 2.0),
+        (Timed((2.0,), 3 * 2**30), Timed((), None), 0.0, 0.0),  # the memory did not suffice for the block
+        (Timed((), None), Timed((2.0,), 2**30), 0.0, 0.0),  # nor for the whole
+    ],
+)
+def test_a_block_saves_what_is_more_than_the_spread(search, monkeypatch, whole, part, saves, saves_gib):
+    def timed(self, policies, **_):
+        return {name: part if policy.rules else whole for name, policy in policies.items()}
+
+    monkeypatch.setattr(Candidates, "timed", timed)
+    blocks = search.alone(["float16"], progress=False)
+    np.testing.assert_array_equal(blocks["saves"], saves)
+    np.testing.assert_array_equal(blocks["saves_gib"], saves_gib)
+
+
+# what is proposed
+
+
+def test_what_is_proposed_is_uniform_or_saves(model, search, blocks, gains):
+    names = [block.name for block in default_blocks(model)]
+    policies = search.proposals(blocks, PRECISIONS)
+    simple = uniform(names, PRECISIONS)
+    assert dict(list(policies.items())[: len(simple)]) == simple
+    mixed = list(policies)[len(simple) :]
+    assert mixed == [f"mixed {n}" for n in range(1, len(mixed) + 1)]
+    saved = [sum(gains[policies[name].precision_of(block).name] for block in names) for name in mixed]
+    assert min(saved) > 0
+    assert saved == sorted(saved, reverse=True)
+
+
+# parts of blocks
+
+
+def test_parts_of_blocks_may_have_a_precision_of_their_own(model, recommended, search, blocks):
+    policies = search.proposals(blocks, PRECISIONS)
+    refined = search.refined(policies, progress=False)
+    assert refined
+    for name, policy in refined.items():
+        assert name.endswith(" raised")
+        n = int(name.split()[-2])
+        assert policy.rules[n:] == policies[name.rpartition(",")[0]].rules
+        for rule in policy.rules[:n]:
+            assert rule.compute == "float32"
+            assert rule.blocks.count(".") >= 1
+            assert model.get_submodule(rule.blocks) is not None
+    assert not any(name.endswith(" raised") for name in recommended.candidates.index)
+
+
+def test_the_part_that_costs_most_digits_is_raised_first(model, search):
+    low = Policy((Rule("interactions.*", "float16"),))
+    share = np.max(search.shares(search.candidates.errors(low)))
+    tight = Search(search.candidates, {name: limit * share / 2 for name, limit in search.tolerance.items()})
+    refined = tight.refined({"low": low}, progress=False)
+    parts = [part for i in (0, 1) for part in tight._parts(f"interactions.{i}")]
+    assert {"interactions.0.linear", "interactions.1.conv_tp_weights"} <= set(parts)
+    errors = {part: np.max(tight.shares(search.candidates.errors(raised(low, [part])))) for part in parts}
+    assert refined["low, 1 raised"].rules[0].blocks == min(errors, key=errors.get)
+    assert len(refined) <= 3
+    assert errors[refined["low, 1 raised"].rules[0].blocks] < 2
+
+
+@pytest.mark.parametrize("share", [MARGIN, 21.0])
+def test_what_holds_or_is_far_from_it_is_not_refined(search, share):
+    low = Policy((Rule("products.*", "float16"),))
+    measured = np.max(search.shares(search.candidates.errors(low)))
+    limits = {name: limit * measured / share * (1 + 1e-9) for name, limit in search.tolerance.items()}
+    assert Search(search.candidates, limits).refined({"low": low}, progress=False) == {}
+
+
+# proposals as they are
+
+
+def test_the_table_says_how_candidates_compare(recommended, gains):
+    table = recommended.candidates
+    np.testing.assert_allclose(table["vs_float64"], 1 / table["seconds"])
+    np.testing.assert_allclose(table["vs_float32"], 0.7 / table["seconds"])
+    for name, row in table.iterrows():
+        others = table.drop(name)
+        no_worse = (others["seconds"] <= row["seconds"]) & (others["share"] <= row["share"])
+        better = (others["seconds"] < row["seconds"]) | (others["share"] < row["share"])
+        assert row["pareto"] == (not (no_worse & better).any())
+    assert {CAST.format(name) for name in gains} <= set(table.index)
+
+
+def test_measured_are_the_policies_and_the_casts(search):
+    policies = {"nothing": Policy(()), "half": Policy((Rule("products.*", "float16"), Rule("*", "float32")))}
+    table = search.measured(policies, ["float16"], progress=False)
+    casts = [CAST.format(name) for name in ("float64", "float32", "float16")]
+    assert sorted(table.index) == sorted([*policies, *casts])
+    assert table["rules"].to_dict() == dict.fromkeys(casts, "") | {
+        "nothing": "no rules",
+        "half": "products.* float16, * float32",
+    }
+    assert table["seconds"].is_monotonic_increasing
+    assert table["held_out"].isna().all()
+    errors = search.candidates.errors(policies["half"])
+    l2 = np.linalg.norm(errors["forces_l2"]) / np.linalg.norm(errors["forces_norm"])
+    assert table.loc["half", "forces_rel_l2"] == pytest.approx(l2)
+    assert table.loc["half", "forces"] == errors["forces"].max()
