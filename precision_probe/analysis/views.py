@@ -84,6 +84,20 @@ def _physics(table: pd.DataFrame) -> View:
     return View("In your units: all structures together", frame, "Energies are means of |Δ| over structures.")
 
 
+def _contributions(table: pd.DataFrame) -> View:
+    """Shares of the squared error of forces, then of energies, in percent."""
+    frames = [
+        _wide(table.assign(label=f"{quantity}: " + table["part"], value=100 * table[f"{quantity}_share"]), "label")
+        for quantity in ("forces", "energy")
+    ]
+    note = (
+        "One part after another, in the order in which a run needs them, is taken to the precision; what that changes "
+        "is the part's, and all add up to the whole error. A negative share undoes some of the others'. the rest: by "
+        "what the variant differs from all parts together."
+    )
+    return View("What part makes how much of the squared error (%)", pd.concat(frames).rename_axis("part"), note)
+
+
 def _budget(table: pd.DataFrame) -> View:
     """The mean absolute error of forces that each source makes alone, and below them what they add up to."""
     label = (table["source"] + " " + table["block"]).str.strip()
@@ -195,6 +209,7 @@ def _drift(table: pd.DataFrame) -> View:
 
 
 _ARRANGED: dict[str, Callable[[pd.DataFrame], View]] = {
+    "contributions": _contributions,
     "range": _range,
     "budget": _budget,
     "prediction": _prediction,

@@ -122,6 +122,8 @@ def _run(probe: "pp.Probe", structures: str, *, quiet: bool, steps: int | None) 
             is_audited = True
             if steps is not None:
                 probe.explain(atoms, steps=steps, progress=not quiet)
+            elif probe.predicts_energies:
+                probe.explain(atoms, only=("contributions",), progress=not quiet)
     except InputError as error:
         if not is_audited:
             raise
@@ -145,6 +147,7 @@ def _run(probe: "pp.Probe", structures: str, *, quiet: bool, steps: int | None) 
 def _finish(probe: "pp.Probe", output: Path, limits: dict[str, float] | None, *, quiet: bool) -> bool:
     """Write the trace, print the tables, and judge the tolerance: whether it is exceeded."""
     import precision_probe as pp
+    from precision_probe.analysis.causes import main_causes
     from precision_probe.analysis.errors import exceeded
     from precision_probe.cli.style import WIDTH
     from precision_probe.cli.tables import GUIDE, block_table, model_table, view_tables
@@ -156,7 +159,8 @@ def _finish(probe: "pp.Probe", output: Path, limits: dict[str, float] | None, *,
     if not quiet:
         table = pp.errors(trace)
         console = wide_console(WIDTH)
-        console.print(model_table(summary, table, over, judged, is_guide=limits is None))
+        causes = main_causes(trace) if "contributions" in trace.tables else None
+        console.print(model_table(summary, table, over, judged, is_guide=limits is None, causes=causes))
         console.print(block_table(table))
         if trace.tables:
             for each in view_tables(trace):

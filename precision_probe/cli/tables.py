@@ -30,18 +30,24 @@ _METRICS = {"max_abs": "max_abs", "mean_rel": "mean_rel", "rel_l2": "rel_l2", "a
 
 
 def model_table(
-    summary: pd.DataFrame, errors: pd.DataFrame, over: pd.DataFrame, limits: Tolerance, *, is_guide: bool
+    summary: pd.DataFrame,
+    errors: pd.DataFrame,
+    over: pd.DataFrame,
+    limits: Tolerance,
+    *,
+    is_guide: bool,
+    causes: pd.DataFrame | None = None,
 ) -> RenderableType:
     """The model as a whole: one row for each precision, and which are within the tolerance.
 
     Args:
         summary: From :func:`precision_probe.summary`.
-        errors: From :func:`precision_probe.errors`; it names the block that loses most digits by itself.
+        errors: From :func:`precision_probe.errors`.
         over: From :func:`precision_probe.analysis.errors.exceeded`.
         limits: What it was judged by, as far as the summary has it.
         is_guide: Whether that is :data:`GUIDE`, not a tolerance of the user's.
+        causes: From :func:`precision_probe.analysis.causes.main_causes`, where the trace has contributions.
     """
-    worst = worst_blocks(errors)
     columns = {name: heading for name, (heading, _) in _COLUMNS.items() if name in summary}
     units = errors[errors["block"] == MODEL].drop_duplicates("tensor").set_index("tensor")["units"]
     columns |= {str(name): f"{name}\n{unit}" for name, unit in units.items() if name not in _COLUMNS}
@@ -50,12 +56,25 @@ def model_table(
     for heading in (*columns.values(), "time\n× float64"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("\nverdict")
-    table.add_column("loses most\ndigits by itself", overflow="fold")
+    if causes is not None:
+        for quantity in ("energy", "force"):
+            table.add_column(f"{quantity} error\nmostly from", no_wrap=True)
     for precision, row in summary.iterrows():
         cells = [number(row[name] * (_COLUMNS[name][1] if name in _COLUMNS else 1)) for name in columns]
         verdict = _verdict(str(precision), row, over, judged=bool(limits))
-        table.add_row(str(precision), *cells, _ratio(row), verdict, worst.get(str(precision), ""))
+        table.add_row(str(precision), *cells, _ratio(row), verdict, *_causes(causes, str(precision)))
     return Group(table, Text(_notes(summary, limits, is_guide=is_guide), style="dim"))
+
+
+def _causes(causes: pd.DataFrame | None, precision: str) -> list[str]:
+    """The part that makes most of the energies' and of the forces' error, with its share."""
+    if causes is None or precision not in causes.index:
+        return []
+    row = causes.loc[precision]
+    shares = {quantity: row[f"{quantity}_share"] for quantity in ("energy", "forces")}
+    return [
+        f"{row[f'{quantity}_part']}{f' {share:.0%}' if 0 < share <= 1.5 else ''}" for quantity, share in shares.items()
+    ]
 
 
 def block_table(errors: pd.DataFrame) -> RenderableType:
@@ -80,8 +99,9 @@ def block_table(errors: pd.DataFrame) -> RenderableType:
     notes = (
         "propagated: in the whole model; isolated: the block alone, on float64's inputs rounded. fwd: outputs; bwd: "
         "gradients with respect to inputs; of several tensors the one with the largest rel_l2. mean_rel with "
-        f"ε = {EPS:g}. ampl.: rel_l2 in unit roundoffs u. ~0: the exact gradient is zero. In colour: the block that "
-        "loses most digits by itself. Every tensor and metric: precision-probe errors TRACE"
+        f"ε = {EPS:g}. ampl.: rel_l2 in unit roundoffs u. ~0: the exact gradient is zero. In colour: the largest "
+        f"relative error of a block's output{' alone' if 'isolated' in modes else ''}, which need not matter most to "
+        "energies and forces. Every tensor and metric: precision-probe errors TRACE"
     )
     return Group(table, Text(notes, style="dim"))
 

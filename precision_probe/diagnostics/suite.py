@@ -1,6 +1,6 @@
 """What explains a model's errors, found out by running it: tables that a trace keeps."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import ase
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from precision_probe.diagnostics.bit_sweep import SWEEP_TITLE, sweep_of
+from precision_probe.diagnostics.contributions import UNITS, contributions
 from precision_probe.diagnostics.dynamics import energy_drift
 from precision_probe.diagnostics.equivariance import equivariance
 from precision_probe.diagnostics.error_budget import budget
@@ -56,11 +57,12 @@ def explain(
 
     Returns:
         By name, for :meth:`precision_probe.trace.trace.Trace.with_tables`. What the columns mean is said by the modules
-        of this package that make them: ``range`` (``range_failures``), ``noise`` (``repeatability``), ``budget``
-        (``error_budget``), ``sweep`` (``bit_sweep``), ``prediction`` (``sensitivity``), ``equivariance``,
-        ``finite_differences`` and ``displacement`` (``finite_differences``), ``digits`` (``significant_digits``),
-        ``drift`` (``dynamics``). Without a reduced precision there are no ``range``, ``budget`` and ``prediction``;
-        there is no ``budget`` of tf32 either.
+        of this package that make them: ``contributions``, ``range`` (``range_failures``), ``noise``
+        (``repeatability``), ``budget`` (``error_budget``), ``sweep`` (``bit_sweep``), ``prediction``
+        (``sensitivity``), ``equivariance``, ``finite_differences`` and ``displacement`` (``finite_differences``),
+        ``digits`` (``significant_digits``), ``drift`` (``dynamics``). Without a reduced precision there are no
+        ``contributions``, ``range``, ``budget`` and ``prediction``; there is no ``budget`` of tf32, and there are no
+        ``contributions`` of emulated formats.
 
     Raises:
         InputError: If the model, a structure, a precision or the device cannot be used.
@@ -91,6 +93,7 @@ def explained(
     structures: Sequence[ase.Atoms],
     *,
     steps: int = 0,
+    only: Collection[str] | None = None,
     progress: bool = False,
 ) -> Iterator[tuple[str, StoredTable]]:
     """The tables of :func:`explain`, one by one, so that an interruption loses none that is made.
@@ -100,7 +103,8 @@ def explained(
         variants: The model in each reduced precision.
         structures: The same structures as ``Atoms``, of which the largest is where dynamics start.
         steps: As :func:`explain` takes them.
-        progress: Likewise.
+        only: Names of tables, where not all are wanted.
+        progress: As :func:`explain` takes it.
 
     Raises:
         InputError: If the number of steps is below zero.
@@ -110,7 +114,8 @@ def explained(
     questions = _questions(reference, [reference.variant, *variants])
     if steps:
         questions.append(_drift(reference, max(structures, key=len), [each.precision for each in variants], steps))
-    for question in shown(questions, "explaining", progress=progress):
+    wanted = [question for question in questions if only is None or question.name in only]
+    for question in shown(wanted, "explaining", progress=progress):
         yield question.name, StoredTable(question.answer(), question.title, question.units)
 
 
@@ -128,7 +133,9 @@ def _questions(reference: Reference, variants: list[Variant]) -> list[_Question]
     """Every question but that of dynamics; float64's variant comes first. None that would have an empty table."""
     reduced = variants[1:]
     emulated = [variant.precision for variant in reduced if not variant.precision.products_only]
-    empty = {"range", "budget", "prediction"} if not reduced else {"budget"} if not emulated else set()
+    empty = {"range", "contributions", "budget", "prediction"} if not reduced else {"budget"} if not emulated else set()
+    if all(variant.precision.emulated for variant in reduced):
+        empty.add("contributions")
     questions = [*_on_errors(reference, variants, emulated), *_on_symptoms(reference, variants, emulated)]
     return [question for question in questions if question.name not in empty]
 
@@ -136,6 +143,12 @@ def _questions(reference: Reference, variants: list[Variant]) -> list[_Question]
 def _on_errors(reference: Reference, variants: list[Variant], emulated: Sequence[Precision]) -> Iterator[_Question]:
     """What makes the errors against float64, and how large they had to be."""
     reduced = variants[1:]
+    yield _Question(
+        "contributions",
+        "What part of the model makes how much of the errors",
+        lambda: contributions(reference, reduced),
+        UNITS,
+    )
     yield _Question(
         "range",
         "Where numbers first leave the range of a precision",

@@ -87,13 +87,18 @@ class Block:
 
 
 def default_blocks(model: torch.nn.Module) -> list[Block]:
-    """The embeddings, interactions, products and readouts of a MACE model, in the order in which they run.
+    """Every part of a MACE model that computes, in the order in which they run.
 
-    MACE's forward pass runs its embeddings once, then layer after layer an interaction and a product, and at the end
-    all readouts. Models of dipoles read each layer out at once; their blocks are listed in the same order.
+    MACE's forward pass runs its embeddings and the repulsion of near nuclei once, then layer after layer an interaction
+    and a product, then all readouts, and sums: the scaled and shifted energies of atoms, and those of isolated atoms.
+    Models of dipoles read each layer out at once; their blocks are listed in the same order. What a model has beside
+    these, as fields and charges of polar models, is listed before the sums, in the order of the model's attributes.
     """
     turns = {name: family.turn(name) for name, _ in model.named_modules() if (family := _family_of(name))}
-    return [_block(model, name) for name in sorted(turns, key=turns.__getitem__)]
+    others = _other_parts(model) if turns else []
+    known = sorted(turns, key=turns.__getitem__)
+    summing = [name for name in known if turns[name][0] is _Stage.SUMS]
+    return [_block(model, name) for name in (*(name for name in known if name not in summing), *others, *summing)]
 
 
 def select_blocks(model: torch.nn.Module, patterns: str | Sequence[str] | None) -> list[Block]:
@@ -162,12 +167,36 @@ def _can_be_hooked(module: torch.nn.Module) -> bool:
     return not isinstance(module, torch.jit.ScriptModule | _CONTAINERS)
 
 
+def _other_parts(model: torch.nn.Module) -> list[str]:
+    """What else of a MACE computes: its own modules, and members of its lists, that are of none of the families."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if name
+        and _family_of(name) is None
+        and _is_part(model, name)
+        and _can_be_hooked(module)
+        and _has_forward(module)
+    ]
+
+
+def _is_part(model: torch.nn.Module, name: str) -> bool:
+    """Whether a module stands in the model itself, or in a list that does."""
+    holder, _, _ = name.rpartition(".")
+    return not holder or ("." not in holder and isinstance(model.get_submodule(holder), torch.nn.ModuleList))
+
+
+def _has_forward(module: torch.nn.Module) -> bool:
+    return type(module).forward is not torch.nn.Module.forward
+
+
 class _Stage(IntEnum):
     """When MACE's forward pass runs a family of blocks."""
 
     BEFORE_LAYERS = 0
     IN_LAYERS = 1
     AFTER_LAYERS = 2
+    SUMS = 3
 
 
 @dataclass(frozen=True)
@@ -202,7 +231,7 @@ def _family_of(name: str) -> _Family | None:
 def _block(model: torch.nn.Module, name: str) -> Block:
     """One module described, its features in the layout that the model's backend keeps them in."""
     family, module, layout = _family_of(name), model.get_submodule(name), irreps_layout(model)
-    block = family.described(name, module) if family else Block(name, other=Port("", "", _irreps(module, "irreps_out")))
+    block = family.described(name, module) if family else _undescribed(name, module)
     return Block(
         name,
         {key: replace(port, layout=layout) for key, port in block.inputs.items()},
@@ -249,6 +278,13 @@ def _spherical_harmonics(name: str, module: torch.nn.Module) -> Block:
     )
 
 
+def _pair_repulsion(name: str, module: torch.nn.Module) -> Block:
+    """Lengths of edges, [n_edges, 1] Å → each atom's share of the repulsion of near nuclei, [n_atoms] eV."""
+    return Block(
+        name, {"x": Port("edge_lengths", "edge", o3.Irreps("0e"), unit="Å")}, (Port("output", "atom", unit="eV"),)
+    )
+
+
 def _interaction(name: str, module: torch.nn.Module) -> Block:
     """Features of neighbours → each atom's message, [n_atoms, channels, components], and what skips the product."""
     return Block(
@@ -288,14 +324,34 @@ def _readout(name: str, module: torch.nn.Module) -> Block:
     )
 
 
+def _undescribed(name: str, module: torch.nn.Module) -> Block:
+    """A part of which nothing is known but when it runs: inputs and outputs go by the names that it gives them."""
+    return Block(name, other=Port("", "", _irreps(module, "irreps_out")))
+
+
+def _scale_shift(name: str, module: torch.nn.Module) -> Block:
+    """Each atom's interaction energy, [n_atoms], as the readouts give it → the same in eV."""
+    return Block(name, {"x": Port("node_energies", "atom")}, (Port("output", "atom", unit="eV"),))
+
+
+def _isolated_atoms(name: str, module: torch.nn.Module) -> Block:
+    """One-hot elements → the energies of isolated atoms, [n_atoms, n_heads] eV."""
+    return Block(name, {"x": Port("node_attrs", "atom")}, (Port("output", "atom", unit="eV"),))
+
+
 # in the order of the trace, which within a layer is that of the forward pass; no embedding needs another's output
 _FAMILIES = (
     _Family("node_embedding", _Stage.BEFORE_LAYERS, is_list=False, described=_node_embedding),
     _Family("radial_embedding", _Stage.BEFORE_LAYERS, is_list=False, described=_radial_embedding),
     _Family("spherical_harmonics", _Stage.BEFORE_LAYERS, is_list=False, described=_spherical_harmonics),
+    _Family("joint_embedding", _Stage.BEFORE_LAYERS, is_list=False, described=_undescribed),
+    _Family("pair_repulsion_fn", _Stage.BEFORE_LAYERS, is_list=False, described=_pair_repulsion),
     _Family("interactions", _Stage.IN_LAYERS, is_list=True, described=_interaction),
     _Family("products", _Stage.IN_LAYERS, is_list=True, described=_product),
     _Family("readouts", _Stage.AFTER_LAYERS, is_list=True, described=_readout),
+    _Family("embedding_readout", _Stage.AFTER_LAYERS, is_list=False, described=_undescribed),
+    _Family("scale_shift", _Stage.SUMS, is_list=False, described=_scale_shift),
+    _Family("atomic_energies_fn", _Stage.SUMS, is_list=False, described=_isolated_atoms),
 )
 # lists of modules or parameters have no forward to hook
 _CONTAINERS = torch.nn.ModuleList | torch.nn.ModuleDict | torch.nn.ParameterList | torch.nn.ParameterDict

@@ -14,7 +14,7 @@ import contextlib
 import math
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ import torch
 from precision_probe.exceptions import InputError
 from precision_probe.files import check_writable
 from precision_probe.models.blocks import select_blocks
+from precision_probe.models.evaluation import MaceEnergy
 from precision_probe.models.loading import ModelSource, check_module, load_model
 from precision_probe.models.provenance import provenance
 from precision_probe.models.targets import Mace, Module, Subject
@@ -191,7 +192,13 @@ class Probe:
             self._record(Observation(present, predictions, captured))
 
     def explain(
-        self, structures: StructureSource, *, n_structures: int = 3, steps: int = 0, progress: bool = True
+        self,
+        structures: StructureSource,
+        *,
+        n_structures: int = 3,
+        steps: int = 0,
+        only: Collection[str] | None = None,
+        progress: bool = True,
     ) -> None:
         """Find out where the errors of energies and forces come from, and keep the tables in the trace.
 
@@ -199,6 +206,8 @@ class Probe:
             structures: As :meth:`run` takes them.
             n_structures: How many of them are used, evenly spread: each is run some hundred times.
             steps: Of dynamics at constant energy, four runs of the largest in each precision; none by default.
+            only: Names of tables, such as ``"contributions"``, where not all of :func:`precision_probe.explain` are
+                wanted.
             progress: Show a progress bar, where there is a terminal.
 
         Raises:
@@ -213,7 +222,7 @@ class Probe:
         chosen = suite.evenly_spread(read_structures(structures), n_structures)
         exact, *variants = (self._fresh(variant) for variant in self._observer.variants)
         reference = Reference(self.model, chosen, head=self._subject.about.get("head"), variant=exact)
-        for name, table in suite.explained(reference, variants, chosen, steps=steps, progress=progress):
+        for name, table in suite.explained(reference, variants, chosen, steps=steps, only=only, progress=progress):
             self.add_tables({name: table})
 
     def _fresh(self, variant: Variant) -> Variant:
@@ -249,6 +258,11 @@ class Probe:
     def precision_names(self) -> str:
         """The precisions, float64 first, as a sentence lists them."""
         return ", ".join(variant.precision.name for variant in self._observer.variants)
+
+    @property
+    def predicts_energies(self) -> bool:
+        """Whether the model is a MACE that predicts energies and forces, whose errors can be explained."""
+        return isinstance(self._subject.evaluation, MaceEnergy)
 
     @property
     def n_structures(self) -> int:

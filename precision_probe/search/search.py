@@ -15,14 +15,14 @@ from precision_probe.diagnostics.sensitivity import sensitivities
 from precision_probe.exceptions import InputError
 from precision_probe.models.blocks import default_blocks
 from precision_probe.models.graphs import Graph
-from precision_probe.policy import Policy, Rule
+from precision_probe.policy import SUMMED, Policy, Rule
 from precision_probe.precisions import PRECISIONS
 from precision_probe.progress import shown
 from precision_probe.search import proposals
 from precision_probe.search.convex_hull import Option
 from precision_probe.search.measuring import CAST, Candidates
 from precision_probe.search.timing import Timed
-from precision_probe.variants.mixed import GENERATED
+from precision_probe.variants.assembly import GENERATED
 
 __all__ = ["COSTS", "JUDGED", "MARGIN", "Search"]
 
@@ -61,7 +61,8 @@ class Search:
         self.candidates, self.objective = candidates, objective
         self.tolerance = {name: float(limit) for name, limit in tolerance.items()}
         self.reference = reference = candidates.reference
-        self.names = [block.name for block in default_blocks(reference.model)]
+        blocks = (block.name for block in default_blocks(reference.model))
+        self.names = [name for name in blocks if name not in SUMMED]  # float64 under every policy
         if objective == "memory" and reference.device.type != "cuda":
             raise InputError("Memory is measured on CUDA only. Use --device cuda, or --objective time.")
         stresses = any(graph.periodic.all() for graph in reference.graphs)

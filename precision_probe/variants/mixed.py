@@ -4,10 +4,9 @@ The blocks are taken from clones of the model, one clone for each dtype, and put
 enters a block is cast to its dtype; energies are summed in float64.
 """
 
-import types
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, SupportsIndex, TypeVar
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -19,19 +18,12 @@ from precision_probe.models.blocks import select_blocks
 from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.evaluation import Prediction, mace_evaluation
 from precision_probe.models.graphs import Graph
-from precision_probe.models.inputs import map_tensors
 from precision_probe.models.loading import Calculator, ModelSource, load_model
 from precision_probe.policy import Policy
+from precision_probe.variants.assembly import GENERATED, assembled, cast_floats
 from precision_probe.variants.devices import check_device, check_precisions, matmul_mode
 
-__all__ = ["GENERATED", "Assembly", "MixedModel", "MixedVariant", "apply", "calculator"]
-
-# Their outputs are inputs of other blocks, which cast them; those of any other block are summed.
-_HANDED_ON = ("node_embedding", "radial_embedding", "spherical_harmonics", "interactions", "products")
-
-GENERATED = (torch.jit.ScriptModule, torch.fx.GraphModule)  # code of the module that they are a part of
-
-Nest = TypeVar("Nest")
+__all__ = ["Assembly", "MixedModel", "MixedVariant", "apply", "calculator"]
 
 
 class MixedModel(torch.nn.Module):
@@ -70,8 +62,10 @@ class MixedModel(torch.nn.Module):
         if "positions" in data:
             data["positions"].requires_grad_(True)
         with matmul_mode(self.policy.matmul_mode), default_dtype(torch.float64):
-            returned: dict[str, torch.Tensor | None] = self.model(_cast(dict(data), torch.float64), *args, **options)
-        return _cast(returned, self.interface.dtype)
+            returned: dict[str, torch.Tensor | None] = self.model(
+                cast_floats(dict(data), torch.float64), *args, **options
+            )
+        return cast_floats(returned, self.interface.dtype)
 
     def train(self, mode: bool = True) -> "MixedModel":
         """Only evaluation mode is possible.
@@ -189,7 +183,7 @@ class Assembly:
         for dtype in (torch.float64, *(getattr(torch, precision.dtype) for precision in policy.precisions)):
             if dtype not in self._clones:
                 self._clones[dtype] = clone(self._original, dtype, self._device)
-        return MixedModel(_assembled(policy, self._clones), policy, self._interface)
+        return MixedModel(assembled(policy, self._clones), policy, self._interface)
 
 
 def calculator(policy: Policy, model: ModelSource, device: str = "cpu", **options: object) -> Calculator:
@@ -228,63 +222,3 @@ def _check_blocks(glob: str, model: torch.nn.Module) -> None:
             f"{names[0]} is code generated for the block that it is a part of, and computes as that one does. "
             f"Name {names[0].rpartition('.')[0]} instead."
         )
-
-
-def _assembled(
-    policy: Policy,
-    clones: Mapping[torch.dtype, torch.nn.Module],
-    name: str = "",
-    caller: torch.dtype | None = None,
-) -> torch.nn.Module:
-    """The module of this name, taken like every module in it from the clone that is in its precision.
-
-    Args:
-        policy: The policy.
-        clones: The whole model in each dtype.
-        name: Of the module.
-        caller: What the block that this is a part of computes in; nothing if it is a block itself.
-    """
-    dtype: torch.dtype = getattr(torch, policy.precision_of(name).dtype)
-    module = _shallow_copy(clones[dtype].get_submodule(name))
-    is_called = bool(name) and not isinstance(module, torch.nn.ModuleList | torch.nn.ModuleDict)
-    for key, part in list(module._modules.items()):  # named_children() keeps one name of a module that has two
-        if part is not None and not isinstance(part, GENERATED):
-            inner = _assembled(policy, clones, f"{name}.{key}".lstrip("."), dtype if is_called else caller)
-            module._modules[key] = inner
-    if is_called and dtype != caller:
-        returned = caller or (dtype if name.split(".")[0] in _HANDED_ON else torch.float64)
-        setattr(module, "forward", _Computing(module, dtype, returned))  # noqa: B010
-    return module
-
-
-def _shallow_copy(module: torch.nn.Module) -> torch.nn.Module:
-    """Another module with the same parameters, buffers and parts; copy.copy would copy e3nn's compiled code."""
-    made = type(module).__new__(type(module))
-    made.__dict__.update(module.__dict__)
-    made.__dict__["_modules"] = dict(module._modules)  # its parts will be exchanged, the first module's must not be
-    for name, value in module.__dict__.items():
-        if isinstance(value, types.MethodType) and value.__self__ is module:  # else it would compute with those parts
-            made.__dict__[name] = types.MethodType(value.__func__, made)
-    return made
-
-
-class _Computing:
-    """A module's ``forward`` in its own dtype, whatever it is given; an object, so that it can be pickled."""
-
-    def __init__(self, module: torch.nn.Module, dtype: torch.dtype, returned: torch.dtype) -> None:
-        self.module = module
-        self.own = module.__dict__.get("forward")  # mace-torch gives one to fused convolutions, which their class lacks
-        self.dtype = dtype
-        self.returned = returned
-
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        args, kwargs = _cast((args, kwargs), self.dtype)
-        forward = self.own or types.MethodType(type(self.module).forward, self.module)
-        with default_dtype(self.dtype):  # which the masks of multi-head readouts are made in
-            returned = forward(*args, **kwargs)
-        return _cast(returned, self.returned)
-
-
-def _cast(nested: Nest, dtype: torch.dtype) -> Nest:
-    """The same nest with its floating-point tensors in a dtype; those that are in it already as they are."""
-    return map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, nested)
