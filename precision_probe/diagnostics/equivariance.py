@@ -1,17 +1,25 @@
-"""Equivariance: how far a structure moved, turned, mirrored or renumbered gives the moved, turned, … results."""
+"""Equivariance: how far a structure moved, turned, renumbered or computed beside others gives the same results.
+
+Rotation, inversion and translation are symmetries of the model, and change the numbers that it computes with. Another
+order of atoms or edges and a batch change none of them, only the order and the shape in which they are added up.
+"""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
+import ase
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from precision_probe.analysis.pairs import MODEL
 from precision_probe.models._mace import o3
+from precision_probe.models.attributes import heads
 from precision_probe.models.blocks import Block, Port
 from precision_probe.models.dtypes import default_dtype
-from precision_probe.models.graphs import Graph
+from precision_probe.models.graphs import Graph, build_graph, joined
 from precision_probe.variants.captured_run import captured_run
 from precision_probe.variants.hooks import Call
 from precision_probe.variants.variant import Variant
@@ -19,65 +27,80 @@ from precision_probe.variants.variant import Variant
 __all__ = ["equivariance"]
 
 _SHIFT = 3.7  # Å, a choice, of the order of a molecule's own size: further away coordinates have fewer digits left
+_BATCH = 8
+# Edges of a batch at most. A choice: with 128 channels one block's output over as many takes some gigabytes, and
+# structures for which eight have more are not run in batches.
+_MOST_EDGES = 200_000
+
+_Rows = tuple[torch.Tensor, torch.Tensor]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Motion:
-    """A rotation or inversion, a translation, and an order of atoms."""
+    """A structure as it is moved, and what its results have to be.
+
+    Attributes:
+        name: What is done to it.
+        graph: The structure moved.
+        matrix: The rotation or inversion, (3, 3), if it is turned.
+        rows: By what is counted (``atom``, ``edge``, ``structure``), which rows of the results at rest are which rows
+            of the moved ones; what is not named has its rows in the same order.
+    """
 
     name: str
-    matrix: torch.Tensor
-    shift: torch.Tensor
-    order: torch.Tensor
+    graph: Graph
+    matrix: torch.Tensor | None = None
+    rows: Mapping[str, _Rows] = field(default_factory=dict)
 
-    def of(self, graph: Graph) -> Graph:
-        """The graph moved; its edges keep their order."""
-        data = dict(graph.data)
-        matrix, order = self.matrix.to(data["positions"]), self.order.to(data["positions"].device)
-        new_index = torch.empty_like(order)
-        new_index[order] = torch.arange(len(order), device=order.device)
-        for key in ("positions", "shifts", "cell"):
-            data[key] = data[key] @ matrix.T
-        data["positions"] = data["positions"] + self.shift.to(matrix)
-        for key in ("positions", "node_attrs", "batch"):
-            data[key] = data[key][order]
-        data["edge_index"] = new_index[data["edge_index"]]
-        return dataclasses.replace(graph, data=data)
+    def expected(self, port: Port, tensor: torch.Tensor) -> torch.Tensor:
+        """What a tensor at rest becomes, (rows, entries): its irreps turned by their Wigner matrices."""
+        rows = tensor[self.rows[port.rows][0].to(tensor.device)] if port.rows in self.rows else tensor
+        return torch.cat([self._turned(irrep, part).flatten(1) for irrep, part in _split(port, rows)], dim=1)
+
+    def _turned(self, irrep: str, part: torch.Tensor) -> torch.Tensor:
+        return part if self.matrix is None else part @ _wigner(irrep, self.matrix).to(part).T
+
+    def same_rows(self, port: Port, tensor: torch.Tensor) -> torch.Tensor:
+        """The rows of a moved tensor that belong to those of :meth:`expected`."""
+        return tensor[self.rows[port.rows][1].to(tensor.device)] if port.rows in self.rows else tensor
 
 
-def equivariance(variants: Sequence[Variant], graph: Graph, blocks: Sequence[Block], *, seed: int = 0) -> pd.DataFrame:
+def equivariance(
+    variants: Sequence[Variant], atoms: ase.Atoms, graph: Graph, blocks: Sequence[Block], *, n_seeds: int = 3
+) -> pd.DataFrame:
     """Compare each variant's results for a moved structure with its own results, moved.
 
     Args:
         variants: Float64 first, so that its own error stands beside the others'.
-        graph: One structure, on the variants' device.
+        atoms: One structure.
+        graph: The same, built for the model, on the variants' device.
         blocks: Blocks whose outputs are compared too.
-        seed: Of the rotation, the translation and the order of atoms.
+        n_seeds: How many random rotations, translations, orders and batches are tried.
 
     Returns:
-        One row for each precision, motion (``rotation``, ``inversion``, ``translation``, ``permutation``), block
-        (``model`` for energy and forces), tensor and irrep (empty for the model), with ``rel_l2`` of the difference.
+        One row for each precision, motion, block (``model`` for energy and forces), tensor and irrep, with ``rel_l2``
+        of the difference, the mean over seeds; ``spread``, its standard deviation over them (NaN of one alone); and
+        ``n_seeds``. Motions: ``rotation``, ``inversion`` (the same for every seed), ``translation``; ``permutation``,
+        for which atoms are renumbered and the graph is built anew; ``edge order``, the same graph with its edges in
+        another; ``batch``, the structure as one of a batch of eight, against alone, left out where that has more than
+        200,000 edges.
     """
+    motions = [motion for seed in range(n_seeds) for motion in _motions(atoms, graph, variants[0].model, seed)]
     rows = []
     for variant in variants:
         still = _results(variant, graph, blocks)
-        for motion in _motions(graph, seed):
-            moved = _results(variant, motion.of(graph), blocks)
+        for motion in motions:
+            moved = _results(variant, motion.graph, blocks)
             for (block, port), tensor in still.items():
-                expected = _moved(tensor, port, motion)
-                for irrep, y, y_hat in _by_irrep(port, expected, moved[block, port]):
+                expected, rows_of_it = motion.expected(port, tensor), motion.same_rows(port, moved[block, port])
+                for irrep, y, y_hat in _by_irrep(port, expected, rows_of_it):
                     error = float((y_hat - y).norm() / y.norm()) if float(y.norm()) else np.nan
-                    rows.append(
-                        {
-                            "precision": variant.precision.name,
-                            "motion": motion.name,
-                            "block": block,
-                            "tensor": port.name,
-                            "irrep": irrep,
-                            "rel_l2": error,
-                        }
-                    )
-    return pd.DataFrame(rows)
+                    rows.append((variant.precision.name, motion.name, block, port.name, irrep, error))
+    keys = ["precision", "motion", "block", "tensor", "irrep"]
+    errors = pd.DataFrame(rows, columns=[*keys, "rel_l2"]).groupby(keys, sort=False)["rel_l2"]
+    mean = errors.agg(lambda each: each.mean(skipna=False))  # what overflows once is not hidden by the other seeds
+    table = pd.DataFrame({"rel_l2": mean, "spread": errors.std(), "n_seeds": errors.size()})
+    return table.reset_index()
 
 
 def _results(variant: Variant, graph: Graph, blocks: Sequence[Block]) -> dict[tuple[str, Port], torch.Tensor]:
@@ -97,15 +120,69 @@ def _outputs(call: Call) -> Iterator[tuple[Port, torch.Tensor]]:
             yield port, port.to_mul_ir(tensor).double()
 
 
-def _motions(graph: Graph, seed: int) -> Iterator[_Motion]:
+def _motions(atoms: ase.Atoms, graph: Graph, model: torch.nn.Module, seed: int) -> Iterator[_Motion]:
     """One motion of each kind, so that a failure says which symmetry is broken."""
     rng = np.random.default_rng(seed)
-    eye, still = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    same = torch.arange(graph.n_atoms)
-    yield _Motion("rotation", _random_rotation(rng), still, same)
-    yield _Motion("inversion", -eye, still, same)
-    yield _Motion("translation", eye, torch.as_tensor(rng.uniform(-_SHIFT, _SHIFT, 3)), same)
-    yield _Motion("permutation", eye, still, torch.as_tensor(rng.permutation(graph.n_atoms)))
+    matrix, inversion = _random_rotation(rng), -torch.eye(3, dtype=torch.float64)
+    yield _Motion("rotation", _turned(graph, matrix), matrix)
+    if seed == 0:
+        yield _Motion("inversion", _turned(graph, inversion), inversion)
+    shift = rng.uniform(-_SHIFT, _SHIFT, 3)
+    yield _Motion("translation", graph.displaced(np.tile(shift, (graph.n_atoms, 1))))
+    yield _renumbered(atoms, graph, model, rng.permutation(graph.n_atoms))
+    yield _with_edges_in_order(graph, torch.as_tensor(rng.permutation(graph.n_edges)))
+    if _BATCH * graph.n_edges <= _MOST_EDGES:
+        yield _in_a_batch(graph, int(rng.integers(_BATCH)))
+
+
+def _turned(graph: Graph, matrix: torch.Tensor) -> Graph:
+    """The graph turned about the origin, with its cell; its edges keep their order."""
+    turned = {key: graph.data[key] @ matrix.to(graph.data[key]).T for key in ("positions", "shifts", "cell")}
+    return dataclasses.replace(graph, data={**graph.data, **turned})
+
+
+def _renumbered(atoms: ase.Atoms, graph: Graph, model: torch.nn.Module, order: NDArray[np.intp]) -> _Motion:
+    """The structure with its atoms in another order, and the graph that is built of it, whose edges are too."""
+    head = heads(model)[int(graph.data["head"][0])]
+    moved = build_graph(atoms[order], model, head).to(graph.data["positions"].device)
+    new_number = torch.empty(len(order), dtype=torch.int64)
+    new_number[order] = torch.arange(len(order))
+    edges = _same_edges(_edge_keys(graph, new_number), _edge_keys(moved, torch.arange(len(order))))
+    return _Motion(
+        "permutation", moved, rows={"atom": (torch.as_tensor(order), torch.arange(len(order))), "edge": edges}
+    )
+
+
+def _with_edges_in_order(graph: Graph, order: torch.Tensor) -> _Motion:
+    """The same graph with its edges in another order."""
+    on_device = order.to(graph.data["edge_index"].device)
+    edges = {key: graph.data[key][on_device] for key in ("shifts", "unit_shifts")}
+    edges["edge_index"] = graph.data["edge_index"][:, on_device]
+    moved = dataclasses.replace(graph, data={**graph.data, **edges})
+    return _Motion("edge order", moved, rows={"edge": (order, torch.arange(graph.n_edges))})
+
+
+def _in_a_batch(graph: Graph, place: int) -> _Motion:
+    """The structure at a place in a batch of its like."""
+
+    def of_place(n: int) -> _Rows:
+        return torch.arange(n), torch.arange(place * n, (place + 1) * n)
+
+    counts = {"atom": graph.n_atoms, "edge": graph.n_edges, "structure": 1}
+    return _Motion("batch", joined([graph] * _BATCH), rows={name: of_place(n) for name, n in counts.items()})
+
+
+def _edge_keys(graph: Graph, new_number: torch.Tensor) -> NDArray[np.int64]:
+    """What identifies each edge, (n_edges, 5): both atoms, by their new numbers, and the cell image."""
+    atoms = new_number[graph.data["edge_index"].cpu()].T
+    return torch.cat([atoms, graph.data["unit_shifts"].round().to("cpu", torch.int64)], dim=1).numpy()
+
+
+def _same_edges(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> _Rows:
+    """Which edge is which, of those that both have: one at the very cutoff may be within it for one alone."""
+    as_one = [np.ascontiguousarray(keys).view([("", keys.dtype)] * keys.shape[1]).ravel() for keys in (ours, theirs)]
+    _, index, their_index = np.intersect1d(*as_one, assume_unique=True, return_indices=True)
+    return torch.as_tensor(index), torch.as_tensor(their_index)
 
 
 def _random_rotation(rng: np.random.Generator) -> torch.Tensor:
@@ -117,14 +194,6 @@ def _random_rotation(rng: np.random.Generator) -> torch.Tensor:
         [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
     ]
     return torch.as_tensor(np.asarray(matrix))
-
-
-def _moved(tensor: torch.Tensor, port: Port, motion: _Motion) -> torch.Tensor:
-    """What a tensor becomes: its irreps turned by their Wigner matrices, its atoms renumbered."""
-    order = motion.order.to(tensor.device)
-    rows = tensor[order] if port.rows == "atom" else tensor
-    parts = [part @ _wigner(str(ir), motion.matrix).to(part).T for ir, part in _split(port, rows)]
-    return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
 def _by_irrep(port: Port, y: torch.Tensor, y_hat: torch.Tensor) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:

@@ -101,7 +101,7 @@ def explained(
     Args:
         reference: The model in float64 and what it predicts for the structures.
         variants: The model in each reduced precision.
-        structures: The same structures as ``Atoms``, of which the largest is where dynamics start.
+        structures: The same structures as ``Atoms``: the largest is renumbered, and is where dynamics start.
         steps: As :func:`explain` takes them.
         only: Names of tables, where not all are wanted.
         progress: As :func:`explain` takes it.
@@ -111,7 +111,7 @@ def explained(
     """
     if steps < 0:
         raise InputError(f"The number of steps of dynamics must not be below zero; got {steps}.")
-    questions = _questions(reference, [reference.variant, *variants])
+    questions = _questions(reference, [reference.variant, *variants], structures)
     if steps:
         questions.append(_drift(reference, max(structures, key=len), [each.precision for each in variants], steps))
     wanted = [question for question in questions if only is None or question.name in only]
@@ -129,14 +129,15 @@ class _Question:
     units: dict[str, str] = field(default_factory=dict)
 
 
-def _questions(reference: Reference, variants: list[Variant]) -> list[_Question]:
+def _questions(reference: Reference, variants: list[Variant], structures: Sequence[ase.Atoms]) -> list[_Question]:
     """Every question but that of dynamics; float64's variant comes first. None that would have an empty table."""
     reduced = variants[1:]
     emulated = [variant.precision for variant in reduced if not variant.precision.products_only]
     empty = {"range", "contributions", "budget", "prediction"} if not reduced else {"budget"} if not emulated else set()
     if all(variant.precision.emulated for variant in reduced):
         empty.add("contributions")
-    questions = [*_on_errors(reference, variants, emulated), *_on_symptoms(reference, variants, emulated)]
+    symptoms = _on_symptoms(reference, variants, emulated, max(structures, key=len))
+    questions = [*_on_errors(reference, variants, emulated), *symptoms]
     return [question for question in questions if question.name not in empty]
 
 
@@ -175,13 +176,15 @@ def _on_errors(reference: Reference, variants: list[Variant], emulated: Sequence
     )
 
 
-def _on_symptoms(reference: Reference, variants: list[Variant], emulated: Sequence[Precision]) -> Iterator[_Question]:
+def _on_symptoms(
+    reference: Reference, variants: list[Variant], emulated: Sequence[Precision], largest: ase.Atoms
+) -> Iterator[_Question]:
     """What a precision breaks that holds for an exact model, and needs no exact result to be seen."""
     graph = _largest(reference.graphs)
     yield _Question(
         "equivariance",
-        "How far the results for a moved structure are from the moved results",
-        lambda: equivariance(variants, graph, default_blocks(reference.model)),
+        "How far the results for a moved structure are from the moved results, the mean over random motions",
+        lambda: equivariance(variants, largest, graph, default_blocks(reference.model)),
     )
     yield _Question(
         "finite_differences",

@@ -336,7 +336,9 @@ def _scale_shift(name: str, module: torch.nn.Module) -> Block:
 
 def _isolated_atoms(name: str, module: torch.nn.Module) -> Block:
     """One-hot elements → the energies of isolated atoms, [n_atoms, n_heads] eV."""
-    return Block(name, {"x": Port("node_attrs", "atom")}, (Port("output", "atom", unit="eV"),))
+    n_heads, n_elements = torch.atleast_2d(module.get_buffer("atomic_energies")).shape
+    elements, heads = o3.Irreps(f"{n_elements}x0e"), o3.Irreps(f"{n_heads}x0e")
+    return Block(name, {"x": Port("node_attrs", "atom", elements)}, (Port("output", "atom", heads, unit="eV"),))
 
 
 # in the order of the trace, which within a layer is that of the forward pass; no embedding needs another's output

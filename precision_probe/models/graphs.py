@@ -4,7 +4,7 @@ A rounded geometry has other neighbours, so the graph is made in float64 whateve
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import ase
@@ -21,7 +21,7 @@ from precision_probe.models._mace import tools, torch_geometric
 from precision_probe.models.attributes import cutoff, elements, heads
 from precision_probe.models.dtypes import default_dtype
 
-__all__ = ["Graph", "build_graph", "choose_head", "graph_of_call"]
+__all__ = ["Graph", "build_graph", "choose_head", "graph_of_call", "joined"]
 
 # Å; nearer than this two atoms are on the same place. A choice: an atom listed twice differs from itself by no more
 # than the last digits of a file, the shortest bond, that of H2, is 0.74 Å, and at 0 the direction of an edge is NaN.
@@ -173,6 +173,32 @@ def graph_of_call(data: Mapping[str, object], model: torch.nn.Module, name: str)
         names=(name,) if n_structures == 1 else tuple(f"{name}[{index}]" for index in range(n_structures)),
         atomic_numbers=np.asarray(elements(model))[tensors["node_attrs"].argmax(dim=-1).cpu().numpy()],
         pbc=pbc,
+    )
+
+
+def joined(graphs: Sequence[Graph]) -> Graph:
+    """One graph of several of the same model, as mace-torch batches structures; labels are not taken along.
+
+    Args:
+        graphs: One or more, on one device.
+    """
+    first_atom = np.cumsum([0, *(graph.n_atoms for graph in graphs)]).tolist()
+    first_structure = np.cumsum([0, *(graph.n_structures for graph in graphs)]).tolist()
+    data = {}
+    for key in graphs[0].data:
+        parts = [graph.data[key] for graph in graphs]
+        if key == "edge_index":
+            parts = [part + first for part, first in zip(parts, first_atom, strict=False)]
+        elif key == "batch":
+            parts = [part + first for part, first in zip(parts, first_structure, strict=False)]
+        elif key == "ptr":  # where each structure begins, and where the last ends: which is where the next begins
+            parts = [parts[0][:1], *(part[1:] + first for part, first in zip(parts, first_atom, strict=False))]
+        data[key] = torch.cat(parts, dim=1 if key == "edge_index" else 0)
+    return Graph(
+        data=data,
+        names=tuple(name for graph in graphs for name in graph.names),
+        atomic_numbers=np.concatenate([graph.atomic_numbers for graph in graphs]),
+        pbc=np.concatenate([graph.pbc for graph in graphs]),
     )
 
 

@@ -22,7 +22,7 @@ __all__ = ["GEOMETRY", "SUMS", "PartialModel"]
 
 GEOMETRY, SUMS = "geometry", "sums"
 _ISOLATED_ATOMS = "atomic_energies_fn"  # their energies are summed for themselves, and added last
-_SUMMANDS = ("pair_repulsion_fn", "embedding_readout", "readouts")
+_SUMMANDS = ("pair_repulsion_fn", "embedding_readout", "readouts", "scale_shift")
 _OF_VECTORS, _OF_LENGTHS = ("spherical_harmonics",), ("radial_embedding", "pair_repulsion_fn")  # first arguments
 
 

@@ -21,7 +21,8 @@ from precision_probe.variants.hooks import capture, gradients
 
 EMBEDDINGS = ["node_embedding", "radial_embedding", "spherical_harmonics"]
 LAYERS = ["interactions.0", "products.0", "interactions.1", "products.1"]
-TWO_LAYERS = [*EMBEDDINGS, *LAYERS, "readouts.0", "readouts.1"]
+SUMMING = ["scale_shift", "atomic_energies_fn"]
+TWO_LAYERS = [*EMBEDDINGS, *LAYERS, "readouts.0", "readouts.1", *SUMMING]
 
 
 def names(blocks):
@@ -42,12 +43,32 @@ def test_default_blocks_in_the_order_in_which_they_run(model, config, water, n_l
         model = build(config | {"num_interactions": n_layers})
     blocks = default_blocks(model)
     layered = [f"{family}.{layer}" for layer in range(n_layers) for family in ("interactions", "products")]
-    assert names(blocks) == [*EMBEDDINGS, *layered, *(f"readouts.{layer}" for layer in range(n_layers))]
+    readouts = [f"readouts.{layer}" for layer in range(n_layers)]
+    assert names(blocks) == [*EMBEDDINGS, *layered, *readouts, *SUMMING]
     _, calls, _ = run(model, blocks, water)
     ran = [call.block.name for call in calls]
     order = {name: place for place, name in enumerate(names(blocks))}
     assert sorted(ran, key=order.get) == names(blocks)
-    assert [name for name in ran if name not in EMBEDDINGS] == [*layered, *names(blocks)[3 + 2 * n_layers :]]
+    assert ran[0] == "atomic_energies_fn"  # MACE asks for them first, and adds them last
+    assert [name for name in ran[1:] if name not in EMBEDDINGS] == [*layered, *readouts, "scale_shift"]
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"pair_repulsion": True}, {"pair_repulsion_fn"}),
+        ({"model": "MACE"}, set()),
+        ({"model": "PolarMACE"}, {"lr_source_maps.0", "field_dependent_charges_maps.0", "coulomb_energy"}),
+    ],
+)
+def test_every_part_that_computes_is_a_block_or_belongs_to_one(config, options, parts):
+    if options.get("model") == "PolarMACE":
+        pytest.importorskip("graph_longrange")
+    model = build(config | options)
+    blocks = names(default_blocks(model))
+    assert parts <= set(blocks)
+    with_weights = {name.rpartition(".")[0] for name, _ in (*model.named_parameters(), *model.named_buffers())} - {""}
+    assert {each for each in with_weights if not any(f"{each}.".startswith(f"{block}.") for block in blocks)} == set()
 
 
 def shell(n_layers, attributes):
@@ -65,14 +86,14 @@ def shell(n_layers, attributes):
 
 @given(
     n_layers=st.integers(0, 12),
-    attributes=st.permutations([*EMBEDDINGS, "interactions", "products", "readouts", "scale_shift", "readouts_extra"]),
+    attributes=st.permutations([*EMBEDDINGS, "interactions", "products", "readouts", "scale_shift", "field"]),
 )
 @settings(deadline=None)
 def test_default_order_is_that_of_stages_and_layers_whatever_the_models_own_is(n_layers, attributes):
     expected = ["node_embedding", "radial_embedding", "spherical_harmonics"]
     for layer in range(n_layers):
         expected += [f"interactions.{layer}", f"products.{layer}"]
-    expected += [f"readouts.{layer}" for layer in range(n_layers)]
+    expected += [*(f"readouts.{layer}" for layer in range(n_layers)), "field", "scale_shift"]
     assert names(default_blocks(shell(n_layers, attributes))) == expected
 
 
@@ -118,8 +139,11 @@ def test_irreps_and_rows_fit_what_is_recorded(model, config, water, options):
         assert grad
         for port, tensor in [*call.outputs.items(), *grad.items()]:
             where = f"{call.block.name} {port.name}"
-            assert port.irreps is not None, where
             assert len(tensor) == rows[port.rows], where
+            if tensor.ndim == 1:  # a number for each atom
+                assert port.irreps is None, where
+                continue
+            assert port.irreps is not None, where
             per_channel = tensor.ndim == 3
             if per_channel:
                 (channels,) = {mul for mul, _ in port.irreps}
@@ -165,7 +189,7 @@ def test_default_is_what_no_pattern_selects(model):
             ["interactions.0.linear_up", "interactions.1"],
             ["interactions.1", "interactions.0.linear_up"],
         ),
-        ("!readouts.*", TWO_LAYERS[:-2]),
+        ("!readouts.*", [*EMBEDDINGS, *LAYERS, *SUMMING]),
         (["!*.1", "*s.*", "!interactions.0"], ["products.0", "readouts.0"]),
     ],
 )

@@ -19,7 +19,7 @@ from mace.tools.torch_geometric import Batch
 from precision_probe.exceptions import InputError
 from precision_probe.models.building import build
 from precision_probe.models.dtypes import default_dtype
-from precision_probe.models.graphs import build_graph, graph_of_call
+from precision_probe.models.graphs import build_graph, graph_of_call, joined
 from precision_probe.structures import read_structures
 
 CELL = np.array([[4.0, 0.2, 0.0], [0.0, 3.5, 0.3], [0.1, 0.0, 4.4]])
@@ -251,6 +251,19 @@ def test_graph_of_a_batch(model, water, crystal, dtype):
     for key, value in data.items():
         assert torch.equal(graph.data[key], value.double() if torch.is_floating_point(value) else value)
         assert graph.data[key].data_ptr() != value.data_ptr() or not value.numel()
+
+
+def test_joined_graphs_are_the_batch_that_mace_makes(model, water, crystal):
+    structures = (water, crystal, ase.Atoms("H"))
+    first, *rest = (build_graph(atoms, model) for atoms in structures)
+    graph = joined([first, joined(rest)])
+    expected = batch_of(model, *structures)
+    for key, value in graph.data.items():
+        assert torch.equal(value, expected[key]), key
+    assert set(graph.data) == {key for key, value in expected.items() if torch.is_tensor(value)}
+    assert (len(graph.names), graph.n_structures, graph.n_atoms) == (3, 3, 12)
+    assert graph.atomic_numbers.tolist() == [8, 1, 1, *[6] * 8, 1]
+    assert graph.periodic.tolist() == [False, True, False]
 
 
 def test_graph_of_one_call_is_a_copy(model, water):
