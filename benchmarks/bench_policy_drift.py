@@ -25,6 +25,7 @@ AFTER = {
     for name in ("float32", "float16")
 }
 COLUMNS = ("system", "computed in", "drift / meV/atom/ps", "95 % interval", "fluctuation / meV/atom")
+PAIRED = ("less float64's, run by run", "95 % interval", "told from float64's")
 
 
 def measure(model: str, structure: str, steps: int, n_runs: int) -> list[Record]:
@@ -32,17 +33,31 @@ def measure(model: str, structure: str, steps: int, n_runs: int) -> list[Record]
     atoms = structure_at(structure)
     policies = {f"{name} after the embeddings": policy for name, policy in AFTER.items()}
     table = pp.energy_drift(model, atoms, "float32", policies=policies, steps=steps, n_runs=n_runs)
-    return [{str(key): value for key, value in row.items()} for row in table.reset_index().to_dict("records")]
+    rows = table.reset_index().astype(object)
+    return [
+        {str(key): value for key, value in row.items()} for row in rows.where(rows.notna(), None).to_dict("records")
+    ]
 
 
 def markdown(record: Record) -> str:
-    """The results as a table."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|--:|--:|--:|"]
-    for system, result in record.items():
-        for row in result["drift"]:
-            numbers = f"{row['drift']:.2g} | ± {row['confidence']:.2g} | {row['fluctuation']:.3g}"
-            lines.append(f"| {system} | {row['precision']} | {numbers} |")
+    """The results as a table; differences from float64 where they were measured."""
+    rows = [(system, row) for system, result in record.items() for row in result["drift"]]
+    paired = all("difference" in row for _, row in rows)
+    columns = COLUMNS + PAIRED * paired
+    lines = [f"| {' | '.join(columns)} |", f"|---|---|{'--:|' * (len(columns) - 2)}"]
+    for system, row in rows:
+        numbers = f"{row['drift']:.2g} | ± {row['confidence']:.2g} | {row['fluctuation']:.3g}"
+        lines.append(f"| {system} | {row['precision']} | {numbers} |" + (f" {difference(row)} |" if paired else ""))
     return "\n".join(lines) + "\n"
+
+
+def difference(row: Record) -> str:
+    """Cells of a drift less float64's: its interval, and whether that leaves zero out or what it would have shown."""
+    if row["difference"] is None:
+        return "– | – | –"
+    is_told = abs(row["difference"]) > row["difference_confidence"]
+    told = "yes" if is_told else f"no; {row['detectable']:.2g} would have been"
+    return f"{row['difference']:.2g} | ± {row['difference_confidence']:.2g} | {told}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,8 +12,9 @@ relative to the model's own forces only):
 - *fast, by module*: the same, where parts of blocks may have a precision of their own.
 - *small*: what needs the least memory at that error?
 
-What each block costs in each precision is measured once; proposals are then searched, measured and verified for each
-question, on one structure, and on another held out. Writes ``bench_recommend-NAME.json`` and ``.md``.
+What each block costs in each precision is measured once; proposals are then searched and measured for each question on
+one structure, and the file of the chosen one is tested on another held out. Writes ``bench_recommend-NAME.json`` and
+``.md``.
 """
 
 import argparse

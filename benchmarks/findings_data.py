@@ -73,14 +73,19 @@ class Model:
 
     @cached_property
     def drifts(self) -> list[Record]:
-        """Rows of the dynamics, with ``label``, ``apart`` from float64's and ``is_zero``, within confidence."""
+        """Rows of the dynamics, with ``label``, and within confidence ``apart`` from float64's and ``is_zero``.
+
+        Runs share their starts and are compared run by run; where that was not measured, intervals are compared.
+        """
         rows: list[Record] = (self.dynamics or {"drift": []})["drift"]
         exact = {row["structure"]: row for row in rows if row["precision"] == "float64"}
         return [
             {
                 **row,
                 "label": f"{self.name}, {row['structure']}",
-                "apart": abs(row["drift"] - beside["drift"]) > row["confidence"] + beside["confidence"],
+                "apart": abs(row["difference"] or 0) > (row["difference_confidence"] or 0)
+                if "difference" in row
+                else abs(row["drift"] - beside["drift"]) > row["confidence"] + beside["confidence"],
                 "is_zero": abs(row["drift"]) <= row["confidence"],
             }
             for row, beside in ((row, exact[row["structure"]]) for row in rows)
@@ -111,10 +116,19 @@ def labelled(model: Model, name: str) -> bool:
 
 def broken(model: Model, precision: str, motion: str, tensor: str = "") -> float:
     """By how much a motion changes the model's energy or forces, or the worst output of a block."""
+    return broken_and_spread(model, precision, motion, tensor)[0]
+
+
+def broken_and_spread(model: Model, precision: str, motion: str, tensor: str = "") -> tuple[float, float]:
+    """The same, the mean over random motions, and its standard deviation, zero where there was one motion."""
     table = model.table("equivariance")
     rows = table[(table["precision"] == precision) & (table["motion"] == motion)]
     is_model = rows["block"] == "model"
-    return float(rows.loc[is_model & (rows["tensor"] == tensor) if tensor else ~is_model, "rel_l2"].max())
+    rows = rows[is_model & (rows["tensor"] == tensor) if tensor else ~is_model].dropna(subset="rel_l2")
+    if rows.empty:
+        return math.nan, math.nan
+    worst = rows.sort_values("rel_l2").iloc[-1]
+    return float(worst["rel_l2"]), float(np.nan_to_num(worst.get("spread", 0.0)))
 
 
 def extremes(values: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], tuple[str, float]]:

@@ -7,7 +7,7 @@ from findings_data import (
     Lines,
     Model,
     beside,
-    broken,
+    broken_and_spread,
     each,
     interval,
     line_of,
@@ -18,10 +18,18 @@ from findings_data import (
     percent,
 )
 from plots import table
+from records import Record
 
 __all__ = ["drift", "smoothness", "symmetry"]
 
 THERMAL = 3 * 8.617333262e-2  # meV/K: the mean energy of an atom in a harmonic solid, 3 k_B T
+
+
+OF_SEEDS = (
+    "Numbers are means over random motions ± their standard deviation. For a permutation atoms are renumbered and the "
+    "graph is built anew; edge order is another order of the edges alone; batch is the structure as one of a batch of "
+    "eight, against alone."
+)
 
 
 def symmetry(models: Sequence[Model]) -> Lines:
@@ -29,7 +37,10 @@ def symmetry(models: Sequence[Model]) -> Lines:
     keys = [(model, precision) for model in models for precision in ("float64", *model.precisions)]
     motions = list(models[0].table("equivariance")["motion"].unique())
     rows = [
-        [f"{motion}, {tensor or 'worst block'}", *(number(broken(model, p, motion, tensor)) for model, p in keys)]
+        [
+            f"{motion}, {tensor or 'worst block'}",
+            *(with_spread(*broken_and_spread(model, p, motion, tensor)) for model, p in keys),
+        ]
         for motion in motions
         for tensor in ("energy", "forces", "")
     ]
@@ -44,6 +55,7 @@ def symmetry(models: Sequence[Model]) -> Lines:
             "some 1e-16. Energies are interaction energies: where the isolated atoms' energies of a model are averages "
             "fitted to its data these are small, and relative errors of them large. A 0 may mean symmetry, or numbers "
             "so far apart that the energy stays the same one."
+            + (" " + OF_SEEDS if "spread" in models[0].table("equivariance") else "")
         ),
         "",
         *table(["motion, what", *(model.label(precision) for model, precision in keys)], rows),
@@ -63,11 +75,18 @@ def symmetry(models: Sequence[Model]) -> Lines:
     ]
 
 
+def with_spread(mean: float, spread: float) -> str:
+    """A mean and its standard deviation, where there is one."""
+    return f"{number(mean)} ± {number(spread)}" if spread > 0 else number(mean)
+
+
 def worst_motion(model: Model, precision: str, motions: Sequence[str]) -> str:
-    """Of forces."""
-    errors = {motion: broken(model, precision, motion, "forces") for motion in motions}
-    motion = max(errors, key=lambda name: errors[name])
-    return f"{motion} ({number(errors[motion])})"
+    """Of forces; all that the spread over random motions does not tell from it."""
+    errors = {motion: broken_and_spread(model, precision, motion, "forces") for motion in motions}
+    worst = max(errors, key=lambda name: errors[name][0])
+    lowest = errors[worst][0] - errors[worst][1]
+    others = [motion for motion, (mean, spread) in errors.items() if motion != worst and mean + spread > lowest]
+    return f"{' or '.join([worst, *others])} ({with_spread(*errors[worst])})"
 
 
 def irreps_of_worst(model: Model) -> Iterator[list[str]]:
@@ -149,7 +168,7 @@ def drift(models: Sequence[Model]) -> Lines:
             f"{row['label']}, {row['precision']}",
             interval(row),
             "no" if row["is_zero"] else "yes",
-            "–" if row["precision"] == "float64" else "yes" if row["apart"] else "no",
+            "–" if row["precision"] == "float64" else told_from_float64(row),
             number(row["fluctuation"]),
         ]
         for row in drifts
@@ -157,14 +176,17 @@ def drift(models: Sequence[Model]) -> Lines:
     fastest = max(drifts, key=lambda row: abs(row["drift"]))
     options = "{n_runs} runs of {steps:,} steps of 0.5 fs, from velocities of 300 K"
     lengths = each(models, lambda model: options.format(**model.dynamics["options"]) if model.dynamics else "")
+    run_by_run = all("difference" in row for row in drifts)
+    apart = "that of the differences, run by run, does" if run_by_run else "the two intervals are apart"
+    seen = ", and names the difference that would have been shown in 95 % of cases" if run_by_run else ""
     return [
         "## Energy drift",
         "",
         *paragraph(
             f"Dynamics at constant energy (velocity Verlet), from the same velocities in every precision; {lengths}. "
             "Drift is the slope of the total energy, the mean over runs with its 95 % confidence interval (Student's t "
-            "over runs); it differs from zero where the interval leaves zero out, and from float64's where the two "
-            "intervals are apart. With so few runs an interval is wide: “no” means not shown, not absent. Fluctuation "
+            f"over runs); it differs from zero where the interval leaves zero out, and from float64's where {apart}. "
+            f"With so few runs an interval is wide: “no” means not shown, not absent{seen}. Fluctuation "
             "is the root mean square about the line."
         ),
         "",
@@ -185,3 +207,11 @@ def drift(models: Sequence[Model]) -> Lines:
             f"{number(fastest['drift'] / THERMAL)} K in a picosecond."
         ),
     ]
+
+
+def told_from_float64(row: Record) -> str:
+    """Whether a drift differs from float64's; if not, the difference that would have been shown, if that is known."""
+    if row["apart"]:
+        return "yes"
+    detectable = row.get("detectable")
+    return "no" if detectable is None else f"no, {number(detectable)} would have been"

@@ -22,6 +22,7 @@ from findings_data import (
     percent,
     wrapped,
 )
+from records import Record
 
 __all__ = ["top"]
 
@@ -138,9 +139,15 @@ def of_drift(models: Sequence[Model]) -> str:
         fastest = max(rows, key=lambda row: abs(row["drift"]))
         parts.append(
             f"{precision} in {apart} of {len(rows)} cases (the fastest {interval(fastest)} meV/atom/ps, "
-            f"{fastest['label']})"
+            f"{fastest['label']}{smallest_seen(rows)})"
         )
     return f"**Energy drift at constant energy, distinguishable from float64's**: {', '.join(parts)}."
+
+
+def smallest_seen(rows: Sequence[Record]) -> str:
+    """Where no difference from float64 was seen, the one that would have been, if that was measured."""
+    detectable = [row["detectable"] for row in rows if not row["apart"] and row.get("detectable") is not None]
+    return f"; where it is not, {number(max(detectable))} would have been" if detectable else ""
 
 
 def of_prediction(models: Sequence[Model]) -> str:

@@ -17,10 +17,13 @@ from mace.calculators import MACECalculator
 from measure import summary
 from records import Record, plain, source_sha256
 
+from precision_probe.models.building import build, default_config
 from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.graphs import Graph, build_graph
 from precision_probe.models.loading import load_model
 from precision_probe.models.provenance import provenance
 from precision_probe.probe.probe import attach
+from precision_probe.probe.weights import Weights
 from precision_probe.structures import read_structures
 from precision_probe.variants.devices import check_device
 
@@ -30,6 +33,7 @@ SCHEMA = "precision-probe/bench_in_situ/1"
 TARGET = 0.01
 NEVER = 2**62  # calls: more than there will be
 WARM_UP = 20  # calls
+WIDER = {"hidden_irreps": "72x0e + 72x1o", "radial_MLP": [64, 64, 64]}  # than the demo: 200,000 parameters
 PROBES: dict[str, dict[str, Any] | None] = {
     "bare": None,
     "bare again": None,
@@ -130,6 +134,46 @@ def bench_hooks(args: argparse.Namespace) -> Record:
     }
 
 
+def bench_weights(args: argparse.Namespace, device: torch.device) -> Record:
+    """What comparing a model's weights with a copy takes, as each observed call does, and a bare call in turn."""
+    (atoms,) = (atoms for atoms in read_structures("demo") if atoms.info["name"] == "ethanol")
+    models = {"demo": load_model("demo")[0], "wider": build(default_config() | WIDER)}
+    return {name: _bench_weights(model.to(device), build_graph(atoms, model), args) for name, model in models.items()}
+
+
+def _bench_weights(model: torch.nn.Module, graph: Graph, args: argparse.Namespace) -> Record:
+    """Microseconds of a comparison, and its ratio to a bare call within a round."""
+    device = next(model.parameters()).device
+    weights, graph = Weights(model, []), graph.to(device)
+    runs: dict[str, Callable[[], object]] = {
+        "compared": weights.follow,
+        "called": lambda: model(graph.cast(torch.float64)),
+    }
+    timed: dict[str, list[float]] = {kind: [] for kind in runs}
+    for _ in range(2):
+        runs["called"]()  # TorchScript compiles in the second call
+    for _ in range(args.rounds):
+        for kind, run in runs.items():
+            timed[kind].append(_median_seconds(run, args.calls, device))
+    return {
+        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "us": summary([1e6 * seconds for seconds in timed["compared"]]),
+        "of_a_bare_call": summary([a / b for a, b in zip(timed["compared"], timed["called"], strict=True)]),
+    }
+
+
+def _median_seconds(run: Callable[[], object], number: int, device: torch.device) -> float:
+    """Of one call, in a block of several."""
+    seconds = []
+    for _ in range(number):
+        synchronize(device)
+        start = time.perf_counter()
+        run()
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
+
+
 def _seconds_per_call(module: torch.nn.Module, x: torch.Tensor, number: int) -> float:
     start = time.perf_counter()
     for _ in range(number):
@@ -164,7 +208,19 @@ def markdown(record: Record) -> str:
             "" if own is None else f"{own['median'] / (1e3 * bare):.3%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", verdict(record), ""])
+    return "\n".join([*lines, "", verdict(record), *_on_weights(record.get("weights", {})), ""])
+
+
+def _on_weights(weights: Record) -> list[str]:
+    """A paragraph on what following the weights takes; results of before it was measured have none."""
+    if not weights:
+        return []
+    each = (
+        f"{own['us']['median']:.0f} µs for {own['n_parameters']:,} parameters "
+        f"({own['of_a_bare_call']['median']:.1%} of a bare call)"
+        for own in weights.values()
+    )
+    return ["", f"In a call that is observed, comparing the weights with a copy takes {', '.join(each)}."]
 
 
 def verdict(record: Record) -> str:
@@ -211,6 +267,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
         ),
         "calculator": calculator,
         "hooks_us": bench_hooks(args),
+        "weights": bench_weights(args, device),
     }
     args.output.mkdir(parents=True, exist_ok=True)
     stem = args.output / f"bench_in_situ-{device.type}{'-smoke' if args.smoke else ''}"

@@ -41,6 +41,7 @@ COLUMNS = {
     "peak_gib": "memory / GiB",
     "memory_vs_float32": "÷ float32 memory",
     "held_out": "held out, within",
+    "held_out_at_least": "at least (95 % confidence)",
 }
 
 
@@ -118,13 +119,16 @@ def markdown(record: Record) -> str:
 
 
 def cell(row: Record, column: str) -> str:
-    """One number; times with their interquartile range."""
+    """One number; how many times faster with the confidence interval of the median ratio within rounds."""
     value = row[column]
     if value is None:
         return "not finite" if column in ("forces_rel_l2", "energy") else ""
     if column == "seconds":
-        return f"{1e3 * value:.1f} ± {1e3 * row['iqr'] / 2:.1f}"
-    if column == "held_out":
+        return f"{1e3 * value:.1f}"
+    if column.startswith("vs_"):
+        low, high = row[f"{column}_low"], row[f"{column}_high"]
+        return f"{value:.2f}" if high is None else f"{value:.2f} ({low:.2f}–{high:.2f})"
+    if column.startswith("held_out"):
         return f"{value:.0%}"
     if column in ("energy", "stress"):
         value *= 1e3

@@ -1,7 +1,7 @@
 from .analysis.comparison import compare_traces
 from .analysis.errors import bits_needed, errors, summary
 from .analysis.metrics import compare
-from .analysis.physical_errors import by_structure
+from .analysis.physical_errors import by_element, by_structure
 from .diagnostics.bit_sweep import sweep
 from .diagnostics.dynamics import energy_drift
 from .diagnostics.suite import explain
@@ -26,6 +26,7 @@ __all__ = [
     "__version__",
     "attach",
     "bits_needed",
+    "by_element",
     "by_structure",
     "compare",
     "compare_traces",

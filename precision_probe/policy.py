@@ -153,13 +153,17 @@ class Policy:
         """What each of some modules computes in."""
         return {name: self.precision_of(name) for name in names}
 
-    def apply(self, model: "ModelSource", device: str | None = None) -> "torch.nn.Module":
+    def apply(
+        self, model: "ModelSource", device: str | None = None, *, interface: str = "float64"
+    ) -> "torch.nn.Module":
         """A copy of a model that computes so: see :func:`precision_probe.variants.mixed.apply`."""
-        return _mixed().apply(self, model, device)
+        return _mixed().apply(self, model, device, interface=interface)
 
-    def calculator(self, model: "ModelSource", device: str = "cpu", **options: object) -> "Calculator":
+    def calculator(
+        self, model: "ModelSource", device: str = "cpu", *, interface: str = "float64", **options: object
+    ) -> "Calculator":
         """An ASE calculator that computes so: see :func:`precision_probe.variants.mixed.calculator`."""
-        return _mixed().calculator(self, model, device, **options)
+        return _mixed().calculator(self, model, device, interface=interface, **options)
 
     def to_json(self) -> str:
         """The policy as JSON text.
@@ -225,10 +229,12 @@ class Policy:
 class _Mixed(Protocol):
     """What of :mod:`precision_probe.variants.mixed` is used here."""
 
-    def apply(self, policy: Policy, model: "ModelSource", device: str | None) -> "torch.nn.Module":
+    def apply(self, policy: Policy, model: "ModelSource", device: str | None, *, interface: str) -> "torch.nn.Module":
         """A copy of a model that computes as a policy says."""
 
-    def calculator(self, policy: Policy, model: "ModelSource", device: str, **options: object) -> "Calculator":
+    def calculator(
+        self, policy: Policy, model: "ModelSource", device: str, *, interface: str, **options: object
+    ) -> "Calculator":
         """An ASE calculator that does."""
 
 

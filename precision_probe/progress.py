@@ -14,5 +14,6 @@ T = TypeVar("T")
 def shown(items: Sequence[T], description: str, *, progress: bool) -> Iterable[T]:
     """The items one by one, with a bar on stderr, where that is a terminal and ``progress`` is asked for."""
     console = Console(stderr=True)
-    hidden = not (progress and console.is_terminal)
-    return track(items, description=description, console=console, disable=hidden, transient=True)
+    if not (progress and console.is_terminal):  # before version 15, rich leaves an empty line where a bar was hidden
+        return items
+    return track(items, description=description, console=console, transient=True)

@@ -1,6 +1,8 @@
 """Structures from wherever the user has them: anything ASE reads → ``Atoms`` that can be run."""
 
-from collections.abc import Iterable, Sequence
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TypeAlias
@@ -8,9 +10,10 @@ from typing import TypeAlias
 import ase
 import ase.io
 import numpy as np
-from ase.io.formats import parse_filename
+from ase.io.formats import ioformats, parse_filename
 
-from precision_probe.exceptions import InputError
+from precision_probe.exceptions import InputError, first_line
+from precision_probe.labels import LabelKeys
 
 __all__ = ["DEMO", "StructureSource", "read_structures"]
 
@@ -18,20 +21,31 @@ DEMO = "demo"
 # Å³. Far below the volume of any atom, far above what rounding leaves of the determinant of a flat cell (at most
 # 1e-9 of 200,000 random ones with vectors of 100 Å).
 _NO_VOLUME = 1e-6
-_LONGEST_MESSAGE = 120  # characters of what a reader of ASE says: some repeat the file
+_BEGINNING = 2000  # bytes of a file that are looked at, as many as ASE does
+_LAMMPS_DATA = re.compile(rb"^\s*\d+\s+atom(s| types)\s*$", re.MULTILINE)
+_WHOLE = 1e-3  # how far below 1 the occupancy of a whole atom may be, for the digits that a file gives it
 StructureSource: TypeAlias = ase.Atoms | Iterable[ase.Atoms] | str | Path
 
 
-def read_structures(source: StructureSource) -> list[ase.Atoms]:
+def read_structures(
+    source: StructureSource,
+    *,
+    keys: LabelKeys | None = None,
+    format: str | None = None,  # noqa: A002
+) -> list[ase.Atoms]:
     """Return the structures of a source, each with a name in ``info["name"]`` and finite positions.
 
     Args:
-        source: ``"demo"``; a path of anything ASE reads, with ASE's own ``file@0:16`` to select; an ``Atoms``; or
-            several ``Atoms``. What is given is copied, not changed.
+        source: ``"demo"``; a path of anything ASE reads, with ASE's own ``file@0:16`` to select, and
+            ``file:lammps-data`` to say which of ASE's formats it has; an ``Atoms``; or several ``Atoms``. What is given
+            is copied, not changed.
+        keys: Where the reference labels stand, if not where ASE and MACE have them.
+        format: ASE's name of the file's format, where neither its name nor its beginning tells.
 
     Raises:
-        InputError: If there is no such file, ASE cannot read it, it holds no structure, or a structure has no atoms,
-            positions that are not finite, or a cell without volume along its periodic directions.
+        InputError: If there is no such file, ASE cannot read it, it holds no structure, no structure has a label that
+            ``keys`` names, or a structure has no atoms, positions that are not finite, a site that is not one whole
+            atom, or a cell without volume along its periodic directions.
 
     Example:
         >>> water = ase.Atoms("OHH", [(0, 0, 0), (0.96, 0, 0), (-0.24, 0.93, 0)])
@@ -42,7 +56,7 @@ def read_structures(source: StructureSource) -> list[ase.Atoms]:
     if isinstance(source, ase.Atoms):  # asked first: Atoms are iterable themselves
         structures, stem = [source], ""
     elif isinstance(source, str | Path):
-        structures, stem = _read_file(source)
+        structures, stem = _read_file(source, format)
     elif isinstance(source, Iterable):
         structures, stem = list(source), ""
     else:
@@ -59,27 +73,53 @@ def read_structures(source: StructureSource) -> list[ase.Atoms]:
         copy.info["name"] = str(atoms.info.get("name", default))
         _check(copy)
         named.append(copy)
+    (keys or LabelKeys()).put_on(named)
     return named
 
 
-def _read_file(source: str | Path) -> tuple[Sequence[ase.Atoms], str]:
+def _read_file(source: str | Path, format: str | None) -> tuple[Sequence[ase.Atoms], str]:  # noqa: A002
     """The structures of a file, or of the demo, and the stem that their names are made of."""
-    if source == DEMO:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an index that is none, which reading refuses below
+        filename, index = parse_filename(str(source))
+    if filename == DEMO and isinstance(source, str):
         with resources.as_file(resources.files("precision_probe") / "demo" / "structures.xyz") as path:
-            return ase.io.read(path, ":"), DEMO
-    filename, index = parse_filename(str(source))
-    path = Path(filename)
+            return _read(path, index, None, source), DEMO
+    path, (stem, _, named) = Path(filename), filename.rpartition(":")
+    if named in ioformats and not path.exists():
+        path, format = Path(stem), named  # noqa: A001
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise InputError(f"The structure file {path} {what}. Give any file that ASE reads, or {DEMO!r}.")
+    return _read(path, index, format, str(source)), path.stem
+
+
+def _read(path: Path, index: str | int | slice | None, format: str | None, source: str) -> Sequence[ase.Atoms]:  # noqa: A002
+    """What ASE reads of a file, as a list; of an empty one it may say nothing, or raise whatever it meets."""
     try:
-        structures = ase.io.read(path, slice(None) if index is None else index)
-    except Exception as error:  # the many readers of ASE raise whatever they meet
+        structures = ase.io.read(path, slice(None) if index is None else index, format=format)
+    except Exception as error:
         raise InputError(
-            f"ASE cannot read structures from {source} ({type(error).__name__}: {str(error)[:_LONGEST_MESSAGE]}). "
-            "Check that the file is whole and its ending names its format."
+            f"ASE cannot read structures from {source} ({type(error).__name__}: {first_line(error)}). "
+            f"Check that the file is whole and its ending names its format. {_how_to_name_a_format(path, format)}"
         ) from error
-    return structures if isinstance(structures, list) else [structures], path.stem  # one Atoms for an index such as @3
+    if isinstance(structures, ase.Atoms):  # for an index such as @3
+        return [structures]
+    if not structures:
+        raise InputError(
+            f"{source} holds no structures that ASE sees. At least one is needed. {_how_to_name_a_format(path, format)}"
+        )
+    return list(structures)
+
+
+def _how_to_name_a_format(path: Path, format: str | None) -> str:  # noqa: A002
+    """What to try when ASE takes a file for another kind than it is, as it does with data files of LAMMPS."""
+    if format is not None:
+        return f"It was read as {format!r}; `ase info --formats` lists the names of all formats."
+    with path.open("rb") as file:
+        beginning = file.read(_BEGINNING)
+    seems = "It looks like a LAMMPS data file. " if _LAMMPS_DATA.search(beginning) else ""
+    return f"{seems}Where that does not tell, name the format: --format lammps-data, or {path.name}:lammps-data."
 
 
 def _check(atoms: ase.Atoms) -> None:
@@ -90,21 +130,39 @@ def _check(atoms: ase.Atoms) -> None:
     if not np.isfinite(atoms.positions).all():
         bad = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
         raise InputError(f"Structure {name}: the positions of atoms {bad.tolist()[:5]} are NaN or infinite.")
+    _check_occupancy(atoms)
     if atoms.pbc.any():
         _check_cell(atoms)
 
 
+def _check_occupancy(atoms: ase.Atoms) -> None:
+    """Refuse sites that are empty in part or shared by elements, of which ASE makes one whole atom each."""
+    of_kind: Mapping[str, Mapping[str, object]] = atoms.info.get("occupancy") or {}  # as ASE has it of a CIF
+    kinds = atoms.arrays.get("spacegroup_kinds", np.arange(len(atoms)))
+    of_atom = next((atoms.arrays[key] for key in ("occupancy", "occupancies") if key in atoms.arrays), None)
+    for index, kind in enumerate(kinds):
+        site = dict(of_kind.get(str(kind), {}))
+        if of_atom is not None and of_atom[index]:  # 0 is what many programs write where they know none
+            site = {atoms.symbols[index]: of_atom[index]}
+        shares = {symbol: share for symbol, share in site.items() if isinstance(share, int | float | np.number)}
+        if len(shares) > 1 or any(share < 1 - _WHOLE for share in shares.values()):
+            held = " and ".join(f"{symbol} ({share:g})" for symbol, share in shares.items())
+            raise InputError(
+                f"Structure {atoms.info['name']}: site {index} is occupied by {held}, which is not one whole atom. "
+                "Give an ordered structure, with one element or none on each site and no occupancies."
+            )
+
+
 def _check_cell(atoms: ase.Atoms) -> None:
-    """Refuse a cell that spans no volume, which has no neighbours and no stress; or a left-handed one."""
+    """Refuse a cell that spans no volume, which has no neighbours and no stress; it may be left-handed."""
     cell = np.asarray(atoms.cell)
     if not np.isfinite(cell).all():
         raise InputError(f"Structure {atoms.info['name']}: its cell is NaN or infinite.")
     spanned = np.linalg.norm(cell[atoms.pbc], axis=1).min() > 0
     # Where it is not periodic a cell may have no vector: complete() puts one perpendicular to the others.
-    volume = float(np.linalg.det(atoms.cell.complete())) if spanned else 0.0
+    volume = abs(float(np.linalg.det(atoms.cell.complete()))) if spanned else 0.0
     if not volume > _NO_VOLUME:
-        kind = "negative" if volume < -_NO_VOLUME else "zero"
         raise InputError(
             f"Structure {atoms.info['name']} is periodic along {np.flatnonzero(atoms.pbc).tolist()} but its cell has "
-            f"{kind} volume ({volume:.3g} Å³). Give right-handed cell vectors along those directions, or pbc=False."
+            f"zero volume ({volume:.3g} Å³). Give cell vectors that span a volume along those directions, or pbc=False."
         )

@@ -152,10 +152,12 @@ def test_models_and_calculators_are_those_of_the_module_that_makes_them(monkeypa
 
     monkeypatch.setattr(mixed, "apply", lambda *args, **options: ("apply", *args, options))
     monkeypatch.setattr(mixed, "calculator", lambda *args, **options: ("calculator", *args, options))
-    assert policy.apply("demo") == ("apply", policy, "demo", None, {})
-    assert policy.apply("demo", "cuda:1") == ("apply", policy, "demo", "cuda:1", {})
-    assert policy.calculator("demo") == ("calculator", policy, "demo", "cpu", {})
-    assert policy.calculator("demo", "cuda", head="a") == ("calculator", policy, "demo", "cuda", {"head": "a"})
+    wide, narrow = ({"interface": name} for name in ("float64", "float32"))
+    assert policy.apply("demo") == ("apply", policy, "demo", None, wide)
+    assert policy.apply("demo", "cuda:1", **narrow) == ("apply", policy, "demo", "cuda:1", narrow)
+    assert policy.calculator("demo") == ("calculator", policy, "demo", "cpu", wide)
+    found = policy.calculator("demo", "cuda", head="a", **narrow)
+    assert found == ("calculator", policy, "demo", "cuda", {"head": "a", **narrow})
 
 
 # the file

@@ -5,14 +5,22 @@ import json
 import re
 import shlex
 from importlib import resources
+from types import SimpleNamespace
 
 import pytest
 import torch
 import typer
 from runs import ROOT
 
+from precision_probe.analysis.causes import main_causes
 from precision_probe.cli.main import app
+from precision_probe.diagnostics.contributions import contributions
+from precision_probe.diagnostics.reference import Reference
+from precision_probe.diagnostics.suite import evenly_spread
 from precision_probe.models.dtypes import default_dtype
+from precision_probe.precisions import parse_precisions
+from precision_probe.structures import read_structures
+from precision_probe.variants.variant import Variant
 
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if path.is_file()]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL)
@@ -216,3 +224,24 @@ def test_errors_of_the_bundled_model_are_those_beside_it():
     assert f"On {about['validation_structures']} validation structures its errors are" in text
     assert f"{about['forces_mae_meV_per_A']:.0f} meV/Å (force MAE)" in text
     assert f"{about['energy_mae_meV_per_atom']:.1f} meV/atom (energy MAE)" in text
+
+
+def test_parts_that_make_the_errors_are_those_that_the_page_names():
+    """The shares in the table of the demo, and the one in the text, by the measure that an audit takes."""
+    structures = evenly_spread(read_structures("demo"), 3)
+    reference = Reference("demo", structures, device="cpu")
+    variants = [
+        Variant(reference.model, each, reference.device) for each in parse_precisions("float32,bfloat16,float16")
+    ]
+    table = contributions(reference, variants)
+    trace = SimpleNamespace(table=lambda name: SimpleNamespace(frame={"contributions": table}[name]))
+    causes = main_causes(trace)
+    text = (ROOT / "README.md").read_text("utf-8")
+    for precision, row in causes.iterrows():
+        (named,) = re.findall(rf"^ +{precision} .*?(\w+) +(\d+)% +(\w+) +(\d+)%$", text, re.MULTILINE)
+        assert (named[0], named[2]) == (row["energy_part"], row["forces_part"])
+        assert float(named[1]) == pytest.approx(100 * row["energy_share"], abs=1.5)
+        assert float(named[3]) == pytest.approx(100 * row["forces_share"], abs=5)  # from machine to machine
+    (radial,) = re.findall(r"in float32 `radial_embedding` makes (\d+) % more", text)
+    float32 = table[table["precision"] == "float32"].set_index("part")
+    assert float(radial) == pytest.approx(100 * float32.loc["radial_embedding", "forces_share"], abs=5)

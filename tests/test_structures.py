@@ -84,6 +84,142 @@ def test_a_molecule_may_have_any_cell():
         np.testing.assert_array_equal(read_structures(atoms)[0].cell, cell)
 
 
+def test_a_left_handed_cell_is_read(water):
+    atoms = ase.Atoms("CO", [(0, 0, 0), (0, 0, 1.1)], cell=CELL[[1, 0, 2]], pbc=True)
+    assert np.linalg.det(atoms.cell) < -1
+    assert read_structures(atoms) == [atoms]
+
+
+def test_the_demo_can_be_selected_from():
+    names = [atoms.info["name"] for atoms in read_structures("demo")]
+    for selection, expected in (("demo@:3", names[:3]), ("demo@1", names[1:2]), ("demo@-1", names[-1:])):
+        assert [atoms.info["name"] for atoms in read_structures(selection)] == expected
+    for selection in ("demo@99", "demo@x"):
+        with pytest.raises(InputError, match=f"cannot read structures from {selection}"):
+            read_structures(selection)
+
+
+# Formats that a file does not tell
+
+LAMMPS_DATA = """by hand
+
+3 atoms
+2 atom types
+
+0.0 10.0 xlo xhi
+0.0 11.0 ylo yhi
+0.0 12.0 zlo zhi
+
+Masses
+
+1 15.999
+2 1.008
+
+Atoms # atomic
+
+1 1 0.0 0.0 0.0
+2 2 0.96 0.0 0.0
+3 2 -0.24 0.93 0.0
+"""
+LAMMPS_DUMP = """ITEM: TIMESTEP
+0
+ITEM: NUMBER OF ATOMS
+2
+ITEM: BOX BOUNDS pp pp pp
+0.0 10.0
+0.0 10.0
+0.0 10.0
+ITEM: ATOMS id type element x y z
+1 1 O 0.0 0.0 0.0
+2 2 H 0.96 0.0 0.0
+"""
+
+
+def test_a_lammps_data_file_is_read_once_its_format_is_named(tmp_path):
+    path = tmp_path / "water.data"
+    path.write_text(LAMMPS_DATA)
+    with pytest.raises(
+        InputError, match=r"looks like a LAMMPS data file.*--format lammps-data.*water.data:lammps-data"
+    ):
+        read_structures(path)
+    for (atoms,) in (read_structures(path, format="lammps-data"), read_structures(f"{path}:lammps-data")):
+        assert (str(atoms.symbols), atoms.cell.lengths().tolist()) == ("OH2", [10.0, 11.0, 12.0])
+        assert atoms.positions[2].tolist() == [-0.24, 0.93, 0.0]
+        assert atoms.info["name"] == "water[0]"
+
+
+def test_a_lammps_dump_is_read_whatever_it_is_called(tmp_path):
+    path = tmp_path / "run.cif"
+    path.write_text(LAMMPS_DUMP)
+    assert formulas(path) == formulas(f"{path}:lammps-dump-text@0") == ["OH"]
+
+
+def test_a_format_that_does_not_fit_is_named(file):
+    with pytest.raises(InputError, match=r"read as 'vasp'.*ase info --formats"):
+        read_structures(file, format="vasp")
+    with pytest.raises(InputError, match=r"read as 'no-such-format'"):
+        read_structures(file, format="no-such-format")
+
+
+# Sites that are not one whole atom
+
+CIF = """data_test
+_cell_length_a 5.1
+_cell_length_b 5.2
+_cell_length_c 5.3
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_space_group_name_H-M 'P 1'
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_occupancy
+Si1 Si 0.1 0.2 0.3 {}
+Ge1 Ge {} {}
+O1 O 0.5 0.5 0.5 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("occupancies", "words"),
+    [
+        (("0.25", "0.7 0.7 0.7", "1"), r"test\[0\]: site 0 is occupied by Si \(0.25\)"),
+        (("1.0", "0.7 0.7 0.7", "0.5(1)"), r"site 1 is occupied by Ge \(0.5\)"),
+        (("0.6", "0.1 0.2 0.3", "0.4"), r"site 0 is occupied by Si \(0.6\) and Ge \(0.4\)"),
+        (("1", "0.1 0.2 0.3", "1"), r"site 0 is occupied by Si \(1\) and Ge \(1\)"),
+        (("0", "0.7 0.7 0.7", "1"), r"site 0 is occupied by Si \(0\)"),
+    ],
+    ids=["partly", "partly, with its uncertainty", "mixed", "doubly", "empty"],
+)
+def test_a_site_that_is_not_one_whole_atom_is_refused(tmp_path, occupancies, words):
+    path = tmp_path / "test.cif"
+    path.write_text(CIF.format(*occupancies))
+    with pytest.raises(InputError, match=words):
+        read_structures(path)
+    with pytest.raises(InputError, match="occupied by"):  # of a supercell too, and in memory
+        read_structures(ase.io.read(path) * (1, 2, 1))
+
+
+@pytest.mark.parametrize("occupancy", ["1", "1.000", "0.9999", "?", "."])
+def test_whole_atoms_are_read(tmp_path, occupancy):
+    path = tmp_path / "whole.cif"
+    path.write_text(CIF.format(occupancy, "0.7 0.7 0.7", 1))
+    assert formulas(path) == ["SiGeO"]
+
+
+def test_occupancies_of_atoms_are_judged_too(water):
+    """As ASE has them of a PDB file, where 0 says that there is none."""
+    water.arrays["occupancy"] = np.array([1.0, 0.0, 1.0])
+    assert len(read_structures(water)) == 1
+    water.arrays["occupancy"][2] = 0.4
+    with pytest.raises(InputError, match=r"site 2 is occupied by H \(0.4\)"):
+        read_structures(water)
+
+
 # What is refused
 
 
@@ -98,7 +234,7 @@ BROKEN = {
     "no cell": (lambda atoms: atoms.set_cell(np.zeros((3, 3))), "zero volume"),
     "one zero vector": (lambda atoms: atoms.set_cell([4, 0, 4]), "zero volume"),
     "flat cell": (lambda atoms: atoms.set_cell([[4, 0, 0], [0, 4, 0], [4, 4, 0]]), "zero volume"),
-    "left-handed cell": (lambda atoms: atoms.set_cell(CELL[[1, 0, 2]]), "negative volume"),
+    "flat left-handed cell": (lambda atoms: atoms.set_cell([[0, 4, 0], [4, 0, 0], [4, 4, 0]]), "zero volume"),
     "NaN cell": (lambda atoms: atoms.set_cell(CELL * np.nan), "cell is NaN"),
 }
 

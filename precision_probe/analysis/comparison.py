@@ -21,19 +21,24 @@ __all__ = ["ROUNDOFFS", "compare_traces", "first_difference", "provenance_differ
 # at most 21, from one order of edges to another 18 (demo and 3BPA models, any array); one constant in float32 makes
 # 2²⁹. Between the two it is a choice, with room for larger models and other machines.
 ROUNDOFFS = 1e4
+# Unit roundoffs of the coarser dtype that two traces of the same weights may be apart in float64, where one model was
+# stored in another dtype. Measured at most 10 (demo and a two-head model, float32 beside float64, any array); a weight
+# changed by 0.1 % makes 2e4.
+_STORED_ROUNDOFFS = 1e3
 # Of A's own rounding error, how much B may be apart from A in a reduced precision. Measured in the same way, at most
 # 3.8 (cuEquivariance) and 0.8 (order of edges).
 _TIMES_OWN_ERROR = 10
-_ALLOWANCE = (
-    f"in float64 within {ROUNDOFFS:g} unit roundoffs; "
-    f"in a reduced precision within {_TIMES_OWN_ERROR} times A's own rounding error"
-)
+_REDUCED = f"in a reduced precision within {_TIMES_OWN_ERROR} times A's own rounding error"
 # Å. The same structure, read from formats that write other numbers of digits; what that does to results is a
 # difference, and shown as one.
 _SAME_PLACE = 1e-5
 # Gradients of Σ Y², which is constant. The errors of a trace tell zeros too, but not where it has float64 alone.
 _ZERO = {("isolated", "spherical_harmonics", "vectors", "backward")}
 _EDGE_KEYS = ("sender", "receiver", "image")
+_OF_OTHER_OUTPUTS = "gradients of outputs that differ in shape"
+
+_Key = tuple[str, str, str]  # block, tensor, direction
+_Pairs = dict[_Key, Pair]
 
 
 def compare_traces(a: Trace, b: Trace) -> pd.DataFrame:
@@ -49,11 +54,15 @@ def compare_traces(a: Trace, b: Trace) -> pd.DataFrame:
         (rel_l2 against A's float64), ``allowed`` and ``equivalent``. Edges are brought into the same order.
 
     In float64 two correct ways to compute the same differ by some unit roundoffs; ``allowed`` is :data:`ROUNDOFFS` of
-    them. In a reduced precision rounding itself makes them differ, so ten times A's own error is allowed, or ten times
-    the median over A's arrays where A happens to have a smaller one (a single energy may be right by luck). Where A's
-    float64 is rounding noise (:func:`precision_probe.errors` says which), nothing is judged. ``attrs["left_out"]``
-    names the arrays that cannot be compared: neighbour lists differ, or a submodule works in its library's own layout;
-    ``attrs["allowance"]`` says in words what is allowed.
+    them. Where the models were stored in different dtypes, their weights themselves are apart by the coarser one's
+    rounding, and a thousand roundoffs of that are allowed. In a reduced precision rounding itself makes traces differ,
+    so ten times A's own error is allowed, or ten times the median over A's arrays where A happens to have a smaller one
+    (a single energy may be right by luck). Where A's float64 is rounding noise (:func:`precision_probe.errors` says
+    which), nothing is judged. ``attrs["allowance"]`` says in words what is allowed.
+
+    ``attrs["left_out"]`` names the arrays that cannot be compared, each with the reason: neighbour lists differ, shapes
+    do, a submodule works in its library's own layout; or it is an isolated gradient, which is of the sum of a block's
+    squared outputs, and these are not the same numbers in both.
 
     Raises:
         InputError: If the traces are not of the same structures, or have no precision or block in common.
@@ -62,25 +71,27 @@ def compare_traces(a: Trace, b: Trace) -> pd.DataFrame:
     order = _edge_order(a.structures, b.structures)
     resolved = errors(a).groupby(["mode", "block", "tensor", "direction"])["resolved"].all()
     rows: list[dict[str, object]] = []
-    left_out: set[str] = set()
+    left_out: dict[str, str] = {}
     precisions = ["float64", *(str(p) for p in a.precisions if p in b.precisions)]
     for mode in (mode for mode in _modes(a) if mode in _modes(b)):
         reference = _by_tensor(a, mode, "float64")
         for precision in precisions:
             ours, theirs = (_by_tensor(trace, mode, precision) for trace in (a, b))
-            for key in (key for key in ours if key in theirs):
-                pair, y_hat = ours[key], _in_the_same_places(ours[key], theirs[key], order)
-                if y_hat is None:
-                    left_out.add(f"{pair.block}.{pair.tensor}")
-                    continue
+            reasons = _not_comparable(ours, theirs, mode, edges_agree=order is not None)
+            left_out |= {_name(key, mode, reason): reason for key, reason in reasons.items()}
+            for key in (key for key in ours if key in theirs and key not in reasons):
+                pair, y_hat = ours[key], theirs[key].y
+                if pair.rows == "edge":
+                    y_hat = y_hat[order]
                 is_resolved = bool(resolved.get((mode, *key), True)) and (mode, *key) not in _ZERO
                 difference = _difference(reference[key].y, pair.y, y_hat, precision, is_resolved)
                 rows.append({"precision": precision, "mode": mode, **pair.identity, **difference})
     if not rows:
         raise InputError("The traces have no precision, mode and block in common, so there is nothing to compare.")
-    table = _judged(pd.DataFrame(rows))
-    table.attrs["left_out"] = sorted(left_out)
-    table.attrs["allowance"] = _ALLOWANCE
+    exact, in_words = _allowed_in_float64(a, b)
+    table = _judged(pd.DataFrame(rows), exact)
+    table.attrs["left_out"] = dict(sorted(left_out.items()))
+    table.attrs["allowance"] = f"{in_words}; {_REDUCED}"
     rank = {name: index for index, name in enumerate(precisions)}
     return table.sort_values("precision", key=lambda column: column.map(rank), kind="stable", ignore_index=True)
 
@@ -131,12 +142,24 @@ def _difference(
     }
 
 
-def _judged(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with what is allowed, and whether each difference is within it."""
+def _allowed_in_float64(a: Trace, b: Trace) -> tuple[float, str]:
+    """How far two correct float64 runs may be apart, relatively, and the same in words."""
+    stored = {trace.attributes.get("model_dtype", "float64") for trace in (a, b)}
+    if len(stored) == 1:
+        return ROUNDOFFS * PRECISIONS["float64"].unit_roundoff, f"in float64 within {ROUNDOFFS:g} unit roundoffs"
+    coarser = max(map(parse_precision, stored), key=lambda precision: precision.unit_roundoff)
+    words = (
+        f"in float64 within {_STORED_ROUNDOFFS:g} unit roundoffs of {coarser}, which one model's weights are stored in"
+    )
+    return _STORED_ROUNDOFFS * coarser.unit_roundoff, words
+
+
+def _judged(table: pd.DataFrame, exact: float) -> pd.DataFrame:
+    """The table with what is allowed, ``exact`` in float64, and whether each difference is within it."""
     rounding = table["error_a"].where(np.isfinite(table["error_a"]) & table["resolved"])
     usual = rounding.groupby([table["precision"], table["mode"]]).transform("median")
     allowed = (_TIMES_OWN_ERROR * rounding.clip(lower=usual)).where(table["precision"] != "float64", 0.0)
-    allowed = allowed.clip(lower=ROUNDOFFS * PRECISIONS["float64"].unit_roundoff)
+    allowed = allowed.clip(lower=exact)
     within = (table["difference"] <= allowed) | allowed.isna()  # an overflow hides what is beneath
     allowed = allowed.where(table["resolved"])
     return table.assign(allowed=allowed, equivalent=table["equivalent"] | within).drop(columns="resolved")
@@ -146,15 +169,38 @@ def _modes(trace: Trace) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("propagated", *trace.modes)))
 
 
-def _in_the_same_places(ours: Pair, theirs: Pair, order: NDArray[np.intp] | None) -> NDArray[Any] | None:
-    """B's numbers in the places of A's, edges by ``order``; ``None`` where that cannot be."""
-    is_of_edges = ours.rows == "edge"
-    if (is_of_edges and order is None) or ours.y.shape != theirs.y.shape or ours.layout != theirs.layout:
-        return None
-    return theirs.y[order] if is_of_edges else theirs.y
+def _not_comparable(ours: _Pairs, theirs: _Pairs, mode: str, *, edges_agree: bool) -> dict[_Key, str]:
+    """Of the arrays that both traces have, those that cannot be compared, and why."""
+    reasons: dict[_Key, str] = {}
+    for key in (key for key in ours if key in theirs):
+        x, y = ours[key], theirs[key]
+        if x.rows == "edge" and not edges_agree:
+            reasons[key] = "neighbour lists differ"
+        elif x.layout != y.layout:
+            reasons[key] = "the layouts of irreps differ"
+        elif x.y.shape != y.y.shape:
+            reasons[key] = "shapes differ"
+        elif mode == "isolated" and x.direction == "backward" and not _same_outputs(ours, theirs, x.block):
+            reasons[key] = _OF_OTHER_OUTPUTS
+    return reasons
 
 
-def _by_tensor(trace: Trace, mode: str, precision: str) -> dict[tuple[str, str, str], Pair]:
+def _same_outputs(ours: _Pairs, theirs: _Pairs, block: str) -> bool:
+    """Whether the outputs of a block, whose squares an isolated gradient is of, are as many numbers in both traces."""
+    a, b = (
+        {key: pair.y.size for key, pair in pairs.items() if key[0] == block and pair.direction == "forward"}
+        for pairs in (ours, theirs)
+    )
+    return a == b
+
+
+def _name(key: _Key, mode: str, reason: str) -> str:
+    """What an array that is left out is called; another mode may well have it."""
+    block, tensor, _ = key
+    return f"{block}.{tensor}" + (f", {mode} gradient" if reason == _OF_OTHER_OUTPUTS else "")
+
+
+def _by_tensor(trace: Trace, mode: str, precision: str) -> _Pairs:
     """The arrays of a group, by block, tensor and direction."""
     group = trace.group(mode, precision)
     return {(pair.block, pair.tensor, pair.direction): pair for pair in pairs(trace, group, group, mode)}

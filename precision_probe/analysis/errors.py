@@ -11,6 +11,7 @@ from precision_probe.analysis.pairs import MODEL, By, pairs
 from precision_probe.analysis.rounding_floor import representation_floor
 from precision_probe.exceptions import InputError
 from precision_probe.precisions import PRECISIONS
+from precision_probe.trace.tables import HELD_OUT
 from precision_probe.trace.trace import Trace
 
 __all__ = [
@@ -196,21 +197,27 @@ def exceeded(table: pd.DataFrame, tolerance: Tolerance) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["precision", "quantity", "error", "tolerance", "unit"])
 
 
-def bits_needed(table: pd.DataFrame, tolerance: float, quantity: str = "forces") -> pd.Series:
+def bits_needed(
+    table: pd.DataFrame, tolerance: float, quantity: str = "forces", *, searched_only: bool = False
+) -> pd.Series:
     """The fewest bits with which an error stays within a tolerance, and with every larger number tried too.
 
     Args:
         table: From :func:`precision_probe.sweep`.
         tolerance: In the unit of the quantity: eV/Å for forces, eV/atom for energies.
         quantity: A column of the table.
+        searched_only: Judge by the structures searched on alone. Otherwise by those held out too, where there are any:
+            every one of both is within the tolerance.
 
     Returns:
         Indexed by block; missing where no number of bits tried is enough.
     """
+    beside = f"{HELD_OUT}{quantity}"
+    judged = [quantity] if searched_only or beside not in table else [quantity, beside]
     needed = {}
     for block, rows in table.groupby("block", sort=False):
         descending = rows.sort_values("bits", ascending=False)
-        within = descending[quantity].le(tolerance).cummin()
+        within = descending[judged].le(tolerance).all(axis=1).cummin()
         needed[str(block)] = descending.loc[within, "bits"].min()
     return pd.Series(needed, name="bits", dtype="Int64").rename_axis("block")
 

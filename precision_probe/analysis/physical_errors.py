@@ -1,4 +1,4 @@
-"""Errors in physical terms, structure by structure, from a trace alone: nothing here imports torch or mace."""
+"""Errors in physical terms, by structure and by element, from a trace alone: nothing here imports torch or mace."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from precision_probe.exceptions import InputError
 from precision_probe.trace.trace import Trace
 
-__all__ = ["ALL", "by_structure", "has_energies_and_forces"]
+__all__ = ["ALL", "by_element", "by_structure", "has_energies_and_forces"]
 
 ALL = "all"
+_PERCENTILES = (50, 95, 99)
 _MILLI = 1e3  # eV to meV
+_PERCENT = 100
 
 
 @dataclass(frozen=True)
-class _Structure:
-    """What one precision gives for one structure, or for all, beside the reference and the labels."""
+class _Part:
+    """What one precision gives for some atoms and structures, beside the reference and the labels."""
 
     atoms: NDArray[np.bool_]
     index: NDArray[np.intp]
@@ -30,7 +32,7 @@ class _Structure:
     variant: xr.Dataset
 
     def of(self, group: xr.Dataset, name: str) -> NDArray[np.float64] | None:
-        """The part of an array that belongs to these structures, float64; ``None`` if there is none."""
+        """The part of an array that is of these atoms or structures, float64; ``None`` if there is none."""
         if name not in group:
             return None
         rows = self.atoms if "atom" in group[name].dims else self.index
@@ -64,8 +66,13 @@ def by_structure(trace: Trace) -> pd.DataFrame:
         One row for each precision (float64 first) and structure, then one over ``all``, with
 
         - ``energy``, ``interaction_energy``: |Δ| per atom, meV/atom (over all: the mean);
-        - ``forces_mae``, ``forces_rmse``, ``forces_max`` (meV/Å), ``forces_cosine`` with the reference's, and
-          ``worst_atom``, such as ``O3``: element and index of the atom with the largest |Δ| vector;
+        - ``forces_mae``, ``forces_rmse``, ``forces_p50``, ``forces_p95``, ``forces_p99``, ``forces_max`` (meV/Å): mean,
+          root mean square, percentiles and largest of |Δ| over components;
+        - ``forces_slope`` (%): by how much forces are too large, which is the slope of the straight line through zero
+          that fits them best as a function of the reference's, less one; ``forces_slope_error`` (%), its standard
+          error if components err independently. A slope of several standard errors is systematic;
+        - ``forces_cosine`` with the reference's, and ``worst_atom``, such as ``O3``: element and index of the atom with
+          the largest |Δ| vector;
         - ``stress``: largest |Δ| over components, GPa; NaN where not periodic;
         - ``net_force`` (meV/Å) and ``net_torque`` (meV, about the centre of the atoms): the lengths of what must be
           zero for an isolated molecule, of the precision itself; NaN where periodic;
@@ -75,8 +82,7 @@ def by_structure(trace: Trace) -> pd.DataFrame:
     Raises:
         InputError: If the trace is of a model without energies and forces.
     """
-    if not has_energies_and_forces(trace):
-        raise InputError("The trace is of a model that predicts no energies and forces.")
+    _check_forces(trace)
     reference, structures = trace.group("propagated", "float64"), trace.structures
     names = [*map(str, structures["name"].values), ALL]
     rows = []
@@ -87,29 +93,64 @@ def by_structure(trace: Trace) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def by_element(trace: Trace) -> pd.DataFrame:
+    """What each precision does to the forces on the atoms of each element.
+
+    Args:
+        trace: Of a model that predicts energies and forces.
+
+    Returns:
+        One row for each precision (float64 first) and ``element``, in order of atomic number, with ``n_atoms`` over all
+        structures, and of :func:`by_structure` the columns of forces, ``model_forces_mae`` and ``forces_share`` where
+        the input file has labels.
+
+    Raises:
+        InputError: If the trace is of a model without energies and forces.
+    """
+    _check_forces(trace)
+    reference, structures = trace.group("propagated", "float64"), trace.structures
+    numbers = structures["atomic_numbers"].values
+    rows = []
+    for precision in ("float64", *map(str, trace.precisions)):
+        variant = trace.group("propagated", precision)
+        for number in np.unique(numbers):
+            atoms = np.asarray(numbers == number)
+            part = _Part(atoms, np.arange(structures.sizes["structure"]), structures, reference, variant)
+            errors = _forces(part)
+            labels = _against_label(part, errors, "forces", "model_forces_mae", "forces_mae")
+            of_what = {"element": ase.data.chemical_symbols[number], "n_atoms": int(atoms.sum())}
+            rows.append({"precision": precision, **of_what, **errors, **labels})
+    return pd.DataFrame(rows)
+
+
+def _check_forces(trace: Trace) -> None:
+    if not has_energies_and_forces(trace):
+        raise InputError("The trace is of a model that predicts no energies and forces.")
+
+
 def has_energies_and_forces(trace: Trace) -> bool:
     """Whether a trace is of energies and forces of atoms; another module's outputs may have these names too."""
     reference = trace.group("propagated", "float64")
     return "energy" in reference and "forces" in reference and "n_atoms" in trace.structures
 
 
-def _parts(structures: xr.Dataset, reference: xr.Dataset, variant: xr.Dataset) -> Iterator[_Structure]:
+def _parts(structures: xr.Dataset, reference: xr.Dataset, variant: xr.Dataset) -> Iterator[_Part]:
     """Each structure alone, then all of them together."""
     owner = structures["structure_of_atom"].values
     n = structures.sizes["structure"]
     for index in range(n):
-        yield _Structure(owner == index, np.asarray([index]), structures, reference, variant)
-    yield _Structure(np.ones(len(owner), dtype=bool), np.arange(n), structures, reference, variant)
+        yield _Part(owner == index, np.asarray([index]), structures, reference, variant)
+    yield _Part(np.ones(len(owner), dtype=bool), np.arange(n), structures, reference, variant)
 
 
-def _row(part: _Structure) -> dict[str, float | str]:
+def _row(part: _Part) -> dict[str, float | str]:
     """The columns of :func:`by_structure`, in their order; those that the trace does not tell are left out."""
     errors = _energies(part) | _forces(part)
     rest = _stress(part) | _conservation(part) | _against_labels(part, errors)
     return {**errors, **_worst_atom(part), **rest}
 
 
-def _energies(part: _Structure) -> dict[str, float]:
+def _energies(part: _Part) -> dict[str, float]:
     deltas = {name: part.delta(name) for name in ("energy", "interaction_energy")}
     return {
         name: _MILLI * float(np.mean(np.abs(delta) / part.n_atoms))
@@ -118,22 +159,37 @@ def _energies(part: _Structure) -> dict[str, float]:
     }
 
 
-def _forces(part: _Structure) -> dict[str, float]:
-    """How large the forces' errors are, and how well the variant's keep their direction: one angle over all atoms."""
+def _forces(part: _Part) -> dict[str, float]:
+    """How large the forces' errors are, and how well they keep length and direction: one angle in all."""
     y, y_hat = part.of(part.reference, "forces"), part.of(part.variant, "forces")
     if y is None or y_hat is None:
         return {}
     delta = y_hat - y
     norms = np.linalg.norm(y) * np.linalg.norm(y_hat)
+    percentiles = np.percentile(np.abs(delta), _PERCENTILES)
+    slope, error = _slope(y.ravel(), delta.ravel())
     return {
         "forces_mae": _MILLI * float(np.abs(delta).mean()),
         "forces_rmse": _MILLI * float(np.sqrt((delta**2).mean())),
+        **{f"forces_p{p}": _MILLI * float(value) for p, value in zip(_PERCENTILES, percentiles, strict=True)},
         "forces_max": _MILLI * float(np.abs(delta).max()),
+        "forces_slope": _PERCENT * slope,
+        "forces_slope_error": _PERCENT * error,
         "forces_cosine": float((y * y_hat).sum() / norms) if norms else np.nan,
     }
 
 
-def _worst_atom(part: _Structure) -> dict[str, str]:
+def _slope(y: NDArray[np.float64], delta: NDArray[np.float64]) -> tuple[float, float]:
+    """The slope of Δ on y through zero, by least squares, and its standard error; NaN where there are no forces."""
+    squares = float(y @ y)
+    if not squares:
+        return np.nan, np.nan
+    slope = float(y @ delta) / squares
+    variance = float(np.square(delta - slope * y).sum()) / (len(y) - 1)  # the fit takes one of so many components
+    return slope, float(np.sqrt(variance / squares))
+
+
+def _worst_atom(part: _Part) -> dict[str, str]:
     """Where the largest error of a force is, counted within its structure; an empty name if there is no error."""
     delta = part.delta("forces")
     if delta is None:
@@ -147,7 +203,7 @@ def _worst_atom(part: _Structure) -> dict[str, str]:
     return {"worst_atom": f"{symbol}{within}{of_which}" if length[worst] > 0 else ""}
 
 
-def _stress(part: _Structure) -> dict[str, float]:
+def _stress(part: _Part) -> dict[str, float]:
     delta = part.delta("stress")
     if delta is None:
         return {}
@@ -155,7 +211,7 @@ def _stress(part: _Structure) -> dict[str, float]:
     return {"stress": float(np.abs(delta)[periodic].max() / ase.units.GPa) if periodic.any() else np.nan}
 
 
-def _conservation(part: _Structure) -> dict[str, float]:
+def _conservation(part: _Part) -> dict[str, float]:
     """Length of the sums of forces and of torques, which are zero where nothing outside acts; over all, the largest."""
     forces, positions = part.of(part.variant, "forces"), part.of(part.structures, "positions")
     if forces is None or positions is None:
@@ -173,14 +229,17 @@ def _conservation(part: _Structure) -> dict[str, float]:
     }
 
 
-def _against_labels(part: _Structure, errors: Mapping[str, float]) -> dict[str, float]:
+def _against_labels(part: _Part, errors: Mapping[str, float]) -> dict[str, float]:
     """float64's own errors against the labels of the input file, and what share of them rounding adds."""
-    shares: dict[str, float] = {}
-    for name, key, own in (("energy", "model_energy", "energy"), ("forces", "model_forces_mae", "forces_mae")):
-        label, y = part.of(part.structures, name), part.of(part.reference, name)
-        if label is None or y is None:
-            continue
-        delta = np.abs(y - label) / (part.n_atoms if name == "energy" else 1)
-        shares[key] = _MILLI * float(np.nanmean(delta))  # over all: of the structures that have labels
-        shares[f"{name}_share"] = errors[own] / shares[key] if shares[key] else np.nan
-    return shares
+    of_energies = _against_label(part, errors, "energy", "model_energy", "energy")
+    return of_energies | _against_label(part, errors, "forces", "model_forces_mae", "forces_mae")
+
+
+def _against_label(part: _Part, errors: Mapping[str, float], name: str, key: str, own: str) -> dict[str, float]:
+    """The same of one quantity: float64's error under a key, and the share that the error called ``own`` is of it."""
+    label, y = part.of(part.structures, name), part.of(part.reference, name)
+    if label is None or y is None:
+        return {}
+    delta = np.abs(y - label) / (part.n_atoms if name == "energy" else 1)
+    mean = _MILLI * float(np.nanmean(delta))  # over all: of the structures that have labels
+    return {key: mean, f"{name}_share": errors[own] / mean if mean else np.nan}

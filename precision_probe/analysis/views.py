@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from precision_probe.analysis.energy_steps import step_sizes
 from precision_probe.analysis.pairs import MODEL
-from precision_probe.analysis.physical_errors import ALL, by_structure, has_energies_and_forces
+from precision_probe.analysis.physical_errors import ALL, by_element, by_structure, has_energies_and_forces
 from precision_probe.exceptions import InputError
+from precision_probe.trace.tables import HELD_OUT
 from precision_probe.trace.trace import Trace
 
 __all__ = ["View", "numbers", "view", "views"]
@@ -45,7 +47,7 @@ def view(trace: Trace, name: str) -> View:
         InputError: If the trace has no such table.
     """
     if name == "physics":
-        return _physics(by_structure(trace))
+        return _physics(by_structure(trace), by_element(trace))
     if name not in _ARRANGED:
         raise InputError(f"Unknown table {name!r}. The trace has: {', '.join(views(trace)) or 'none'}.")
     return _ARRANGED[name](trace.table(name).frame)
@@ -60,15 +62,20 @@ def numbers(trace: Trace, name: str) -> pd.DataFrame:
     return by_structure(trace) if name == "physics" else trace.table(name).frame
 
 
-def _physics(table: pd.DataFrame) -> View:
+def _physics(structures: pd.DataFrame, elements: pd.DataFrame) -> View:
     """Rows of all structures together; those that the trace does not tell, or of nothing periodic, are left out."""
-    rows = table[table["structure"] == ALL].set_index("precision").drop(columns="structure")
+    rows = structures[structures["structure"] == ALL].set_index("precision").drop(columns="structure")
     units = {
         "energy": "energy, meV/atom",
         "interaction_energy": "interaction energy, meV/atom",
         "forces_mae": "forces MAE, meV/Å",
         "forces_rmse": "forces RMSE, meV/Å",
+        "forces_p50": "forces, 50 % below, meV/Å",
+        "forces_p95": "forces, 95 % below, meV/Å",
+        "forces_p99": "forces, 99 % below, meV/Å",
         "forces_max": "forces, largest, meV/Å",
+        "forces_slope": "forces too large by, %",
+        "forces_slope_error": "± (standard error)",
         "forces_cosine": "forces, cosine with float64's",
         "worst_atom": "worst atom",
         "stress": "stress, GPa",
@@ -80,8 +87,23 @@ def _physics(table: pd.DataFrame) -> View:
         "energy_share": "energy error ÷ model's own",
     }
     kept = [name for name in units if name in rows and not rows[name].isna().all()]
-    frame = rows[kept].rename(columns=units).T.rename_axis("")
-    return View("In your units: all structures together", frame, "Energies are means of |Δ| over structures.")
+    frame = pd.concat([rows[kept].rename(columns=units).T, _of_elements(elements)]).rename_axis("")
+    note = (
+        "Energies are means of |Δ| over structures; forces are of components, over all atoms or those of one element."
+    )
+    return View("In your units: all structures together", frame, note)
+
+
+def _of_elements(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each element the mean error, and by how much its forces are too large; nothing where there is one alone."""
+    units = {"forces_mae": "forces MAE, meV/Å", "forces_slope": "forces too large by, %"}
+    if len(table["element"].unique()) == 1:
+        return pd.DataFrame()
+    frames = [
+        _wide(table.assign(label=table["element"] + ": " + unit, value=table[name]), "label")
+        for name, unit in units.items()
+    ]
+    return pd.concat(frames)
 
 
 def _contributions(table: pd.DataFrame) -> View:
@@ -103,7 +125,8 @@ def _budget(table: pd.DataFrame) -> View:
     label = (table["source"] + " " + table["block"]).str.strip()
     frame = _wide(table.assign(label=label, value=_MILLI * table["forces_mae"]), "label")
     note = (
-        "One thing is rounded at a time in a float64 run; forces MAE. Parts add as squares if they know nothing of one "
+        "One thing is rounded at a time in a float64 run; forces MAE. sums: adding up atoms' energies, which forces do "
+        "not see. Parts add as squares if they know nothing of one "
         "another; what they do not explain is negative where they are larger than the total."
     )
     return View("What the force error comes from (meV/Å)", frame.rename_axis("rounded"), note)
@@ -127,10 +150,27 @@ def _prediction(table: pd.DataFrame) -> View:
 
 
 def _equivariance(table: pd.DataFrame) -> View:
+    """The mean over seeds with its spread, as text; of blocks, the worst."""
     what = table["tensor"].where(table["block"] == MODEL, "blocks, " + table["irrep"])
-    frame = _wide(table.assign(label=table["motion"] + ": " + what, value=table["rel_l2"]), "label")
-    note = "Relative difference (L2) between the results for the moved structure and the moved results; worst block."
+    rows = table.assign(label=table["motion"] + ": " + what, value=table["rel_l2"])
+    worst = rows.sort_values("value", na_position="first").groupby(["label", "precision"]).tail(1)
+    spread = worst.get("spread", pd.Series(np.nan, worst.index))  # older traces have none
+    text = [_with_spread(*each) for each in zip(worst["value"], spread, strict=True)]
+    wide = worst.assign(text=text).pivot_table(index="label", columns="precision", values="text", aggfunc="first")
+    frame = wide.reindex(index=rows["label"].unique(), columns=rows["precision"].unique())
+    note = (
+        "Relative difference (L2) between the results for the moved structure and the moved results; worst block. Mean "
+        "± standard deviation over random motions. permutation: atoms renumbered and the graph built anew; edge order: "
+        "edges alone; batch: one of a batch of eight against alone."
+    )
     return View("Broken symmetry", frame.rename_axis("motion"), note)
+
+
+def _with_spread(mean: float, spread: float) -> str:
+    """A mean to two digits and its standard deviation to one; nothing of what is not a number."""
+    if np.isnan(mean):
+        return ""
+    return f"{mean:.1e}" + (f" ± {spread:.0e}" if spread > 0 else "") if mean else "0"
 
 
 def _noise(table: pd.DataFrame) -> View:
@@ -147,7 +187,9 @@ def _digits(table: pd.DataFrame) -> View:
 
 
 def _sweep(table: pd.DataFrame) -> View:
-    frame = table.pivot_table(index="block", columns="bits", values="forces", sort=False) * _MILLI
+    """The largest error over the structures searched on and those held out."""
+    largest = table[[name for name in ("forces", f"{HELD_OUT}forces") if name in table]].max(axis=1, skipna=False)
+    frame = _MILLI * table.assign(value=largest).pivot_table(index="block", columns="bits", values="value", sort=False)
     frame = frame[sorted(frame.columns)].rename(columns=lambda bits: f"{bits:.0f}").rename_axis("rounded")
     return View("Largest force error with so many stored bits (meV/Å)", frame, "One block is rounded at a time.")
 
@@ -197,15 +239,34 @@ def _displacement(table: pd.DataFrame) -> View:
 
 
 def _drift(table: pd.DataFrame) -> View:
-    """Drift beside its interval of confidence, without which no two precisions can be told apart."""
+    """Drift and its difference from float64's, beside intervals without which no two precisions can be told apart."""
     units = {
         "drift": "drift, meV/atom/ps",
         "confidence": "± (95 % interval)",
         "fluctuation": "fluctuation, meV/atom",
+        "difference": "drift less float64's, meV/atom/ps",
+        "difference_confidence": "± (95 % interval, run by run)",
     }
-    frame = table.set_index("precision")[list(units)].rename(columns=units).T.rename_axis("")
-    note = "Drift of the total energy in dynamics at constant energy, all precisions from the same velocities."
-    return View("Is energy conserved?", frame, note)
+    rows = table.set_index("precision")
+    frame = rows[[name for name in units if name in rows]].rename(columns=units).T.rename_axis("")
+    if "difference" in rows:  # which older traces have not
+        verdicts = {precision: _verdict(row) for precision, row in rows.iterrows()}
+        frame = pd.concat([frame.astype(object), pd.DataFrame(verdicts, index=["told from float64's"])])
+    note = (
+        "Drift of the total energy in dynamics at constant energy, without the first tenth of each run; all precisions "
+        "from the same velocities, so that differences are taken run by run. No: a difference of the size named would "
+        "have been told in 95 % of cases."
+    )
+    return View("Is energy conserved?", frame.rename_axis(""), note)
+
+
+def _verdict(row: "pd.Series[float]") -> str:
+    """Whether a drift is told from float64's; if not, the difference that would have been."""
+    if np.isnan(row["detectable"]):
+        return ""
+    if abs(row["difference"]) > row["difference_confidence"]:
+        return "yes"
+    return f"no ({row['detectable']:.1e} would be)"
 
 
 _ARRANGED: dict[str, Callable[[pd.DataFrame], View]] = {

@@ -1,4 +1,4 @@
-"""Verbs that run a model on structures: audit and inspect."""
+"""The verb that runs a model on structures in each precision: audit."""
 
 import itertools
 from pathlib import Path
@@ -10,8 +10,12 @@ from precision_probe.cli.common import (
     EXCEEDED,
     BlocksOption,
     DeviceOption,
+    EnergyKeyOption,
+    ForcesKeyOption,
     HeadOption,
     ModelArgument,
+    StressKeyOption,
+    StructureFormatOption,
     StructuresArgument,
     TracebackOption,
     complain,
@@ -23,9 +27,11 @@ from precision_probe.cli.common import (
 from precision_probe.exceptions import InputError, ProbeError
 
 if TYPE_CHECKING:
+    import ase
+
     import precision_probe as pp
 
-__all__ = ["audit", "inspect"]
+__all__ = ["audit"]
 
 
 def audit(
@@ -54,6 +60,10 @@ def audit(
     blocks: BlocksOption = None,
     modes: Annotated[str, typer.Option(help="propagated, isolated, or both.")] = "propagated,isolated",
     head: HeadOption = None,
+    energy_key: EnergyKeyOption = None,
+    forces_key: ForcesKeyOption = None,
+    stress_key: StressKeyOption = None,
+    format: StructureFormatOption = None,  # noqa: A002
     explain: Annotated[
         bool, typer.Option("--explain", help="Also find out why: budgets, symmetry, noise, … (minutes more).")
     ] = False,
@@ -75,7 +85,11 @@ def audit(
         if output is not None:
             check_writable(output, force=force)
         import precision_probe as pp
+        from precision_probe.labels import LabelKeys
+        from precision_probe.structures import read_structures
 
+        keys = LabelKeys(energy_key, forces_key, stress_key)
+        atoms = read_structures(structures, keys=keys, format=format)  # once, for the audit and what explains it
         output = output or _free_name(model, structures)
         with pp.attach(
             model,
@@ -88,7 +102,7 @@ def audit(
             force=force,
         ) as probe:
             say(quiet, f"Auditing {probe.name} on {structures}, {probe.device}, in {probe.precision_names}")
-            outcome = _run(probe, structures, quiet=quiet, steps=dynamics if explain else None)
+            outcome = _run(probe, atoms, quiet=quiet, steps=dynamics if explain else None)
         over = _finish(probe, output, limits, quiet=quiet)
         if outcome is not None:
             raise outcome
@@ -96,34 +110,20 @@ def audit(
             raise typer.Exit(EXCEEDED)
 
 
-def inspect(
-    model: ModelArgument = "demo", structures: StructuresArgument = "demo", traceback: TracebackOption = False
-) -> None:
-    """Show what a model and structures are, and run the first interaction block as a smoke test."""
-    with exit_codes(traceback):
-        from precision_probe.cli.inspect import print_inspection
-        from precision_probe.cli.style import WIDTH
-
-        print_inspection(model, structures, wide_console(WIDTH))
-
-
-def _run(probe: "pp.Probe", structures: str, *, quiet: bool, steps: int | None) -> ProbeError | None:
+def _run(probe: "pp.Probe", structures: "list[ase.Atoms]", *, quiet: bool, steps: int | None) -> ProbeError | None:
     """Run the structures, and explain their errors if there is a number of steps of dynamics, even none.
 
     An interruption or a failure is returned, so that what is done can be kept first.
     """
-    from precision_probe.structures import read_structures
-
     is_audited = False
     try:
         with termination_interrupts():
-            atoms = read_structures(structures)  # once, for the audit and what explains it
-            probe.run(atoms, progress=not quiet)
+            probe.run(structures, progress=not quiet)
             is_audited = True
             if steps is not None:
-                probe.explain(atoms, steps=steps, progress=not quiet)
+                probe.explain(structures, steps=steps, progress=not quiet)
             elif probe.predicts_energies:
-                probe.explain(atoms, only=("contributions",), progress=not quiet)
+                probe.explain(structures, only=("contributions",), progress=not quiet)
     except InputError as error:
         if not is_audited:
             raise

@@ -25,10 +25,14 @@ __all__ = [
     "FAILED",
     "BlocksOption",
     "DeviceOption",
+    "EnergyKeyOption",
+    "ForcesKeyOption",
     "Format",
     "HeadOption",
     "ModelArgument",
     "Resolved",
+    "StressKeyOption",
+    "StructureFormatOption",
     "StructuresArgument",
     "TraceArgument",
     "TracebackOption",
@@ -53,6 +57,22 @@ ModelArgument = Annotated[
 ]
 StructuresArgument = Annotated[
     str, typer.Argument(help="Any file that ASE reads, with ASE's own file@0:16 to select from it, or 'demo'.")
+]
+StructureFormatOption = Annotated[
+    str | None,
+    typer.Option(
+        help="ASE's name of the structure file's format, where the file does not tell: lammps-data, lammps-dump-text, "
+        "… ASE takes the elements of a LAMMPS file from its masses or type numbers: check them with inspect."
+    ),
+]
+EnergyKeyOption = Annotated[
+    str | None, typer.Option(help="Key of the reference energy (eV). Default: where ASE has it, or REF_energy.")
+]
+ForcesKeyOption = Annotated[
+    str | None, typer.Option(help="Key of the reference forces (eV/Å). Default: where ASE has them, or REF_forces.")
+]
+StressKeyOption = Annotated[
+    str | None, typer.Option(help="Key of the reference stress (eV/Å³). Default: where ASE has it, or REF_stress.")
 ]
 TraceArgument = Annotated[Path, typer.Argument(help="A trace that audit wrote.")]
 TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show the Python traceback of an error.")]
@@ -95,7 +115,7 @@ def exit_codes(traceback: bool) -> Iterator[None]:
         yield
     except typer.Exit:
         raise
-    except InputError as error:
+    except (InputError, ImportError) as error:  # the second: a package that is missing, or too old
         code, message = BAD_INPUT, str(error)
     except ProbeError as error:
         code, message = FAILED, str(error)

@@ -1,5 +1,7 @@
 """Tables of two traces side by side, as a terminal shows them."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from rich.console import Group, RenderableType
@@ -7,7 +9,7 @@ from rich.text import Text
 
 from precision_probe.cli.style import DIRECTIONS, number, plain_table
 
-__all__ = ["comparison_table", "provenance_table"]
+__all__ = ["comparison_table", "listed_by_reason", "provenance_table"]
 
 
 def comparison_table(comparison: pd.DataFrame) -> RenderableType:
@@ -58,3 +60,10 @@ def provenance_table(differences: pd.DataFrame) -> RenderableType:
     for attribute, row in differences.iterrows():
         table.add_row(str(attribute), row["a"], row["b"])
     return table
+
+
+def listed_by_reason(left_out: Mapping[str, str]) -> str:
+    """Names with a reason each, as a sentence has them: those of one reason together."""
+    reasons = dict.fromkeys(left_out.values())
+    of_each = {reason: ", ".join(name for name, why in left_out.items() if why == reason) for reason in reasons}
+    return "; ".join(f"{names} ({reason})" for reason, names in of_each.items())

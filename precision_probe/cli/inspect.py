@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from precision_probe.cli.style import plain_table
+from precision_probe.labels import grouped
 from precision_probe.models.attributes import elements
 from precision_probe.models.blocks import default_blocks, select_blocks
 from precision_probe.models.graphs import Graph, build_graph
@@ -87,6 +88,8 @@ def print_inspection(model_source: ModelSource, structures_source: StructureSour
     console.print(_structures_table(graphs))
     _print_first(graphs[0], model, console)
     _print_smoke_test(smoke_test(model, graphs[0]), console)
+    for note in grouped((graph.names[0], note) for graph in graphs for note in graph.notes):
+        console.print(f"Note: {note}", markup=False)
 
 
 def describe_graph(graph: Graph) -> GraphDescription:
@@ -99,7 +102,7 @@ def describe_graph(graph: Graph) -> GraphDescription:
         "n_edges": graph.n_edges,
         "elements": {ase.data.chemical_symbols[z]: int(n) for z, n in zip(numbers, counts, strict=True)},
         "pbc": graph.pbc[0].tolist(),
-        "volume": float(torch.linalg.det(graph.cells[0])) if graph.periodic[0] else None,
+        "volume": abs(float(torch.linalg.det(graph.cells[0]))) if graph.periodic[0] else None,
         "neighbours": _range(neighbours),
         "distance": _range(graph.edge_lengths()),
     }

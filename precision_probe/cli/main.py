@@ -2,7 +2,15 @@
 
 import typer
 
-from precision_probe.cli.audit import audit, inspect
+from precision_probe.cli.audit import audit
+from precision_probe.cli.common import (
+    ModelArgument,
+    StructureFormatOption,
+    StructuresArgument,
+    TracebackOption,
+    exit_codes,
+    wide_console,
+)
 from precision_probe.cli.search import apply, recommend, sweep
 from precision_probe.cli.traces import compare, errors, explain
 
@@ -17,6 +25,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def inspect(
+    model: ModelArgument = "demo",
+    structures: StructuresArgument = "demo",
+    format: StructureFormatOption = None,  # noqa: A002
+    traceback: TracebackOption = False,
+) -> None:
+    """Show what a model and structures are, and run the first interaction block as a smoke test."""
+    with exit_codes(traceback):
+        from precision_probe.cli.inspect import print_inspection
+        from precision_probe.cli.style import WIDTH
+        from precision_probe.structures import read_structures
+
+        print_inspection(model, read_structures(structures, format=format), wide_console(WIDTH))
+
 
 for verb in (audit, inspect, errors, explain, compare, sweep, recommend, apply):
     app.command()(verb)

@@ -39,6 +39,16 @@ class Granularity(StrEnum):
     module = "module"
 
 
+class Interface(StrEnum):
+    """What a model in mixed precision takes and gives."""
+
+    float64 = "float64"
+    float32 = "float32"
+
+
+_INTERFACE = "What the mixed model takes and gives; float32 rounds the positions before anything is computed."
+
+
 def sweep(
     model: ModelArgument = "demo",
     structures: StructuresArgument = "demo",
@@ -77,14 +87,14 @@ def sweep(
 
             check_figure(plot, force=force)
         import precision_probe as pp
-        from precision_probe.diagnostics.bit_sweep import stored
+        from precision_probe.trace.tables import StoredTable
 
         table = pp.sweep(model, structures, bits=numbers, blocks=blocks, head=head, device=device, progress=not quiet)
         ((quantity, limit),) = limits.items()
         if output is not None:
             with pp.attach(model, precisions="float64", blocks=blocks, head=head, device=device) as probe:
                 probe.run(structures, progress=not quiet)
-            probe.add_tables({"sweep": stored(table)})
+            probe.add_tables({"sweep": StoredTable(table, table.attrs["title"], table.attrs["units"])})
             probe.trace().save(output, force=force)
         if plot is not None:
             from precision_probe.report.plots import plot_sweep
@@ -119,12 +129,13 @@ def recommend(
     ] = Granularity.block,
     head: HeadOption = None,
     device: DeviceOption = None,
+    interface: Annotated[Interface, typer.Option(help=_INTERFACE)] = Interface.float64,
     seed: Annotated[int, typer.Option(help="Of the choice of structures that are held out.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")] = False,
     traceback: TracebackOption = False,
 ) -> None:
-    """Find the fastest precision for each block within a tolerance, and prove it on structures held out."""
+    """Find the fastest precision for each block within a tolerance, and test its file on structures held out."""
     with exit_codes(traceback), termination_interrupts():
         from precision_probe.analysis.errors import parse_tolerances
         from precision_probe.files import check_writable, unfinished
@@ -146,6 +157,7 @@ def recommend(
                 granularity=granularity.value,
                 head=head,
                 device=device,
+                interface=interface.value,
                 seed=seed,
                 log=log,
                 progress=not quiet,
@@ -172,6 +184,7 @@ def apply(
     policy: Annotated[Path, typer.Argument(help="A policy that recommend wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write; MACECalculator loads it.")],
     device: DeviceOption = None,
+    interface: Annotated[Interface, typer.Option(help=_INTERFACE)] = Interface.float64,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing.")] = False,
     traceback: TracebackOption = False,
@@ -187,7 +200,7 @@ def apply(
 
         from precision_probe.models.loading import load_model
 
-        mixed = rules.apply(load_model(model)[0], device)
+        mixed = rules.apply(load_model(model)[0], device, interface=interface.value)
         with replacing(output) as unfinished:
             torch.save(mixed, unfinished)
         say(quiet, f"{output}: {len(rules.rules)} rule(s). Load it with MACECalculator(model_paths={str(output)!r}).")

@@ -65,18 +65,27 @@ def recommendation_table(policy: Policy, candidates: pd.DataFrame, notes: Sequen
         "peak_gib": "memory\nGiB",
         "memory_vs_float32": "÷ float32\nmemory",
         "held_out": "held out\nwithin",
+        "held_out_at_least": "at least\n(95 %)",
     }
     shown = {name: title for name, title in columns.items() if not candidates[name].isna().all()}
     for title in shown.values():
         table.add_column(title, justify="right", no_wrap=True)
     for name, row in candidates.iterrows():
-        cells = [
-            entry(1000 * row[column] if column in ("energy", "forces", "stress", "seconds") else row[column])
-            for column in shown
-        ]
+        cells = [_cell(row, column) for column in shown]
         style = "bold green" if name == chosen else "" if row["pareto"] else "dim"
         table.add_row(str(name), row["rules"], *cells, style=style)
-    text = "\n".join((f"Bright: nothing measured is both {better} and more accurate (Pareto front).", *notes))
+    legend = (
+        f"Bright: nothing measured is both {better} and more accurate (Pareto front). "
+        "≈: speeds that are not told apart."
+    )
+    text = "\n".join((legend, *notes))
     rules = ", ".join(f"{rule.blocks} {rule.compute}" for rule in policy.rules)
     choice = f"{chosen} ({rules}); the rest is float64." if rules else "the model as it is, in float64."
     return Group(table, Text(f"Recommended: {choice}", style="bold"), Text(text))
+
+
+def _cell(row: "pd.Series[float]", column: str) -> str:
+    """One number, in milli-units or ms where it is of an error or a time; of a ratio, whether it is resolved."""
+    shown = entry(1000 * row[column] if column in ("energy", "forces", "stress", "seconds") else row[column])
+    is_unresolved = column.startswith("vs_") and row[f"{column}_low"] <= 1 <= row[f"{column}_high"]
+    return f"≈{shown}" if is_unresolved and shown else shown

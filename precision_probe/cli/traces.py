@@ -93,7 +93,9 @@ def compare(
         else:
             write(table, format)
         if table.attrs["left_out"]:
-            complain(f"Note: not comparable, and left out: {', '.join(table.attrs['left_out'])}.")
+            from precision_probe.cli.comparison_tables import listed_by_reason
+
+            complain(f"Note: not comparable, and left out: {listed_by_reason(table.attrs['left_out'])}.")
         first = first_difference(table)
         if first is None:
             complain("Equivalent: every difference is within rounding.")

@@ -10,12 +10,12 @@ from precision_probe.models.blocks import select_blocks
 from precision_probe.models.loading import ModelSource
 from precision_probe.precisions import Precision, parse_precision
 from precision_probe.progress import shown
-from precision_probe.structures import StructureSource
-from precision_probe.trace.tables import StoredTable
+from precision_probe.structures import StructureSource, read_structures
+from precision_probe.trace.tables import HELD_OUT
 from precision_probe.variants.rounded_blocks import rounded_blocks
 from precision_probe.variants.variant import Variant
 
-__all__ = ["SWEEP_TITLE", "WHOLE", "stored", "sweep", "sweep_of"]
+__all__ = ["SWEEP_TITLE", "WHOLE", "sweep", "sweep_of"]
 
 WHOLE = "whole model"
 SWEEP_TITLE = "Errors with fewer and fewer bits, in the whole model and in one block at a time"
@@ -26,6 +26,7 @@ def sweep(
     model: ModelSource = "demo",
     structures: StructureSource = "demo",
     *,
+    held_out: StructureSource | None = None,
     bits: Iterable[int] = _BITS,
     blocks: str | Sequence[str] | None = None,
     head: str | None = None,
@@ -38,7 +39,9 @@ def sweep(
 
     Args:
         model: As :func:`precision_probe.attach` takes it.
-        structures: As ``probe.run()`` takes them.
+        structures: As ``probe.run()`` takes them. Where none are held out, every second of them is, so that both are
+            spread evenly over a trajectory; a single structure is not.
+        held_out: Others, on which errors are judged too, likewise; then all of ``structures`` are searched on.
         bits: Stored bits of the significand: 23 are float32's, 10 float16's, 7 bfloat16's.
         blocks: Globs; by default the embeddings, interactions, products and readouts.
         head: Which head of a multi-head model.
@@ -47,13 +50,20 @@ def sweep(
 
     Returns:
         One row for each block (``whole model`` first) and number of bits: ``energy``, ``interaction_energy`` (eV/atom),
-        ``forces`` (eV/Å: the largest error), ``forces_mae``, ``forces_rms`` (eV/Å), ``forces_rel_l2``.
+        ``forces`` (eV/Å: the largest error), ``forces_mae``, ``forces_rms`` (eV/Å), ``forces_rel_l2``, over the
+        structures searched on, ``n_searched`` of them. Where others are held out, ``n_held_out`` of them, the same
+        errors of these, such as ``held_out_forces``. :func:`precision_probe.bits_needed` judges by both. ``attrs`` has
+        the ``title`` and the ``units`` that a :class:`precision_probe.trace.tables.StoredTable` of it takes.
 
     Raises:
         InputError: If the model, a structure, a pattern or a number of bits cannot be used.
     """
     numbers = _checked(bits)
-    return sweep_of(Reference(model, structures, head=head, device=device), numbers, blocks, progress=progress)
+    searched = read_structures(structures)
+    others = searched[1::2] if held_out is None else read_structures(held_out)
+    reference = Reference(model, searched[::2] if held_out is None else searched, head=head, device=device)
+    held = reference.on(others, head=head) if others else None
+    return sweep_of(reference, numbers, blocks, held=held, progress=progress)
 
 
 def sweep_of(
@@ -61,19 +71,24 @@ def sweep_of(
     bits: Iterable[int] = _BITS,
     blocks: str | Sequence[str] | None = None,
     *,
+    held: Reference | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """The same of a model and structures whose float64 results are there already."""
+    """The same of a model and structures whose float64 results are there already, and of others that are held out."""
     formats = {number: parse_precision(f"m{number}") for number in _checked(bits)}
     names = [WHOLE, *(block.name for block in select_blocks(reference.model, blocks))]
     cases = shown([(name, number) for name in names for number in formats], "rounding", progress=progress)
-    rows = [{"block": name, "bits": number, **_errors(reference, name, formats[number])} for name, number in cases]
-    return pd.DataFrame(rows)
-
-
-def stored(table: pd.DataFrame) -> StoredTable:
-    """A sweep as a trace keeps it."""
-    return StoredTable(table, SWEEP_TITLE, ERROR_UNITS)
+    counts = {"n_searched": len(reference.graphs), "n_held_out": len(held.graphs) if held else 0}
+    rows = []
+    for name, number in cases:
+        errors = _errors(reference, name, formats[number])
+        others = _errors(held, name, formats[number]) if held else {}
+        of_others = {f"{HELD_OUT}{key}": value for key, value in others.items()}
+        rows.append({"block": name, "bits": number, **errors, **of_others, **counts})
+    table = pd.DataFrame(rows)
+    units = ERROR_UNITS | {f"{HELD_OUT}{name}": unit for name, unit in ERROR_UNITS.items()}
+    table.attrs = {"title": SWEEP_TITLE, "units": {name: unit for name, unit in units.items() if name in table}}
+    return table
 
 
 def _checked(bits: Iterable[int]) -> list[int]:

@@ -2,9 +2,9 @@
 
 One part after the other, in the order in which a run needs them, is taken from the model in float64 to the model in the
 precision. What each step changes is what that part adds, with the inputs that it gets there; all steps together are the
-whole error Δ, exactly. The share of a step s is ⟨s, Δ⟩ / ‖Δ‖², its length along the error in lengths of the error, so that
-shares add up to one. Steps that know nothing of one another have shares near ‖s‖² / ‖Δ‖², off by about ‖s‖ / (‖Δ‖ √n) for n
-numbers; one that undoes what others did has a negative share.
+whole error Δ, exactly. The share of a step s is ⟨s, Δ⟩ / ‖Δ‖², its length along the error in lengths of the error, so
+that shares add up to one. Steps that know nothing of one another have shares near ‖s‖² / ‖Δ‖², off by about
+‖s‖ / (‖Δ‖ √n) for n numbers; one that undoes what others did has a negative share.
 """
 
 from collections.abc import Sequence

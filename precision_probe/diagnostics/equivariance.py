@@ -180,9 +180,13 @@ def _edge_keys(graph: Graph, new_number: torch.Tensor) -> NDArray[np.int64]:
 
 def _same_edges(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> _Rows:
     """Which edge is which, of those that both have: one at the very cutoff may be within it for one alone."""
-    as_one = [np.ascontiguousarray(keys).view([("", keys.dtype)] * keys.shape[1]).ravel() for keys in (ours, theirs)]
-    _, index, their_index = np.intersect1d(*as_one, assume_unique=True, return_indices=True)
+    _, index, their_index = np.intersect1d(_as_one(ours), _as_one(theirs), assume_unique=True, return_indices=True)
     return torch.as_tensor(index), torch.as_tensor(their_index)
+
+
+def _as_one(keys: NDArray[np.int64]) -> NDArray[np.void]:
+    """Each row as one thing to be compared, (n_edges,)."""
+    return np.ascontiguousarray(keys).view([("", keys.dtype)] * keys.shape[1]).ravel()
 
 
 def _random_rotation(rng: np.random.Generator) -> torch.Tensor:

@@ -219,7 +219,11 @@ def _drift(reference: Reference, atoms: ase.Atoms, precisions: Sequence[Precisio
         lambda: energy_drift(
             reference.model, atoms, precisions, steps=steps, device=str(reference.device)
         ).reset_index(),
-        {"drift": "meV/atom/ps", "confidence": "meV/atom/ps", "fluctuation": "meV/atom"},
+        {"fluctuation": "meV/atom"}
+        | dict.fromkeys(
+            ("drift", "confidence", "difference", "difference_confidence", "detectable"),
+            "meV/atom/ps",
+        ),
     )
 
 

@@ -5,7 +5,14 @@ from typing import Any
 
 import torch
 
-__all__ = ["cutoff", "elements", "heads", "weights_sha256"]
+__all__ = ["cutoff", "elements", "heads", "inputs_needed", "not_finite", "weights_sha256"]
+
+_INPUTS = {  # of the classes that take more than a geometry, by the names that mace-torch's data has
+    "AtomicDipolesMACE": {"charges"},
+    "AtomicDielectricMACE": {"total_charge"},
+    "EnergyDipolesMACE": {"charges"},
+    "PolarMACE": {"total_charge", "total_spin", "external_field"},
+}
 
 
 def cutoff(model: torch.nn.Module) -> float:
@@ -21,6 +28,21 @@ def elements(model: torch.nn.Module) -> list[int]:
 def heads(model: torch.nn.Module) -> list[str]:
     """The names of the model's heads; a model made before mace-torch had several has the one that it calls Default."""
     return list(_attribute(model, "heads") or ["Default"])
+
+
+def inputs_needed(model: torch.nn.Module) -> set[str]:
+    """What the model computes with beside the geometry: charges, spin, a field, …, as mace-torch's data names them."""
+    of_class = [_INPUTS.get(each.__name__, set()) for each in type(model).__mro__]  # those made of one need it too
+    return set(_attribute(model, "embedding_specs") or {}).union(*of_class)
+
+
+def not_finite(model: torch.nn.Module) -> list[str]:
+    """The parameters and buffers that hold NaN, and parameters that hold an infinity: all that is computed is NaN then.
+
+    A buffer may be infinite on purpose, as a bound is.
+    """
+    parameters = [name for name, tensor in model.named_parameters() if not torch.isfinite(tensor).all()]
+    return parameters + [name for name, tensor in model.named_buffers() if torch.isnan(tensor).any()]
 
 
 def weights_sha256(model: torch.nn.Module) -> str:

@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils._pytree import tree_leaves
 
 from precision_probe.exceptions import InputError
 from precision_probe.models._mace import scripts_utils
@@ -20,6 +23,17 @@ from precision_probe.models.dtypes import default_dtype
 __all__ = ["KERNEL_DTYPES", "Architecture", "backend", "clone", "irreps_layout", "math_dtype"]
 
 _LIBRARIES = {"cueq_config": "cuEquivariance", "oeq_config": "OpenEquivariance"}  # where mace-torch keeps which is on
+# torch.nn.utils.weight_norm and spectral_norm, the older ones: since 2.0 parametrizations compute weights when asked
+_COMPUTING_HOOKS = (WeightNorm, SpectralNorm)
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
 KERNEL_DTYPES = (torch.float64, torch.float32)  # in which the compiled kernels of both libraries multiply and add
 
 
@@ -95,16 +109,40 @@ def clone(model: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> t
         model: Any module. One converted to cuEquivariance or OpenEquivariance is built anew.
         dtype: Of every floating-point parameter and buffer, and of the arithmetic (see :func:`math_dtype`).
         device: Where the copy lives.
+
+    Raises:
+        InputError: If a tensor of it is computed from others, and so cannot be copied.
     """
     if backend(model) == "e3nn":
+        _check_leaves(model)
         made = copy.deepcopy(model)
     else:
         made = Architecture(model).built(model.state_dict(), math_dtype(model, dtype, device)).train(model.training)
     for module in made.modules():
         if not isinstance(module, torch.jit.ScriptModule):  # a script module has none, and refuses the question
-            for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+            for hooks in _HOOKS:
                 getattr(module, hooks).clear()
     return made.to(device=device, dtype=dtype).requires_grad_(False)
+
+
+def _check_leaves(model: torch.nn.Module) -> None:
+    """Refuse tensors that are computed from others, as weight normalisation computes weights before each call.
+
+    They cannot be copied while they are on an autograd graph, and where they are not, what computes them is a hook:
+    without it a copy would never see another weight.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        computed = [hook.name for hook in module._forward_pre_hooks.values() if isinstance(hook, _COMPUTING_HOOKS)]
+        for name, value in {**module._parameters, **module._buffers, **vars(module)}.items():
+            tensors = [leaf for leaf in tree_leaves(value) if torch.is_tensor(leaf)]
+            if name in computed or not all(tensor.is_leaf for tensor in tensors):
+                raise InputError(
+                    f"{f'{path}.{name}'.lstrip('.')} is computed from other tensors, and cannot be copied with the "
+                    f"{type(module).__name__} that holds it: undo that with torch.nn.utils.remove_weight_norm or "
+                    "remove_spectral_norm, use those of torch.nn.utils.parametrizations instead, or detach() it."
+                )
 
 
 @contextlib.contextmanager

@@ -336,7 +336,8 @@ def _scale_shift(name: str, module: torch.nn.Module) -> Block:
 
 def _isolated_atoms(name: str, module: torch.nn.Module) -> Block:
     """One-hot elements → the energies of isolated atoms, [n_atoms, n_heads] eV."""
-    n_heads, n_elements = torch.atleast_2d(module.get_buffer("atomic_energies")).shape
+    energies = module.get_buffer("atomic_energies")  # [n_elements], or [n_heads, n_elements]
+    n_heads, n_elements = energies.reshape(-1, energies.shape[-1]).shape
     elements, heads = o3.Irreps(f"{n_elements}x0e"), o3.Irreps(f"{n_heads}x0e")
     return Block(name, {"x": Port("node_attrs", "atom", elements)}, (Port("output", "atom", heads, unit="eV"),))
 

@@ -14,6 +14,11 @@ from precision_probe.exceptions import InputError
 __all__ = ["FAMILIES", "load_foundation"]
 
 FAMILIES = ("mace-mp", "mace-off")
+# Before version 0.3.16 mace-torch has no table of these, but a function that knows them.
+_MACE_OFF = {
+    size: f"https://github.com/ACEsuit/mace-off/raw/main/mace_off23/MACE-OFF23_{size}.model"
+    for size in ("small", "medium", "large")
+}
 
 
 def load_foundation(name: str) -> torch.nn.Module:
@@ -31,7 +36,7 @@ def load_foundation(name: str) -> torch.nn.Module:
     from mace.calculators import foundations_models
 
     family, _, size = name.partition(":")
-    urls: dict[str, str] = getattr(foundations_models, f"{family.replace('-', '_')}_urls")
+    urls: dict[str, str] = getattr(foundations_models, f"{family.replace('-', '_')}_urls", _MACE_OFF)
     if size not in urls:
         raise InputError(
             f"mace-torch knows no foundation model {name!r}. Known: {', '.join(f'{family}:{key}' for key in urls)}."

@@ -12,13 +12,13 @@ import ase.data
 import ase.io
 import numpy as np
 import torch
-from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
 from precision_probe.exceptions import InputError
+from precision_probe.labels import UnreadableError, numbers, read_labels
 from precision_probe.models._mace import data as mace_data
 from precision_probe.models._mace import tools, torch_geometric
-from precision_probe.models.attributes import cutoff, elements, heads
+from precision_probe.models.attributes import cutoff, elements, heads, inputs_needed
 from precision_probe.models.dtypes import default_dtype
 
 __all__ = ["Graph", "build_graph", "choose_head", "graph_of_call", "joined"]
@@ -26,7 +26,16 @@ __all__ = ["Graph", "build_graph", "choose_head", "graph_of_call", "joined"]
 # Å; nearer than this two atoms are on the same place. A choice: an atom listed twice differs from itself by no more
 # than the last digits of a file, the shortest bond, that of H2, is 0.74 Å, and at 0 the direction of an edge is NaN.
 _COINCIDENT = 1e-4
-_LABELS = ("energy", "forces", "stress")
+_SHOWN = 30  # characters of a value that cannot be read
+# Where what some models take stands in a structure: as ``MACECalculator`` has it, else as training has it.
+_OF_STRUCTURE = {
+    "total_charge": ("charge", "total_charge"),
+    "total_spin": ("spin", "total_spin"),
+    "external_field": ("external_field",),
+    "elec_temp": ("elec_temp",),
+}
+_OF_ATOMS = {"charges": ("Qs", "REF_charges")}
+_WEIGHTS = ("config_weight", *(f"config_{name}_weight" for name in (*_OF_STRUCTURE, *_OF_ATOMS)))  # of a loss
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,8 @@ class Graph:
         atomic_numbers: (n_atoms,).
         pbc: (n_structures, 3).
         labels: Reference energy (n_structures,) eV, forces (n_atoms, 3) eV/Å and stress (n_structures, 3, 3) eV/Å³,
-            those that the input has.
+            those that the input has and that can be read.
+        notes: What was left out of the input, each to be read after the structure's name.
     """
 
     data: dict[str, torch.Tensor]
@@ -48,6 +58,7 @@ class Graph:
     atomic_numbers: NDArray[np.int64]
     pbc: NDArray[np.bool_]
     labels: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def n_structures(self) -> int:
@@ -114,14 +125,17 @@ def build_graph(atoms: ase.Atoms, model: torch.nn.Module, head: str | None = Non
             mace-torch's own choice.
 
     Raises:
-        InputError: If the model does not know an element or the head, or two atoms are on the same place.
+        InputError: If the model does not know an element or the head, needs a charge, spin or the like that cannot be
+            read, or two atoms are on the same place.
     """
     name = str(atoms.info.get("name", atoms.symbols))
     known = elements(model)
     _check_elements(atoms, name, known)
+    read, notes = _readable(atoms, name, inputs_needed(model))
+    labels = read_labels(atoms)
     with default_dtype(torch.float64):  # which mace-torch makes its tensors in
         entry = mace_data.AtomicData.from_config(
-            mace_data.config_from_atoms(atoms, _keys(atoms), head_name=choose_head(model, head)),
+            mace_data.config_from_atoms(read, _keys(read), head_name=choose_head(model, head)),
             z_table=tools.AtomicNumberTable(known),
             cutoff=cutoff(model),
             heads=heads(model),
@@ -132,8 +146,15 @@ def build_graph(atoms: ase.Atoms, model: torch.nn.Module, head: str | None = Non
         names=(name,),
         atomic_numbers=atoms.numbers.astype(np.int64),
         pbc=np.asarray([atoms.pbc], dtype=bool),
-        labels=_labels(atoms),
+        labels=labels.values,
+        notes=(*labels.notes, *notes),
     )
+    lacking = inputs_needed(model) - graph.data.keys()
+    if lacking:
+        raise InputError(
+            f"Structure {name}: the model embeds {', '.join(sorted(lacking))}, which is not read from structures. "
+            "Attach a probe and call the model with it."
+        )
     _check_distances(graph)
     return graph
 
@@ -163,8 +184,12 @@ def graph_of_call(data: Mapping[str, object], model: torch.nn.Module, name: str)
     tensors = {key: value.detach().clone() for key, value in data.items() if torch.is_tensor(value)}
     tensors = {key: value.double() if value.is_floating_point() else value for key, value in tensors.items()}
     n_structures = int(tensors["ptr"].numel()) - 1
-    if data.get("pbc") is None:  # unknown; it is periodic if any edge crosses a boundary
-        pbc = np.full((n_structures, 3), bool(tensors["unit_shifts"].any()))
+    if data.get("pbc") is None:  # as before mace-torch 0.3.15: unknown, and taken from the edges that cross a boundary
+        edges = tensors["batch"][tensors["edge_index"][0]]
+        crossed = torch.zeros(n_structures, 3, dtype=torch.bool, device=edges.device)
+        for structure in range(n_structures):
+            crossed[structure] = tensors["unit_shifts"][edges == structure].bool().any(dim=0)
+        pbc = crossed.cpu().numpy()
     else:  # one row for each structure, one for all, or a single yes or no
         given = torch.as_tensor(data["pbc"]).cpu().numpy().astype(bool)
         pbc = np.array(np.broadcast_to(given.reshape(-1, 3) if given.size > 1 else given, (n_structures, 3)))
@@ -224,26 +249,46 @@ def _check_distances(graph: Graph) -> None:
         )
 
 
+def _readable(atoms: ase.Atoms, name: str, needed: Collection[str]) -> tuple[ase.Atoms, list[str]]:
+    """The structure with nothing on it but what mace-torch can read, and notes of what is left out.
+
+    mace-torch makes tensors of all that it looks at: for a charge that is a word it raises what names neither the
+    structure nor the key.
+    """
+    read, notes = ase.Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc), []
+    given = [(atoms.info, read.info, keys, quantity) for quantity, keys in _OF_STRUCTURE.items()]
+    given += [(atoms.arrays, read.arrays, keys, quantity) for quantity, keys in _OF_ATOMS.items()]
+    given += [(atoms.info, read.info, (key,), key) for key in _WEIGHTS]
+    for place, target, keys, quantity in given:
+        key = next((key for key in keys if key in place), None)
+        if key is None:
+            continue
+        try:
+            value = _finite(place[key], quantity, len(atoms))
+        except UnreadableError as why:
+            if quantity in needed:
+                raise InputError(
+                    f"Structure {name}: {key!r} {why} ({' '.join(str(place[key]).split())[:_SHOWN]}), and the model "
+                    "needs it. Correct it, or remove it for mace-torch's default."
+                ) from why
+            notes.append(f"{key!r} {why}, and is left out; the model does not use it.")
+        else:
+            target[key] = value
+    return read, notes
+
+
+def _finite(value: object, quantity: str, n_atoms: int) -> float | NDArray[np.float64]:
+    """A quantity that mace-torch can make a tensor of: one number, an external field, or a number for each atom."""
+    shapes = {"external_field": ((3,), (1, 3)), "charges": ((n_atoms,),)}
+    array = numbers(value, *shapes.get(quantity, ((),)))
+    if np.isnan(array).any():
+        raise UnreadableError("is NaN in part")
+    return array if array.shape else float(array)
+
+
 def _keys(atoms: ase.Atoms) -> mace_data.KeySpecification:
-    """Where charge, spin, field and charges of atoms stand: as ``MACECalculator`` has it, else as training has it."""
-    info = {"total_charge": ("charge", "total_charge"), "total_spin": ("spin", "total_spin")}
+    """Under which key each quantity stands."""
     return mace_data.KeySpecification(
-        info_keys={name: next((key for key in keys if key in atoms.info), keys[0]) for name, keys in info.items()}
-        | {name: name for name in ("external_field", "elec_temp")},
-        arrays_keys={"charges": "Qs" if "Qs" in atoms.arrays else "REF_charges"},
+        info_keys={name: next((k for k in keys if k in atoms.info), keys[0]) for name, keys in _OF_STRUCTURE.items()},
+        arrays_keys={name: next((k for k in keys if k in atoms.arrays), keys[0]) for name, keys in _OF_ATOMS.items()},
     )
-
-
-def _labels(atoms: ase.Atoms) -> dict[str, NDArray[np.float64]]:
-    """Reference values of one structure: from its calculator's results, else from MACE's REF_ keys."""
-    fresh = atoms.calc is not None and not atoms.calc.check_state(atoms)  # results of these very atoms
-    results = dict(atoms.calc.results) if fresh else {}
-    stored = {**atoms.info, **atoms.arrays}
-    given = {key: results.get(key, stored.get(f"REF_{key}")) for key in _LABELS}
-    labels = {key: np.asarray(value, dtype=np.float64) for key, value in given.items() if value is not None}
-    if "energy" in labels:
-        labels["energy"] = labels["energy"].reshape(1)
-    if "stress" in labels:
-        stress = labels["stress"]
-        labels["stress"] = (voigt_6_to_full_3x3_stress(stress) if stress.size == 6 else stress).reshape(1, 3, 3)
-    return labels

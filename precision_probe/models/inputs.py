@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["Inputs", "map_tensors", "named_tensors"]
+__all__ = ["Inputs", "map_tensors", "named_tensors", "overwrites"]
 
 Nest = TypeVar("Nest")
 
@@ -37,13 +37,20 @@ class Inputs:
         return self.changed(lambda tensor: tensor.detach().clone())
 
     def cast(self, dtype: torch.dtype) -> "Inputs":
-        """The same inputs in a dtype, asking for gradients; integers as they are."""
-        return self.changed(lambda x: x.detach().to(dtype).requires_grad_() if x.is_floating_point() else x)
+        """Copies of the inputs in a dtype, asking for gradients; integers as they are."""
+        return self.changed(
+            lambda x: x.detach().to(dtype, copy=True).requires_grad_() if x.is_floating_point() else x.detach().clone()
+        )
 
     def changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Inputs":
         """The same inputs with every tensor changed."""
         args, kwargs = map_tensors(change, self.args), map_tensors(change, dict(self.kwargs))
         return dataclasses.replace(self, args=args, kwargs=kwargs)
+
+
+def overwrites(module: torch.nn.Module) -> bool:
+    """Whether a module, or a part of it, says that it overwrites what it is called with: ``ReLU(inplace=True)``."""
+    return any(getattr(part, "inplace", False) is True for part in module.modules())
 
 
 def map_tensors(change: Callable[[torch.Tensor], torch.Tensor], value: Nest) -> Nest:

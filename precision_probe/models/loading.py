@@ -4,20 +4,25 @@ Nothing here changes the model it is given, and nothing leaves torch's global de
 """
 
 import contextlib
+import io
+import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import torch
 
 from precision_probe.exceptions import InputError, first_line
 from precision_probe.models import foundations
+from precision_probe.models.attributes import not_finite
 from precision_probe.models.building import load_saved
 from precision_probe.structures import DEMO
 
 __all__ = ["Calculator", "ModelSource", "check_module", "load_model"]
+
+_SHOWN = 3  # tensors in a message
 
 
 class Calculator(Protocol):
@@ -43,7 +48,8 @@ def load_model(source: ModelSource) -> tuple[torch.nn.Module, str]:
         The module (from a file: on the CPU, in evaluation mode) and a short name.
 
     Raises:
-        InputError: If there is no such file, it cannot be read, or what it holds is not a MACE model.
+        InputError: If there is no such file, it cannot be read, what it holds is not a MACE model, or a weight of it is
+            NaN or infinite.
 
     Warning:
         A ``.model`` file is a pickle: loading it runs code from the file. Load only files whose source you trust.
@@ -81,13 +87,50 @@ def _load_file(path: Path) -> object:
                 "give the eager checkpoint (.model) that it was compiled from."
             )
     try:
-        return torch.load(path, weights_only=False, map_location="cpu")
+        return torch.load(path, weights_only=False, map_location="cpu", pickle_module=_PickleOnCpu)
     except Exception as error:  # a pickle can raise anything at all
         raise InputError(
             f"{path} cannot be read as a torch checkpoint ({type(error).__name__}: {first_line(error)}). "
             "It may be truncated, of another kind, or made with another version of mace-torch; expected is a MACE "
             "model saved whole with torch.save."
         ) from error
+
+
+class _UnpicklerOnCpu(pickle._Unpickler):
+    """Puts the parts of e3nn's modules that are TorchScript on the CPU.
+
+    They are files within the file, which ``map_location`` does not reach: e3nn loads each onto the device that it was
+    saved on. ``load_build`` is where an object is given its state.
+    """
+
+    stack: list[Any]  # as the module pickle has it
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+
+    def load_build(self) -> None:
+        state = self.stack[-1]
+        compiled = state.get("__codegen__") if isinstance(state, dict) else None
+        if isinstance(compiled, dict):
+            state["__codegen__"] = {name: _on_cpu(file) for name, file in compiled.items()}
+        super().load_build()  # type: ignore[misc]  # not in the types of the module pickle
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+def _on_cpu(file: bytes) -> bytes:
+    """A TorchScript file whose tensors lie on the CPU."""
+    if b"cuda" not in file:  # the archive is not compressed
+        return file
+    moved = io.BytesIO()
+    load: Any = torch.jit.load  # which has no types
+    torch.jit.save(load(io.BytesIO(file), map_location="cpu"), moved)
+    return moved.getvalue()
+
+
+class _PickleOnCpu:
+    """What torch.load uses of the module pickle."""
+
+    Unpickler = _UnpicklerOnCpu
+    load = staticmethod(pickle.load)
 
 
 def check_module(module: object, what: str = "the object given") -> torch.nn.Module:
@@ -117,5 +160,12 @@ def _check_is_mace(model: object, what: str) -> torch.nn.Module:
         raise InputError(
             f"{what} is a {type(module).__name__}, not a MACE model: it lacks the interactions, products and readouts "
             "that MACE models have. To probe another module, say how it is run: attach(module, call=…, blocks=…)."
+        )
+    broken = not_finite(module)
+    if broken:
+        more = f" and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
+        raise InputError(
+            f"{what} holds NaN or infinity in {', '.join(broken[:_SHOWN])}{more}: whatever it computes is NaN. Take a "
+            "checkpoint from before its training diverged."
         )
     return module

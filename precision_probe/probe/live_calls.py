@@ -1,9 +1,12 @@
 """Hooks on a live model: which of its calls are observed, and what a training loss asks of its outputs."""
 
 import inspect
+import sys
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Protocol
 
 import torch
@@ -11,18 +14,23 @@ from torch.utils.hooks import RemovableHandle
 
 from precision_probe.exceptions import InputError
 from precision_probe.models.inputs import named_tensors
+from precision_probe.probe.bare_copies import ProbeHook, copied_as_it_is, copied_bare
+from precision_probe.probe.turns import TURNS, is_running
 
 __all__ = ["Calls", "Observing", "observe_calls", "on_loss_gradients", "training_options"]
 
 
 class Observing(Protocol):
-    """What the hooks tell of calls."""
+    """What the hooks tell of calls: one at a time, but calls may be made within calls."""
 
-    def before_call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
-        """The model is about to be called with these."""
+    def before_call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+        """The model is about to be called with these; what is returned is handed to one of the other two."""
 
-    def after_call(self, returned: object) -> None:
+    def after_call(self, call: object, returned: object) -> None:
         """It returned this."""
+
+    def call_failed(self, call: object) -> None:
+        """It returned nothing: it raised an exception, or was interrupted."""
 
 
 @dataclass
@@ -58,32 +66,79 @@ class Calls:
         self._n_chosen += 1
         return True
 
+    def has_failed(self) -> None:
+        """Forget that a call was chosen, as nothing came of it: it is no part of the limit."""
+        self._n_chosen -= 1
+
 
 def observe_calls(model: torch.nn.Module, observer: Observing) -> Callable[[], object]:
     """Hook a model; what is returned unhooks it, as does the end of the observer's life.
 
-    The hooks hold the observer weakly: a model that outlives it would keep it, and its clones, alive.
+    The hooks hold the observer weakly: a model that outlives it would keep it, and its clones, alive. They are no part
+    of copies of the model, nor of its files.
     """
-    held = weakref.ref(observer)
-
-    def before(_: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        if (alive := held()) is not None:
-            alive.before_call(args, kwargs)
-
-    def after(_: torch.nn.Module, __: tuple[object, ...], returned: object) -> None:
-        if (alive := held()) is not None:
-            alive.after_call(returned)
-
+    hooks = _Hooks(model, observer)
     handles = (
-        model.register_forward_pre_hook(before, with_kwargs=True),
-        model.register_forward_hook(after),
+        model.register_forward_pre_hook(ProbeHook(hooks.before), with_kwargs=True),
+        model.register_forward_hook(ProbeHook(hooks.after), always_call=True),
     )
+    hooks.last = handles[1].id
+    copied_bare(model)
 
     def unhook() -> None:
         for handle in handles:
             handle.remove()
+        copied_as_it_is(model)
 
     return weakref.finalize(observer, unhook)
+
+
+class _Hooks:
+    """What is done before and after a call of a model, and who is told of it.
+
+    A call is known by the frame that runs the hooks of its beginning and its end; torch leaves that frame before it
+    runs the hook of a call that has raised an exception, and runs none for one that was interrupted.
+    """
+
+    def __init__(self, model: torch.nn.Module, observer: Observing) -> None:
+        self.last = 0  # number of the hook that is to run last, so that what others make of the outputs is seen
+        self._model, self._observer = weakref.ref(model), weakref.ref(observer)
+        self._open: list[tuple[FrameType, object]] = []
+
+    def before(self, model: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        observer = self._observer()
+        if observer is None or model is not self._model():  # a shallow copy has its original's hooks
+            return
+        frame = _caller()
+        TURNS.take(frame)
+        self._end_failed(observer)
+        hooks = model._forward_hooks
+        if self.last in hooks:  # not if an earlier hook has detached the probe
+            hooks[self.last] = hooks.pop(self.last)
+        self._open.append((frame, observer.before_call(args, kwargs)))
+
+    def after(self, model: torch.nn.Module, _: tuple[object, ...], returned: object) -> None:
+        observer = self._observer()
+        if observer is None or model is not self._model():
+            return
+        frame = _caller()
+        self._end_failed(observer)
+        try:
+            if self._open and self._open[-1][0] is frame:
+                observer.after_call(self._open.pop()[1], returned)
+        finally:
+            TURNS.give_back(frame)
+
+    def _end_failed(self, observer: Observing) -> None:
+        """Tell of calls that are over without having returned."""
+        me = threading.get_ident()
+        while self._open and not is_running(self._open[-1][0], me):
+            observer.call_failed(self._open.pop()[1])
+
+
+def _caller() -> FrameType:
+    """The frame that calls a hook: beyond this function, the method that asks, and the hook."""
+    return sys._getframe(3)
 
 
 def training_options(

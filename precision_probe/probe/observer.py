@@ -2,53 +2,26 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from torch.utils.hooks import RemovableHandle
 
 from precision_probe.models.blocks import Block
 from precision_probe.models.evaluation import Prediction, Sample
 from precision_probe.models.graphs import Graph
 from precision_probe.probe.to_numpy import captured_arrays, predicted_arrays
-from precision_probe.trace.arrays import BlockArray, ModelArray, Sizes
+from precision_probe.trace.arrays import BlockArray, ModelArray
 from precision_probe.variants.captured_run import captured_run
 from precision_probe.variants.hooks import Call, capture, gradients, input_gradients, replay
 from precision_probe.variants.variant import Variant
 
-__all__ = ["Observation", "Observer"]
+__all__ = ["Observer"]
 
 # Seconds after which no sample is evaluated once more for its time alone. A choice: as long as people wait without
 # wondering; what takes longer is large, and its times vary little anyway.
 _TIMING_BUDGET = 2.0
-
-
-@dataclass
-class Observation:
-    """One sample and what came of it.
-
-    Attributes:
-        sample: What was run.
-        predictions: Of each precision.
-        captured: For each group of the trace, what blocks computed.
-        training: With which options the attached model was called, if it was in training.
-        handle: What waits for the gradients of its loss.
-    """
-
-    sample: Sample
-    predictions: dict[str, list[ModelArray]] = field(default_factory=dict)
-    captured: dict[str, list[BlockArray]] = field(default_factory=dict)
-    training: dict[str, object] | None = None
-    handle: RemovableHandle | None = None
-
-    @property
-    def sizes(self) -> Sizes:
-        """How many structures, atoms and edges it has."""
-        if isinstance(self.sample, Graph):
-            return Sizes(self.sample.n_structures, self.sample.n_atoms, self.sample.n_edges)
-        return Sizes(1)
 
 
 @dataclass
@@ -70,7 +43,18 @@ class Observer:
     gradient_unit: str
     _is_warm: bool = False
 
-    @torch.enable_grad()
+    def about(self) -> dict[str, object]:
+        """Attributes that say what it runs, and how."""
+        return {
+            "precisions": [variant.precision.name for variant in self.variants],
+            "math_dtypes": {variant.precision.name: variant.math_dtype for variant in self.variants},
+            "blocks": [block.name for block in self.blocks],
+            "modes": list(self.modes),
+            "gradients": self.gradients,
+            # nothing else is random
+            "seed": next((each.seed for each in self.variants if each.precision.stochastic), None),
+        }
+
     def predict(self, sample: Sample, repeats: int = 1) -> dict[str, list[ModelArray]]:
         """What each variant predicts, unhooked, and its time: all precisions in turn, so that they are timed alike.
 
@@ -99,7 +83,6 @@ class Observer:
             for name, prediction in predictions.items()
         }
 
-    @torch.enable_grad()
     def capture(self, sample: Sample) -> dict[str, list[BlockArray]]:
         """What the blocks of each variant compute and receive, for each group of the trace."""
         groups: dict[str, list[BlockArray]] = {}
@@ -143,7 +126,6 @@ class Observer:
                 arrays += captured_arrays(call, grads)
         return arrays
 
-    @torch.enable_grad()
     def loss_gradients(
         self, sample: Sample, cotangents: Mapping[str, torch.Tensor], options: Mapping[str, object]
     ) -> dict[str, list[BlockArray]]:

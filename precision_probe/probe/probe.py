@@ -10,11 +10,9 @@ Example:
 """
 
 import atexit
-import contextlib
 import math
-import warnings
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -27,16 +25,21 @@ from precision_probe.models.loading import ModelSource, check_module, load_model
 from precision_probe.models.provenance import provenance
 from precision_probe.models.targets import Mace, Module, Subject
 from precision_probe.precisions import PRECISIONS, PrecisionSource, parse_precisions
-from precision_probe.probe.live_calls import Calls, observe_calls, on_loss_gradients, training_options
-from precision_probe.probe.observer import Observation, Observer
+from precision_probe.probe.live_calls import Calls, observe_calls
+from precision_probe.probe.observation import Observation
+from precision_probe.probe.observed_calls import ObservedCalls
+from precision_probe.probe.observer import Observer
 from precision_probe.probe.options import Gradients, default_device, parse_gradients, parse_modes
-from precision_probe.probe.to_numpy import sample_arrays
+from precision_probe.probe.own_precision import OwnPrecision
+from precision_probe.probe.recording import Recording
+from precision_probe.probe.turns import TURNS
+from precision_probe.probe.weights import Weights
 from precision_probe.progress import shown
 from precision_probe.structures import StructureSource, read_structures
 from precision_probe.trace.recorder import Recorder
 from precision_probe.trace.tables import StoredTable
 from precision_probe.trace.trace import MODES, Trace
-from precision_probe.variants.devices import check_device, check_precisions, default_precisions
+from precision_probe.variants.devices import check_device, check_precisions, default_precisions, undisturbed
 from precision_probe.variants.variant import Variant
 
 __all__ = ["Probe", "attach"]
@@ -88,7 +91,10 @@ def attach(
 
     Returns:
         A probe, also usable in a ``with`` statement, whose end detaches it; so does the end of the probe's life, so
-        keep it. Probes do not disturb one another: several may be attached, to one model or to more.
+        keep it. Probes do not disturb one another: several may be attached, to one model or to more. Threads that
+        call attached models are served one after the other. Copies and files of an attached model are of the bare
+        one. A call that gives other numbers than its replay in the model's own precision is told, in
+        :attr:`Probe.notes` and in the trace: the trace is of another model then.
 
     Raises:
         InputError: If the model, a precision, a block pattern, a mode or the device cannot be used.
@@ -104,7 +110,7 @@ def attach(
         raise InputError("With call=, name the blocks to capture, such as blocks='*' for the module's own children.")
     if call is not None and head is not None:
         raise InputError("head= chooses a head of a MACE model, and call= is for modules that are not one.")
-    subject: Subject = Mace(module, head) if call is None else Module(call)
+    subject: Subject = Mace(module, head, holder=model) if call is None else Module(call)
     members = getattr(model, "models", None)
     if call is None and members is not None and len(members) > 1:
         subject.notes.append(
@@ -112,8 +118,9 @@ def attach(
         )
     chosen = select_blocks(module, blocks)
     variants = [Variant(module, p, place, subject.evaluation) for p in (PRECISIONS["float64"], *asked)]
+    own = OwnPrecision(module, variants, lambda cloned, p: Variant(cloned, p, place, subject.evaluation))
     observer = Observer(variants, chosen, parsed_modes, parsed_gradients, subject.gradient_unit)
-    return Probe(module, name, place, subject, observer, calls, Recorder(path))
+    return Probe(module, name, place, subject, observer, own, calls, Recorder(path))
 
 
 class Probe:
@@ -132,22 +139,20 @@ class Probe:
         device: torch.device,
         subject: Subject,
         observer: Observer,
+        own: OwnPrecision,
         calls: Calls,
         recorder: Recorder,
     ) -> None:
         self.model, self.name, self.device = model, name, device
-        self._subject, self._observer, self._calls, self._recorder = subject, observer, calls, recorder
-        self._provenance = provenance(model, device)  # of the model as it is now
-        self._n_unfinished = 0
-        self._failures: list[str] = []
-        self._weights = _state_of(model)
-        self._weights_changed = False
-        self._present: Observation | None = None
+        self._subject, self._observer = subject, observer
+        self._weights = Weights(model, [*observer.variants, *([] if own.extra is None else [own.extra])])
+        about = {**provenance(model, device), "model_name": name, **observer.about()}  # of the model as it is now
+        self._recording = Recording(recorder, about, subject, self._weights)
+        self._calls = ObservedCalls(model, device, calls, subject, observer, own, self._weights, self._recording)
         self._is_detached = False
-        self._unhook = observe_calls(model, self)
+        self._unhook = observe_calls(model, self._calls)
         self._save = weakref.finalize(self, recorder.save)
         atexit.register(self._save)  # weakref's own turn comes after h5py's, and then nothing can be written
-        self._describe()
 
     def __enter__(self) -> "Probe":
         return self
@@ -157,11 +162,11 @@ class Probe:
 
     def detach(self) -> None:
         """Remove every hook from the attached model and finish the output file. What was recorded stays."""
-        self._unhook()
-        self._finish_call()
-        self._is_detached = True
-        self._describe()
-        self._recorder.save()
+        with TURNS.taken():
+            self._unhook()
+            self._calls.finish()
+            self._is_detached = True
+            self._recording.save()
         self._save.detach()
         atexit.unregister(self._save)
 
@@ -179,17 +184,19 @@ class Probe:
         If this is interrupted, the structures that were finished are in the trace.
         """
         self._check_unfinished()
-        samples = self._subject.samples(structures)
-        self._finish_call()
-        self._follow_weights()
-        self._n_unfinished += len(samples)
+        with TURNS.taken(), undisturbed():
+            samples = self._subject.samples(structures)
+            self._calls.finish()
+            self._weights.follow()
+            self._recording.n_unfinished += len(samples)
         repeats = math.ceil(_TIMED / len(samples))
         for sample in shown(samples, f"{len(self._observer.variants)} precisions", progress=progress):
-            present = sample.to(self.device)
-            predictions = self._observer.predict(present, repeats)
-            captured = self._observer.capture(present)
-            self._n_unfinished -= 1
-            self._record(Observation(present, predictions, captured))
+            with TURNS.taken(), undisturbed():
+                present = sample.to(self.device)
+                predictions = self._observer.predict(present, repeats)
+                captured = self._observer.capture(present)
+                self._recording.n_unfinished -= 1
+                self._recording.add(Observation(present, predictions, captured))
 
     def explain(
         self,
@@ -218,12 +225,13 @@ class Probe:
         from precision_probe.diagnostics import suite  # needs SciPy and ASE's dynamics, and few need it
         from precision_probe.diagnostics.reference import Reference
 
-        self._follow_weights()
         chosen = suite.evenly_spread(read_structures(structures), n_structures)
-        exact, *variants = (self._fresh(variant) for variant in self._observer.variants)
-        reference = Reference(self.model, chosen, head=self._subject.about.get("head"), variant=exact)
-        for name, table in suite.explained(reference, variants, chosen, steps=steps, only=only, progress=progress):
-            self.add_tables({name: table})
+        with TURNS.taken(), undisturbed():
+            self._weights.follow()
+            exact, *variants = (self._fresh(variant) for variant in self._observer.variants)
+            reference = Reference(self.model, chosen, head=self._subject.about.get("head"), variant=exact)
+            for name, table in suite.explained(reference, variants, chosen, steps=steps, only=only, progress=progress):
+                self.add_tables({name: table})
 
     def _fresh(self, variant: Variant) -> Variant:
         """The variant, or where it rounds at random another one, whose random numbers begin anew."""
@@ -236,10 +244,10 @@ class Probe:
             InputError: If the output file is finished.
         """
         self._check_unfinished()
-        self._recorder.tables |= tables
+        self._recording.add_tables(tables)
 
     def _check_unfinished(self) -> None:
-        if self._is_detached and self._recorder.has_file:
+        if self._is_detached and self._recording.has_file:
             raise InputError("The trace was finished when the probe was detached. Attach again, with another output.")
 
     def trace(self) -> Trace:
@@ -248,11 +256,13 @@ class Probe:
         Raises:
             InputError: If nothing has been recorded.
         """
-        self._finish_call()
-        if not self.n_structures:
-            raise InputError("Nothing has been recorded yet. Run structures with probe.run(), or the attached model.")
-        self._describe()
-        return self._recorder.trace()
+        with TURNS.taken():
+            self._calls.finish()
+            if not self.n_structures:
+                raise InputError(
+                    "Nothing has been recorded yet. Run structures with probe.run(), or the attached model."
+                )
+            return self._recording.trace()
 
     @property
     def precision_names(self) -> str:
@@ -267,111 +277,9 @@ class Probe:
     @property
     def n_structures(self) -> int:
         """How many structures have been recorded."""
-        return self._recorder.n_structures
+        return self._recording.n_structures
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the results should know: structures without edges, a reference that is not exact."""
-        notes = [*self._subject.notes, *self._failures]
-        if self._provenance["model_dtype"] != "float64":
-            notes.insert(0, f"the reference is {self._provenance['reference']}.")
-        return list(dict.fromkeys(notes))
-
-    def before_call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
-        """Note what the attached model is called with; MACE changes its input in place later."""
-        self._finish_call()
-        with self._without_harm():
-            if self._calls.chooses_next(args, kwargs):
-                sample = self._subject.sample_of_call(args, kwargs, f"call {self._calls.number}").to(self.device)
-                self._present = Observation(sample, training=training_options(self.model, args, kwargs))
-
-    def after_call(self, returned: object) -> None:
-        """Replay the call in every variant, and wait for what a loss makes of it if the model is in training."""
-        present = self._present
-        if present is None or present.predictions:
-            return
-        self._present = None
-        with self._without_harm():
-            self._follow_weights()
-            present.predictions = self._observer.predict(present.sample)
-            present.captured = self._observer.capture(present.sample)
-            if present.training is None:
-                self._record(present)
-                return
-            held = weakref.ref(self)
-
-            def tell(cotangents: dict[str, torch.Tensor]) -> None:
-                if (probe := held()) is not None:
-                    probe._after_loss(cotangents)
-
-            present.handle = on_loss_gradients(returned, tell)
-            self._present = present
-
-    def _after_loss(self, cotangents: dict[str, torch.Tensor]) -> None:
-        present = self._present
-        if present is None or present.training is None:
-            return
-        with self._without_harm():
-            present.captured |= self._observer.loss_gradients(present.sample, cotangents, present.training)
-        self._finish_call()
-
-    def _finish_call(self) -> None:
-        """Record the present call, if one waits for a loss that did not come, or came."""
-        present, self._present = self._present, None
-        if present is not None and present.predictions:
-            if present.handle is not None:
-                present.handle.remove()
-            with self._without_harm():
-                self._record(present)
-
-    def _record(self, observation: Observation) -> None:
-        self._recorder.add(
-            sample_arrays(observation.sample), observation.sizes, observation.predictions, observation.captured
-        )
-        self._describe()
-        self._recorder.write_if_due()  # if that fails, it is done later
-
-    def _describe(self) -> None:
-        """Tell the recorder what the trace is of, as of now."""
-        variants = self._observer.variants
-        self._recorder.attributes = {
-            **self._provenance,
-            "model_name": self.name,
-            "precisions": [variant.precision.name for variant in variants],
-            "math_dtypes": {variant.precision.name: variant.math_dtype for variant in variants},
-            "blocks": [block.name for block in self._observer.blocks],
-            "modes": list(self._observer.modes),
-            **self._subject.about,
-            "gradients": self._observer.gradients,
-            "complete": self._n_unfinished == 0 and not self._failures,
-            "failures": self._failures,
-            "weights_changed": self._weights_changed,
-            "seed": next((each.seed for each in variants if each.precision.stochastic), None),  # nothing else is random
-        }
-
-    def _follow_weights(self) -> None:
-        """Give the variants the attached model's mode and weights of this moment: training changes them."""
-        for variant in self._observer.variants:
-            variant.follow_mode(self.model)
-        state = _state_of(self.model)
-        if state != self._weights:
-            self._weights = state
-            self._weights_changed = True
-            for variant in self._observer.variants:
-                variant.follow(self.model)
-
-    @contextlib.contextmanager
-    def _without_harm(self) -> Iterator[None]:
-        """Keep a failure to observe a call from the user's own run: note it, and warn of the first."""
-        try:
-            yield
-        except Exception as error:
-            self._failures.append(f"call {self._calls.number} could not be observed ({type(error).__name__}: {error})")
-            self._describe()
-            if len(self._failures) == 1:
-                warnings.warn(f"precision_probe: {self._failures[0]}. The run goes on.", RuntimeWarning, stacklevel=2)
-
-
-def _state_of(model: torch.nn.Module) -> list[tuple[int, int]]:
-    """What changes when a weight does: where each tensor is, and how often it was written in place."""
-    return [(tensor.data_ptr(), tensor._version) for tensor in (*model.parameters(), *model.buffers())]
+        """What a reader of the results should know: a reference that is not exact, calls that it is not of."""
+        return self._recording.notes

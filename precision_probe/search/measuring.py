@@ -15,8 +15,9 @@ from precision_probe.models.backends import backend
 from precision_probe.models.graphs import Graph
 from precision_probe.policy import Policy
 from precision_probe.precisions import PRECISIONS
+from precision_probe.search.paired_times import MIN_ROUNDS
 from precision_probe.search.timing import Timed, side_by_side
-from precision_probe.variants.mixed import Assembly, MixedVariant
+from precision_probe.variants.mixed import Assembly, MixedModel, MixedVariant, check_interface
 from precision_probe.variants.variant import Variant
 
 __all__ = ["CAST", "Candidates"]
@@ -37,25 +38,32 @@ class Candidates:
     Args:
         reference: A model and structures.
         log: A file of errors measured before, which is added to; so an interrupted search goes on where it was. It is
-            begun anew if it is of other structures or heads, another model or another device, and not touched before
+            begun anew if it is of other structures or heads, another model, interface or device, and not touched before
             something is measured.
+        interface: What models under a policy take and give, as :func:`precision_probe.variants.mixed.apply` has it; of
+            float32, what is measured includes that callers round the structures first.
 
     Attributes:
         n_runs: How often the model was run to measure errors.
     """
 
-    def __init__(self, reference: Reference, log: Path | None = None) -> None:
-        self.reference = reference
+    def __init__(self, reference: Reference, log: Path | None = None, interface: str = "float64") -> None:
+        self.reference, self.interface = reference, interface
         self.n_runs = 0
         self._casts: dict[str, Variant] = {}
-        self._assembly = Assembly(reference.model, reference.device)
+        self._dtype = check_interface(interface)
+        self._assembly = Assembly(reference.model, reference.device, self._dtype)
         self._log = log
         self._kept: list[dict[str, str] | _Entry] = []  # of the log, to be written anew before anything is added
         self._known = self._read_log()
 
-    def variant(self, policy: Policy) -> MixedVariant:
+    def model(self, policy: Policy) -> MixedModel:
         """The model under a policy."""
-        return MixedVariant(self._assembly.model(policy), self.reference.device)
+        return self._assembly.model(policy)
+
+    def variant(self, policy: Policy) -> MixedVariant:
+        """The same, to predict with."""
+        return MixedVariant(self.model(policy), self.reference.device)
 
     def errors(self, policy: Policy) -> pd.DataFrame:
         """Errors for each structure, as :meth:`precision_probe.reference.Reference.errors_by_structure` has them."""
@@ -66,7 +74,12 @@ class Candidates:
         return self._errors(CAST.format(precision), lambda: self._cast(precision))
 
     def timed(
-        self, policies: Mapping[str, Policy], casts: tuple[str, ...] = (), *, stress: bool = False, rounds: int = 5
+        self,
+        policies: Mapping[str, Policy],
+        casts: tuple[str, ...] = (),
+        *,
+        stress: bool = False,
+        rounds: int = MIN_ROUNDS,
     ) -> dict[str, Timed]:
         """Times of energy and forces of the largest structure, side by side.
 
@@ -80,7 +93,7 @@ class Candidates:
         options = {"compute_virials": True} if stress else {}
         calls: dict[str, Callable[[], object]] = {}
         for name, policy in policies.items():
-            calls[name] = _call(self._assembly.model(policy), graph, torch.float64, options)
+            calls[name] = _call(self.model(policy), graph, self._dtype, options)
         for name in casts:
             variant = self._cast(name)
             calls[CAST.format(name)] = _in_arithmetic(variant, _call(variant.model, graph, variant.dtype, options))
@@ -134,6 +147,7 @@ class Candidates:
             "model": weights_sha256(reference.model),
             "backend": backend(reference.model),
             "device": str(reference.device),
+            "interface": self.interface,
             "structures": digest.hexdigest(),
         }
 

@@ -1,7 +1,7 @@
-"""Find the fastest assignment of precisions to blocks within a tolerance, and prove it on structures held out.
+"""Find the fastest assignment of precisions to blocks within a tolerance, and test it on structures held out.
 
-:mod:`precision_probe.search.search` measures policies on some structures; here the choice among them is made. The
-fastest within the tolerance is verified on structures held out; if it fails there, the next is.
+:mod:`precision_probe.search.search` measures policies on some structures; here the choice among them is made. Of the
+fastest within the tolerance the file that users get is run on structures held out; if it fails there, the next one's.
 """
 
 import numbers
@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ase
 import numpy as np
 import pandas as pd
 import scipy.stats
@@ -22,11 +21,17 @@ from precision_probe.models.loading import ModelSource, load_model
 from precision_probe.models.provenance import provenance
 from precision_probe.policy import Policy
 from precision_probe.precisions import PRECISIONS, PrecisionSource, parse_precisions
+from precision_probe.search import notes
+from precision_probe.search.delivered import errors_of_file
+from precision_probe.search.held_out import CONFIDENCE, Outcome, count_kinds, split
+from precision_probe.search.margin import Margin
 from precision_probe.search.measuring import CAST, Candidates
+from precision_probe.search.paired_times import as_fast_as_the_fastest
 from precision_probe.search.proposals import DO_NOTHING
-from precision_probe.search.search import COSTS, JUDGED, MARGIN, Search
+from precision_probe.search.search import COSTS, JUDGED, Search
 from precision_probe.structures import StructureSource, read_structures
 from precision_probe.variants.devices import check_precisions, default_precisions
+from precision_probe.variants.mixed import check_interface
 
 __all__ = ["Recommendation", "answer", "recommend"]
 
@@ -34,13 +39,10 @@ __all__ = ["Recommendation", "answer", "recommend"]
 # single odd structure decides; who needs every structure within the tolerance asks for a smaller one.
 _HOLDS = 0.95
 # Structures at most, a choice: every block in every precision is run on those searched on, dozens of runs for each; on
-# those held out only what is verified, one run for each.
+# those held out only what is tested, one run for each.
 _N_SEARCHED, _N_HELD_OUT = 8, 64
-# Interquartile range of times, relative to their median, above which a reader is told. In benchmarks/results
-# (bench_recommend) it is 0.2 to 2.6 % where kernels take the time, and 8 to 38 % where launching them does.
-_BUSY = 0.1
-# Costs that differ by less than such a factor are the same. Of the objective: 1 %, as half of the candidates there have
-# quartiles less than 0.9 % apart. Of the other: a choice, as 5 % of it is not worth digits.
+# Costs that differ by less than such a factor are the same, even where that is resolved. Of the objective 1 %, of the
+# other 5 %: choices, as less is not worth digits.
 _EQUAL = (1.01, 1.05)
 
 
@@ -49,14 +51,16 @@ class Recommendation:
     """What a search found.
 
     Attributes:
-        policy: The fastest that was proven, with its evidence; without rules if that is to do nothing.
+        policy: The fastest whose file kept the tolerance, with its evidence; without rules if that is to do nothing.
         candidates: All that was measured as a whole, a row for each by name, the fastest first: ``rules``, the largest
             errors (``energy`` eV/atom, ``forces`` eV/Å, ``stress`` eV/Å³) and ``forces_rel_l2``, ``share`` (the
-            largest error in tolerances), ``seconds`` and ``iqr`` (median and interquartile range of the largest
-            structure), ``vs_float64`` and ``vs_float32`` (how many times faster than the model cast as a whole),
-            ``peak_gib`` and ``memory_vs_float32``, ``pareto`` (nothing measured is both faster, or smaller,
-            and more accurate),
-            ``held_out`` (of the structures held out, the share within the tolerance; NaN where not verified).
+            largest error in tolerances), ``seconds`` (median of the largest structure) and ``rounds`` (all of them:
+            those of a round are comparable), ``vs_float64`` and ``vs_float32`` (how many times faster than the model
+            cast as a whole: the median of ratios within rounds, and with ``_low`` and ``_high`` its confidence
+            interval), ``peak_gib`` and ``memory_vs_float32``, ``pareto`` (nothing measured is both faster, or smaller,
+            and more accurate), ``held_out`` (of the structures held out, the share on which its file kept the
+            tolerance; NaN where that was not tried) and ``held_out_at_least`` (the share of structures drawn like these
+            that it keeps it on at least, with a confidence of 95 %, counting all that were tried).
         blocks: One row for each block and precision, alone: ``energy``, ``forces``, ``stress``, ``share``, ``saves``
             (seconds), ``saves_gib`` (NaN on a CPU), and ``predicted``, the force error that adjoints predict.
         notes: What a reader should know.
@@ -78,20 +82,24 @@ def recommend(
     granularity: str = "block",
     head: str | None = None,
     device: str | None = None,
+    interface: str = "float64",
     seed: int = 0,
     log: str | Path | None = None,
     progress: bool = True,
 ) -> Recommendation:
     """Search the fastest assignment of precisions to blocks, within a tolerance.
 
-    Of policies as fast, within 1 % or what repetitions differ by, one that needs no more memory than 5 % over the least
-    is taken, and of these the most accurate. With the objective memory, time and memory change places.
+    Of policies as fast (not told apart from the fastest, or by less than 1 %) one that needs no more memory than 5 %
+    over the least is taken, and of these the most accurate. With the objective memory, time and memory change places.
+
+    What is tested is what ``apply`` writes: the file, loaded by mace-torch's ``MACECalculator`` with its defaults.
 
     Args:
         model: As :func:`precision_probe.attach` takes it; it must predict energies and forces.
-        structures: As ``probe.run()`` takes them. Up to 8, chosen at random, are searched on, up to 64 others held
-            out. Times are of energy and forces (and stress, if that has a tolerance) of the largest of those searched
-            on, so let it be of the size that you will run.
+        structures: As ``probe.run()`` takes them. Up to 8 are searched on, up to 64 others held out, both chosen at
+            random but spread over all kinds of structures and the frames of each. Times are of energy and forces (and
+            stress, if that has a tolerance) of the largest of those searched on, so let it be of the size that you will
+            run.
         tolerance: The largest errors allowed, of ``energy`` (eV/atom), ``forces`` (eV/Å: of any component), ``stress``
             (eV/Å³).
         allow: Precisions to choose from beside float64; by default float32, bfloat16 and float16, and tf32 on CUDA.
@@ -100,23 +108,27 @@ def recommend(
             some of their blocks' parts in a higher precision.
         head: Which head of a multi-head model.
         device: Where to run; by default a GPU if there is one.
+        interface: What the model under the policy takes and gives: ``float64``, or ``float32`` for callers that cannot
+            give it more. Then the structures are rounded, as such callers do, wherever a policy is measured.
         seed: Of the choice of structures.
         log: A file of errors as they are measured, from which an interrupted search goes on.
         progress: Show a progress bar, where there is a terminal.
 
     Raises:
-        InputError: If the model, a structure, a precision, the tolerance or the device cannot be used, the model
-            predicts NaN or infinity in float64, or the tolerance is of nothing that the structures have.
+        InputError: If the model, a structure, a precision, the tolerance, the interface or the device cannot be used,
+            the model predicts NaN or infinity in float64, or the tolerance is of nothing that the structures have.
     """
     _check(tolerance, objective, granularity)
-    searched, held_out = _split(read_structures(structures), seed)
+    check_interface(interface)
+    searched, held_out = split(read_structures(structures), seed, _N_SEARCHED, _N_HELD_OUT)
     module, _ = load_model(model)
     reference = Reference(module, searched, head=head, device=device)
     precisions = _allowed(allow, reference)
     held = reference.on(held_out, head=head) if held_out else None
     for each in (reference, *([] if held is None else [held])):
         _check_finite(each)
-    search = Search(Candidates(reference, None if log is None else Path(log)), tolerance, objective)
+    candidates = Candidates(reference, None if log is None else Path(log), interface)
+    search = Search(candidates, tolerance, objective)
     blocks = search.alone(precisions, progress=progress)
     return answer(search, blocks, precisions, held, granularity=granularity, progress=progress)
 
@@ -141,43 +153,64 @@ def answer(
         progress: Likewise.
     """
     policies = search.proposals(blocks, precisions)
+    margin = search.margin(policies, progress=progress)
     if granularity == "module":
-        policies |= search.refined(policies, progress=progress)
+        policies |= search.refined(policies, margin.value, progress=progress)
     table = search.measured(policies, precisions, progress=progress)
-    name, holds = _chosen(search, table, policies, held)
-    table["held_out"] = pd.Series(holds, dtype=float).reindex(table.index)
-    notes = [
-        f"{each} was within the tolerance on the structures searched on, but only on {share:.0%} of those held out."
-        for each, share in holds.items()
-        if each != name
-    ]
-    notes += _notes(search, name, table, held)
+    tried = _tested(search, table, policies, margin, held)
+    name = list(tried)[-1]
+    if held is not None:
+        for column, values in (("held_out", "share"), ("held_out_at_least", "at_least")):
+            bounds = {each: getattr(tested, values) for each, tested in tried.items()}
+            table[column] = pd.Series(bounds, dtype=float).reindex(table.index)
     rank = _rank_correlation(blocks)
-    runs = f"{search.candidates.n_runs} runs of the model for errors"
-    ranks = f"; adjoints rank the blocks' force errors with a Spearman correlation of {rank:.2f}"
-    notes.append(f"{runs}{ranks if np.isfinite(rank) else ''}.")
+    place = held or search.reference
+    said = [
+        *notes.of_test(tried, count_kinds(graph.atomic_numbers for graph in place.graphs), held is not None),
+        *notes.of_choice(name, table, _as_cheap(search, table, policies, margin, tried), search.objective),
+        str(margin),
+        notes.of_runs(search.candidates.n_runs, rank),
+    ]
+    if set(search.judged) != set(search.tolerance):
+        said.append("The tolerance of stress was not judged: no structure is periodic in all directions.")
     model = search.reference.model
-    evidence = _evidence(search, name, table, held) | {"adjoint_rank_correlation": _plain(rank)}
+    evidence = _evidence(search, name, table, margin, tried, held) | {"adjoint_rank_correlation": _plain(rank)}
     about = {"class": type(model).__name__, "sha256": weights_sha256(model)}
-    return Recommendation(Policy(policies[name].rules, search.tolerance, evidence, about), table, blocks, tuple(notes))
+    return Recommendation(Policy(policies[name].rules, search.tolerance, evidence, about), table, blocks, tuple(said))
 
 
-def _chosen(
-    search: Search, table: pd.DataFrame, policies: Mapping[str, Policy], held: Reference | None
-) -> tuple[str, dict[str, float]]:
-    """The best policy that holds, and for each one that was tried the share of structures held out on which it does."""
-    within = [name for name in table.index if name in policies and table.loc[name, "share"] <= MARGIN]
-    ranked = _from_the_best(table, list(dict.fromkeys([*within, DO_NOTHING])), search.objective)
-    if held is None:
-        return next(ranked), {}
-    verified = Candidates(held)
-    holds: dict[str, float] = {}
-    for name in ranked:
-        shares = search.shares(verified.errors(policies[name]), held.graphs)
-        holds[name] = float((shares.max(axis=1) <= 1).mean())
-        if holds[name] >= _HOLDS:
+def _tested(
+    search: Search, table: pd.DataFrame, policies: Mapping[str, Policy], margin: Margin, held: Reference | None
+) -> dict[str, Outcome]:
+    """What was tried, from the best, up to the first whose file keeps the tolerance; to do nothing, if none does."""
+    place = held or search.reference
+    tried: dict[str, Outcome] = {}
+    for name in _from_the_best(table, _within(table, policies, margin), search.objective):
+        errors = errors_of_file(search.candidates.model(policies[name]), place)
+        largest = search.shares(errors, place.graphs).max(axis=1)
+        tried[name] = Outcome(int((largest <= 1).sum()), len(largest), len(tried) + 1, float(largest.max()))
+        if tried[name].share >= _HOLDS:
             break
-    return name, holds
+    return tried
+
+
+def _within(table: pd.DataFrame, policies: Mapping[str, Policy], margin: Margin) -> list[str]:
+    """Policies whose errors are small enough on the structures searched on; to do nothing always is one."""
+    names = [name for name in table.index if name in policies and table.loc[name, "share"] <= margin.value]
+    return list(dict.fromkeys([*names, DO_NOTHING]))
+
+
+def _as_cheap(
+    search: Search,
+    table: pd.DataFrame,
+    policies: Mapping[str, Policy],
+    margin: Margin,
+    tried: Mapping[str, Outcome],
+) -> list[str]:
+    """Those that what was chosen was chosen among, as they cost as little."""
+    *failed, _ = tried
+    left = [name for name in _within(table, policies, margin) if name not in failed]
+    return _least(table, left, COSTS[search.objective], _EQUAL[0])
 
 
 def _from_the_best(table: pd.DataFrame, names: Sequence[str], objective: str) -> Iterator[str]:
@@ -194,72 +227,64 @@ def _best(table: pd.DataFrame, names: Sequence[str], objective: str) -> str:
 
     The names are of policies, to do nothing among them.
     """
-    rows = table.loc[list(names)]
-    costs = list(COSTS.values())
-    # to do nothing is to run the model as it is
-    rows.loc[DO_NOTHING, [*costs, "iqr"]] = table.loc[CAST.format("float64"), [*costs, "iqr"]]
     first = COSTS[objective]
-    for column, equal in zip(sorted(costs, key=lambda cost: cost != first), _EQUAL, strict=True):
-        rows = rows[_least(rows, column, equal)]
-    return str(rows.sort_values(["share", first], kind="stable").index[0])
+    for column, equal in zip(sorted(COSTS.values(), key=lambda cost: cost != first), _EQUAL, strict=True):
+        names = _least(table, names, column, equal)
+    return min(names, key=lambda name: (table.loc[name, "share"], table.loc[_runs_as(name), first]))
 
 
-def _least(rows: pd.DataFrame, column: str, equal: float) -> "pd.Series[bool]":
-    """Which cost as little as the least: within a factor, or within what repetitions of the least differ by."""
-    cost = rows[column].fillna(np.inf)
-    spread = rows["iqr"].iloc[int(cost.argmin())] if column == "seconds" else 0.0
-    is_least: pd.Series[bool] = cost <= max(equal * cost.min(), cost.min() + np.nan_to_num(spread))
-    return is_least
+def _least(table: pd.DataFrame, names: Sequence[str], column: str, equal: float) -> list[str]:
+    """Which cost as little as the least: within a factor, or, of time, not told apart from it."""
+    if column == "seconds":
+        rounds = table["rounds"].to_dict()
+        return list(as_fast_as_the_fastest({name: rounds[_runs_as(name)] for name in names}, equal))
+    costs = table[column].fillna(np.inf).to_dict()
+    least = min(costs[_runs_as(name)] for name in names)
+    return [name for name in names if costs[_runs_as(name)] <= equal * least]
 
 
-def _evidence(search: Search, name: str, table: pd.DataFrame, held: Reference | None) -> dict[str, object]:
+def _runs_as(name: str) -> str:
+    """The row whose costs are those of a policy: to do nothing is to run the model as it is."""
+    return CAST.format("float64") if name == DO_NOTHING else name
+
+
+def _evidence(
+    search: Search,
+    name: str,
+    table: pd.DataFrame,
+    margin: Margin,
+    tried: Mapping[str, Outcome],
+    held: Reference | None,
+) -> dict[str, object]:
     """What the policy's file keeps of the search."""
     kept = table[table["pareto"] | (table.index == name) | table.index.str.startswith(CAST.format(""))]
     reference = search.reference
+    tested = tried[name]
     return {
         "objective": search.objective,
+        "interface": search.candidates.interface,
         "device": provenance(reference.model, reference.device)["device"],
         "searched": [graph.names[0] for graph in reference.graphs],
+        "margin": _plain(margin.value),
         "held_out": 0 if held is None else len(held.graphs),
+        "tested": {
+            "what": notes.WHAT_IS_TESTED,
+            "on": "structures searched on" if held is None else "structures held out",
+            "within": tested.within,
+            "structures": tested.n_structures,
+            "kinds": count_kinds(graph.atomic_numbers for graph in (held or reference).graphs),
+            "at_least": None if held is None else _plain(tested.at_least),
+            "confidence": CONFIDENCE,
+            "policies_tried": tested.attempt,
+            "largest_error_in_tolerances": _plain(tested.largest),
+        },
         "runs": search.candidates.n_runs,
         "chosen": name,
         "candidates": {
             str(index): {key: _plain(value) for key, value in line.items() if not pd.isna(value)}
-            for index, line in kept.iterrows()
+            for index, line in kept.drop(columns="rounds").iterrows()
         },
     }
-
-
-def _notes(search: Search, name: str, table: pd.DataFrame, held: Reference | None) -> list[str]:
-    """What a reader of the choice should know."""
-    notes = []
-    row = table.loc[name]
-    float32 = table.loc[CAST.format("float32")]
-    if name == DO_NOTHING:
-        better = "faster" if search.objective == "time" else "smaller"
-        notes.append(f"No other policy keeps the tolerance and is {better}: run the model in float64.")
-        if row["share"] > 1:
-            dtype = next(search.reference.model.parameters()).dtype
-            notes.append(f"Not even that keeps the tolerance: the model gives its results in {dtype}.")
-    if search.objective == "time":
-        pair = table.loc[[CAST.format("float64") if name == DO_NOTHING else name, CAST.format("float32")]]
-        own_is_least, other_is_least = _least(pair, "seconds", _EQUAL[0])
-        if other_is_least:
-            notes.append(
-                f"The model cast to float32 as a whole is {'as fast' if own_is_least else 'faster'}; on the structures "
-                f"searched on its errors reach {float32['share']:.2g} of the tolerance, here {row['share']:.2g}."
-            )
-        spread = row["iqr"] / row["seconds"]
-        if spread > _BUSY:
-            notes.append(
-                f"Repetitions differ by {spread:.0%}, and policies that do not differ by more count as equally fast. "
-                "Let nothing else run beside a search, or give a larger structure."
-            )
-    if held is None:
-        notes.append("There were too few structures to hold any out: the tolerance was verified on none but these.")
-    if set(search.judged) != set(search.tolerance):
-        notes.append("The tolerance of stress was not judged: no structure is periodic in all directions.")
-    return notes
 
 
 def _check(tolerance: Mapping[str, float], objective: str, granularity: str) -> None:
@@ -274,14 +299,6 @@ def _check(tolerance: Mapping[str, float], objective: str, granularity: str) -> 
         raise InputError(f"The objective is time or memory; got {objective!r}.")
     if granularity not in ("block", "module"):
         raise InputError(f"The granularity is block or module; got {granularity!r}.")
-
-
-def _split(structures: list[ase.Atoms], seed: int) -> tuple[list[ase.Atoms], list[ase.Atoms]]:
-    """Those to search on, and those to hold out: none of a single one."""
-    order = np.random.default_rng(seed).permutation(len(structures))
-    n = min(_N_SEARCHED, (len(structures) + 1) // 2)
-    searched, held_out = order[:n], order[n : n + _N_HELD_OUT]
-    return [structures[index] for index in searched], [structures[index] for index in held_out]
 
 
 def _check_finite(reference: Reference) -> None:

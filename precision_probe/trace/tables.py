@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 import pandas as pd
 import xarray as xr
 
-__all__ = ["StoredTable", "from_dataset", "to_dataset"]
+__all__ = ["HELD_OUT", "StoredTable", "from_dataset", "to_dataset"]
+
+HELD_OUT = "held_out_"  # begins the names of a sweep's errors on structures that it was not searched on
 
 
 @dataclass(frozen=True)

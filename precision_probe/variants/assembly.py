@@ -4,7 +4,7 @@ What enters a block is cast to its dtype, and what leaves it is handed on in tha
 """
 
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.inputs import map_tensors
 from precision_probe.precisions import Precision
 
-__all__ = ["GENERATED", "Assignment", "assembled", "cast_floats"]
+__all__ = ["GENERATED", "Assignment", "RunnablePolicy", "assembled", "cast_floats"]
 
 # Their outputs are inputs of other blocks, which cast them; those of any other block are summed.
 _HANDED_ON = (
@@ -35,6 +35,38 @@ class Assignment(Protocol):
 
     def precision_of(self, name: str) -> Precision:
         """What the module of this name computes in; the model itself has the empty name."""
+
+
+class RunnablePolicy(Assignment, Protocol):
+    """What of a :class:`precision_probe.Policy` it takes to run a model: policies find this package, not it them."""
+
+    @property
+    def rules(self) -> Sequence["Matching"]:
+        """Globs over the names of modules, and what these compute in."""
+
+    @property
+    def precisions(self) -> Sequence[Precision]:
+        """Those that the rules name."""
+
+    @property
+    def matmul_mode(self) -> str:
+        """How float32 matrix products are computed."""
+
+    @property
+    def model(self) -> Mapping[str, object]:
+        """Which model it was made for."""
+
+    @property
+    def evidence(self) -> Mapping[str, object]:
+        """What was measured when it was made."""
+
+
+class Matching(Protocol):
+    """A rule, as far as it says which modules it is of."""
+
+    @property
+    def blocks(self) -> str:
+        """A glob over the names of modules."""
 
 
 def assembled(

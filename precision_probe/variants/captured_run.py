@@ -26,7 +26,6 @@ class CapturedRun:
     grads: list[dict[Port, torch.Tensor]]
 
 
-@torch.enable_grad()
 def captured_run(
     variant: Variant,
     sample: Sample,

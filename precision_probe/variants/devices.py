@@ -10,7 +10,7 @@ from precision_probe.exceptions import InputError
 from precision_probe.models.backends import KERNEL_DTYPES, Architecture, backend
 from precision_probe.precisions import PRECISIONS, Precision, parse_precisions
 
-__all__ = ["check_device", "check_precisions", "default_precisions", "matmul_mode"]
+__all__ = ["check_device", "check_precisions", "default_precisions", "matmul_mode", "undisturbed"]
 
 
 def check_device(device: str | torch.device | None) -> torch.device:
@@ -89,6 +89,18 @@ def default_precisions(device: str | torch.device, model: torch.nn.Module | None
     has_tensor_cores = place.type == "cuda" and torch.cuda.is_available() and _has_tensor_cores(place)
     there = [precision for precision in parse_precisions(PRECISIONS) if has_tensor_cores or not precision.needs_cuda]
     return tuple(precision for precision in there if model is None or _supports(model, precision))
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Compute as nothing around says: without autocast, with ordinary tensors, which autograd follows."""
+    with (
+        torch.inference_mode(mode=False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
+        yield
 
 
 @contextlib.contextmanager

@@ -4,19 +4,26 @@ MACE calls its blocks by keyword and gives the same ``edge_attrs`` and ``edge_fe
 inputs are aliased on their way in (a view of the same numbers), and the gradient of the energy with respect to the
 aliases is that block's own share. It is asked of autograd explicitly, so that inputs without a path to the positions,
 such as the first layer's ``node_feats``, have one too.
+
+A block that overwrites its input, as ``ReLU(inplace=True)`` does, would overwrite the alias, and the gradient would be
+that of its output. Where a model has modules that say so, blocks are handed copies of the aliases, and what a block
+wrote is written where it would have been. Whatever else overwrites a recorded input is found out by autograd's count of
+how often a tensor was written, and refused by the block's name.
 """
 
 import contextlib
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import torch
+from torch.utils._pytree import tree_leaves
 
+from precision_probe.exceptions import InputError
 from precision_probe.models.blocks import Block, Port
-from precision_probe.models.inputs import map_tensors
+from precision_probe.models.inputs import map_tensors, overwrites
 
 __all__ = ["Call", "capture", "gradients", "input_gradients", "replay"]
 
@@ -37,6 +44,7 @@ class Call:
         outputs: What it returned: copies where a whole model ran, since what comes after may change them in place;
             attached to the graph where the block ran alone.
         number: How many times the block had run before, in this run of the model.
+        kept: The tensors among the arguments, by parameter, and how often each had been written before the block ran.
     """
 
     block: Block
@@ -44,6 +52,7 @@ class Call:
     inputs: dict[Port, torch.Tensor]
     outputs: dict[Port, torch.Tensor]
     number: int = 0
+    kept: Sequence[tuple[str, torch.Tensor, int]] = ()
 
     def detach(self) -> "Call":
         """The same call with its tensors off the graph, so that the graph's memory can go."""
@@ -68,42 +77,83 @@ def capture(model: torch.nn.Module, blocks: Sequence[Block], *, shared: bool = F
 
     Yields:
         A list that grows by one :class:`Call` for each call of each block, in order.
+
+    Raises:
+        InputError: If a block's input is overwritten by a module that does not say that it does so, or by any where
+            the inputs are left as they are.
     """
-    calls: list[Call] = []
+    capturing = _Capturing(shared, overwrites(model))
     with contextlib.ExitStack() as stack:
         for block in blocks:
             module = model.get_submodule(block.name)
-            signature = inspect.signature(module.forward)
-            pre_hook, hook = _hooks(block, signature, calls, shared)
-            stack.callback(module.register_forward_pre_hook(pre_hook, with_kwargs=True).remove)
-            stack.callback(module.register_forward_hook(hook).remove)
-        yield calls
+            before, after = capturing.hooks(block, inspect.signature(module.forward))
+            stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(after).remove)
+        try:
+            yield capturing.calls
+        except RuntimeError as error:
+            if capturing.running and "in-place operation" in str(error):  # on what gradients are asked for
+                raise InputError(_overwritten(capturing.running[-1].block.name, "its input")) from error
+            raise
+        _check_kept(capturing.calls)
 
 
-def _hooks(block: Block, signature: inspect.Signature, calls: list[Call], shared: bool) -> tuple[_PreHook, _Hook]:
-    """What to do before and after a block runs: together they add one call to a list for each run."""
-    open_calls: list[Call] = []  # several, where a block calls itself
+class _Capturing:
+    """The calls of one run of a model.
 
-    def before(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Arguments:
-        bound = signature.bind(*args, **kwargs)
-        inputs = _shared(block, bound.arguments) if shared else _alias(block, bound.arguments)
-        open_calls.append(Call(block, dict(bound.arguments), inputs, {}))
-        return bound.args, bound.kwargs
+    Attributes:
+        calls: Those that have ended, in order.
+        running: Those that have not, the innermost last.
+    """
 
-    def after(_: torch.nn.Module, __: tuple[Any, ...], returned: object) -> None:
-        call = open_calls.pop()
-        call.number = sum(earlier.block is block for earlier in calls)
-        call.outputs = {port: tensor.detach().clone() for port, tensor in block.output_tensors(returned).items()}
-        calls.append(call)
+    def __init__(self, shared: bool, overwrites: bool) -> None:
+        self.calls: list[Call] = []
+        self.running: list[Call] = []
+        self._shared, self._overwrites = shared, overwrites
+        self._handed: list[list[tuple[torch.Tensor, torch.Tensor]]] = []  # for each running call: originals, copies
 
-    return before, after
+    def hooks(self, block: Block, signature: inspect.Signature) -> tuple[_PreHook, _Hook]:
+        """What to do before and after a block runs: together they add one call to the list for each run."""
+
+        def before(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Arguments:
+            bound = signature.bind(*args, **kwargs)
+            self._begin(block, bound.arguments)
+            return bound.args, bound.kwargs
+
+        def after(_: torch.nn.Module, __: tuple[Any, ...], returned: object) -> None:
+            self._end(returned)
+
+        return before, after
+
+    def _begin(self, block: Block, arguments: dict[str, Any]) -> None:
+        """Keep what a block is about to be called with, and exchange it for aliases, or for copies of them."""
+        given = dict(arguments)
+        copied = self._overwrites and not self._shared
+        inputs = _shared(block, arguments) if self._shared else _alias(block, arguments, copied=copied)
+        kept = dict(arguments)
+        if copied:
+            handed = {key: arguments[key].clone() for key in block.input_ports(arguments)}
+            arguments |= handed
+            self._handed.append([(given[key], tensor) for key, tensor in handed.items()])
+        self.running.append(Call(block, kept, inputs, {}, kept=_versions(kept)))
+
+    def _end(self, returned: object) -> None:
+        """Keep what a block returned, and write what it overwrote where it would have."""
+        call = self.running.pop()
+        call.number = sum(earlier.block is call.block for earlier in self.calls)
+        call.outputs = {port: tensor.detach().clone() for port, tensor in call.block.output_tensors(returned).items()}
+        self.calls.append(call)
+        for original, handed in self._handed.pop() if self._handed else ():
+            if handed._version:
+                original.copy_(handed if original.requires_grad else handed.detach())
 
 
 def replay(module: torch.nn.Module, call: Call, dtype: torch.dtype) -> Call:
     """Run a block alone on the inputs of a recorded call, cast to a dtype."""
     arguments = {key: _detached(value, dtype) for key, value in call.arguments.items()}
     inputs = _alias(call.block, arguments)
-    bound = inspect.BoundArguments(inspect.signature(module.forward), OrderedDict(arguments))
+    handed = {key: arguments[key].clone() for key in call.block.input_ports(arguments)} if overwrites(module) else {}
+    bound = inspect.BoundArguments(inspect.signature(module.forward), OrderedDict(arguments | handed))
     returned = module(*bound.args, **bound.kwargs)
     return Call(call.block, arguments, inputs, call.block.output_tensors(returned), call.number)
 
@@ -119,7 +169,11 @@ def gradients(
 
     Returns:
         For each call, its inputs' gradients; zeros where the outputs do not depend on an input.
+
+    Raises:
+        InputError: If an input has been overwritten since its block was called.
     """
+    _check_kept(calls)
     flat = [tensor for call in calls for tensor in call.inputs.values()]
     grads = iter(_vjp(outputs, flat))
     return [{port: next(grads) for port in call.inputs} for call in calls]
@@ -151,14 +205,41 @@ def _shared(block: Block, arguments: dict[str, Any]) -> dict[Port, torch.Tensor]
     return {port: arguments[key] for key, port in ports.items() if arguments[key].requires_grad}
 
 
-def _alias(block: Block, arguments: dict[str, Any]) -> dict[Port, torch.Tensor]:
-    """Replace recorded inputs by aliases that autograd can tell apart, in place; return them."""
+def _alias(block: Block, arguments: dict[str, Any], *, copied: bool = False) -> dict[Port, torch.Tensor]:
+    """Replace recorded inputs by aliases that autograd can tell apart, in place; return them.
+
+    An alias has the numbers of what it stands for, and shares their memory unless it is to be ``copied``.
+    """
     inputs = {}
     for key, port in block.input_ports(arguments).items():
-        tensor = arguments[key]
+        tensor = arguments[key].clone() if copied else arguments[key]
         alias = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
         arguments[key] = inputs[port] = alias
     return inputs
+
+
+def _versions(arguments: Mapping[str, Any]) -> list[tuple[str, torch.Tensor, int]]:
+    """Every tensor among arguments, with the parameter it was given as and how often it has been written."""
+    leaves = ((key, leaf) for key, value in arguments.items() for leaf in tree_leaves(value))
+    return [(key, leaf, leaf._version) for key, leaf in leaves if torch.is_tensor(leaf)]
+
+
+def _check_kept(calls: Iterable[Call]) -> None:
+    """Refuse calls whose recorded inputs were overwritten: autograd's gradients would be those of what came after."""
+    for call in calls:
+        for key, tensor, version in call.kept:
+            if tensor._version != version:
+                raise InputError(_overwritten(call.block.name, f"its input {key}"))
+
+
+def _overwritten(block: str, what: str) -> str:
+    """The message for a block whose input does not stay what it was."""
+    return (
+        f"Block {block} cannot be recorded: {what} is overwritten in place while the model runs, so that neither its "
+        "values nor gradients with respect to it are kept. Use the operation that makes a new tensor (relu, not "
+        "relu_), set gradients='per_block' if it is a module with inplace=True, or leave the block out: "
+        f"blocks='!{block}'."
+    )
 
 
 def _detached(value: Nest, dtype: torch.dtype | None = None) -> Nest:

@@ -1,29 +1,36 @@
 """A MACE whose blocks each compute in the precision that a policy gives them.
 
 The blocks are taken from clones of the model, one clone for each dtype, and put together in the float64 one. What
-enters a block is cast to its dtype; energies are summed in float64.
+enters a block is cast to its dtype; energies are summed in float64. Callers give and get float64 unless they ask for
+float32: rounded positions would cost more digits than most policies do.
 """
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, SupportsIndex
+from typing import Any, NoReturn, SupportsIndex
 
 import numpy as np
 import torch
 
 from precision_probe.exceptions import InputError
-from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.attributes import cutoff, elements, heads, weights_sha256
 from precision_probe.models.backends import Architecture, backend, clone
 from precision_probe.models.blocks import select_blocks
 from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.evaluation import Prediction, mace_evaluation
 from precision_probe.models.graphs import Graph
 from precision_probe.models.loading import Calculator, ModelSource, load_model
-from precision_probe.policy import Policy
-from precision_probe.variants.assembly import GENERATED, assembled, cast_floats
+from precision_probe.variants.assembly import GENERATED, RunnablePolicy, assembled, cast_floats
 from precision_probe.variants.devices import check_device, check_precisions, matmul_mode
 
-__all__ = ["Assembly", "MixedModel", "MixedVariant", "apply", "calculator"]
+__all__ = ["INTERFACES", "Assembly", "MixedModel", "MixedVariant", "apply", "calculator", "check_interface"]
+
+INTERFACES = ("float64", "float32")  # the dtypes that mace-torch's callers prepare inputs in
+_NOT_CONVERTED = (
+    "A model in mixed precision is not converted: for cuEquivariance or OpenEquivariance convert the model that it was "
+    "made from and apply the policy to that; torch.compile, TorchScript and LAMMPS cannot take it, so call it eagerly, "
+    "as MACECalculator does with its defaults."
+)
 
 
 class MixedModel(torch.nn.Module):
@@ -34,17 +41,20 @@ class MixedModel(torch.nn.Module):
     Args:
         model: The blocks, put together.
         policy: What they compute in.
-        dtype: Of the outputs, of the model's first parameter, and of the inputs that callers prepare: that of the model
-            that it was made from.
+        dtype: Of the outputs, of the model's first parameter, and of the inputs that callers prepare.
     """
 
-    def __init__(self, model: torch.nn.Module, policy: Policy, dtype: torch.dtype) -> None:
+    def __init__(self, model: torch.nn.Module, policy: RunnablePolicy, dtype: torch.dtype) -> None:
         super().__init__()
         device = next(model.parameters()).device
         # callers take the dtype of the first parameter for that of the model
         self.interface = torch.nn.Parameter(torch.empty(0, dtype=dtype, device=device), requires_grad=False)
+        for name, tensor in _missing_tensors(model, device).items():  # before the model, whose own would be in the way
+            self.register_buffer(name, tensor)
         self.model = model
         self.policy = policy
+        if not getattr(model, "heads", None):
+            self.heads = heads(model)
         super().train(False)  # which may come from a model in training; its own train() refuses nothing else
 
     def forward(self, data: Mapping[str, Any], *args: object, **options: object) -> dict[str, torch.Tensor | None]:
@@ -86,6 +96,19 @@ class MixedModel(torch.nn.Module):
             return super().__reduce_ex__(protocol)
         return _restored, (Architecture(self.model), self.model.state_dict(), self.policy, self.interface.dtype)
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What torch.jit.script asks for first.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(_NOT_CONVERTED)
+
+    @property
+    def __e3nn_compile_mode__(self) -> NoReturn:
+        """What e3nn's compiler asks for first, which mace-torch makes models for LAMMPS with; raises InputError."""
+        raise InputError(_NOT_CONVERTED)
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -97,7 +120,8 @@ class MixedModel(torch.nn.Module):
         if (dtype := fn(self.interface).dtype) != self.interface.dtype:
             raise InputError(
                 f"A model in mixed precision keeps those of its policy, takes and gives {self.interface.dtype}, and "
-                f"cannot be cast to {dtype}. Cast the model that it was made from, and apply the policy to that."
+                f"cannot be cast to {dtype}. Apply the policy to the model that it was made from, with the interface "
+                "that is needed, float64 or float32."
             )
 
         def moved(tensor: torch.Tensor) -> torch.Tensor:
@@ -106,6 +130,32 @@ class MixedModel(torch.nn.Module):
 
         super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+class _Name(str):
+    """The name of a class that refuses to be compared with that of one which mace-torch converts.
+
+    That is what each of its conversions does first: to cuEquivariance, to OpenEquivariance, and for torch.compile.
+    """
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        self._check(other)
+        return str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        self._check(other)
+        return str.__ne__(self, other)
+
+    @staticmethod
+    def _check(other: object) -> None:
+        if str(other) == "ScaleShiftMACE":
+            raise InputError(_NOT_CONVERTED)
+
+
+MixedModel.__name__ = _Name(MixedModel.__name__)
 
 
 class MixedVariant:
@@ -121,25 +171,31 @@ class MixedVariant:
         self._evaluation = mace_evaluation(model)
 
     def predict(self, sample: Graph) -> Prediction:
-        """Energy, forces and stress; not timed."""
-        return Prediction(self._evaluation.predict(self.model, sample.cast(torch.float64), sample), np.nan)
+        """Energy, forces and stress of a structure in the dtype of the interface, as a caller gives it; not timed."""
+        data = sample.cast(self.model.interface.dtype)
+        return Prediction(self._evaluation.predict(self.model, data, sample), np.nan)
 
 
-def apply(policy: Policy, model: ModelSource, device: str | None = None) -> MixedModel:
+def apply(
+    policy: RunnablePolicy, model: ModelSource, device: str | None = None, *, interface: str = "float64"
+) -> MixedModel:
     """Return a copy of a model whose blocks compute as a policy says.
 
     Args:
         policy: The policy.
         model: A MACE, or whatever :func:`precision_probe.models.loading.load_model` takes; it is not changed.
         device: Where the copy lives; by default where the model is.
+        interface: What the copy takes and gives: ``float64``, or ``float32`` for callers that cannot give it more;
+            their positions are rounded before any block computes.
 
     Raises:
         InputError: If a rule matches no block, the device or the library of a converted model cannot compute in a
-            precision, or the model is no MACE, or in mixed precision already.
+            precision, there is no such interface, or the model is no MACE, or in mixed precision already.
 
     Warns:
-        UserWarning: If the policy was made for a model with other weights.
+        UserWarning: If the policy was made for a model with other weights, or tested with another interface.
     """
+    dtype = check_interface(interface)
     module, _ = load_model(model)
     if isinstance(module, MixedModel):
         raise InputError(
@@ -159,7 +215,29 @@ def apply(policy: Policy, model: ModelSource, device: str | None = None) -> Mixe
             UserWarning,
             stacklevel=2,
         )
-    return Assembly(module, place).model(policy)
+    tested_with = policy.evidence.get("interface", interface)  # files made before there was a choice do not say
+    if tested_with != interface:
+        warnings.warn(
+            f"The policy was tested with a {tested_with} interface and is applied with a {interface} one, so the "
+            "errors that were measured then need not be those of this model.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return Assembly(module, place, dtype).model(policy)
+
+
+def check_interface(name: str) -> torch.dtype:
+    """The dtype of an interface.
+
+    Raises:
+        InputError: If there is no such interface.
+    """
+    if name not in INTERFACES:
+        raise InputError(
+            f"A model in mixed precision takes and gives {' or '.join(INTERFACES)}; got the interface {name!r}."
+        )
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 class Assembly:
@@ -170,15 +248,14 @@ class Assembly:
     Args:
         model: The model, which is not changed.
         device: Where the clones live.
-        interface: Of what is made; by default the dtype of the model's first parameter.
+        interface: Of what is made.
     """
 
-    def __init__(self, model: torch.nn.Module, device: torch.device, interface: torch.dtype | None = None) -> None:
-        self._original, self._device = model, device
-        self._interface = interface or next(model.parameters()).dtype
+    def __init__(self, model: torch.nn.Module, device: torch.device, interface: torch.dtype = torch.float64) -> None:
+        self._original, self._device, self._interface = model, device, interface
         self._clones: dict[torch.dtype, torch.nn.Module] = {}
 
-    def model(self, policy: Policy) -> MixedModel:
+    def model(self, policy: RunnablePolicy) -> MixedModel:
         """The model under a policy; moving it moves all."""
         for dtype in (torch.float64, *(getattr(torch, precision.dtype) for precision in policy.precisions)):
             if dtype not in self._clones:
@@ -186,13 +263,16 @@ class Assembly:
         return MixedModel(assembled(policy, self._clones), policy, self._interface)
 
 
-def calculator(policy: Policy, model: ModelSource, device: str = "cpu", **options: object) -> Calculator:
+def calculator(
+    policy: RunnablePolicy, model: ModelSource, device: str = "cpu", *, interface: str = "float64", **options: object
+) -> Calculator:
     """Return an ASE calculator that computes as a policy says.
 
     Args:
         policy: The policy.
         model: As :func:`apply` takes it.
         device: Where to compute.
+        interface: As :func:`apply` takes it.
         options: Of mace-torch's ``MACECalculator``, such as ``head``.
 
     Raises:
@@ -200,14 +280,24 @@ def calculator(policy: Policy, model: ModelSource, device: str = "cpu", **option
     """
     from mace.calculators import MACECalculator  # slow to import, and few need it
 
-    mixed = apply(policy, model, device)
-    dtype = str(mixed.interface.dtype).removeprefix("torch.")
-    made: Calculator = MACECalculator(models=[mixed], device=device, **{"default_dtype": dtype, **options})
+    mixed = apply(policy, model, device, interface=interface)
+    made: Calculator = MACECalculator(models=[mixed], device=device, **{"default_dtype": interface, **options})
     return made
 
 
+def _missing_tensors(model: torch.nn.Module, device: torch.device) -> dict[str, torch.Tensor]:
+    """What callers read as tensors and a model made by an older mace-torch has as something else, or not at all."""
+    interactions: Any = getattr(model, "interactions")  # noqa: B009  torch's types know nothing of it
+    read = {
+        "r_max": torch.tensor(cutoff(model), dtype=torch.float64, device=device),
+        "atomic_numbers": torch.tensor(elements(model), dtype=torch.int64, device=device),
+        "num_interactions": torch.tensor(len(interactions), dtype=torch.int64, device=device),
+    }
+    return {name: tensor for name, tensor in read.items() if not torch.is_tensor(getattr(model, name, None))}
+
+
 def _restored(
-    architecture: Architecture, state: Mapping[str, torch.Tensor], policy: Policy, interface: torch.dtype
+    architecture: Architecture, state: Mapping[str, torch.Tensor], policy: RunnablePolicy, interface: torch.dtype
 ) -> MixedModel:
     """The same model again; its weights, rounded before, do not change when they are rounded once more."""
     device = next(iter(state.values())).device

@@ -10,9 +10,9 @@ import torch
 from precision_probe.models.backends import clone, math_dtype
 from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.evaluation import Evaluation, EvaluationOf, Prediction, Sample, mace_evaluation
-from precision_probe.models.inputs import Inputs, map_tensors
+from precision_probe.models.inputs import Inputs, map_tensors, overwrites
 from precision_probe.precisions import Precision
-from precision_probe.variants.devices import matmul_mode
+from precision_probe.variants.devices import matmul_mode, undisturbed
 from precision_probe.variants.rounding import Rounding, generator_of, round_to
 
 __all__ = ["Variant"]
@@ -41,18 +41,20 @@ class Variant:
         self.device = device
         self.seed = seed
         self.dtype: torch.dtype = getattr(torch, precision.dtype)
-        self.model = clone(model, self.dtype, device)
+        with undisturbed():
+            self.model = clone(model, self.dtype, device)
         self._generator = generator_of(precision, device, seed)
         self._round_weights()
         self.math_dtype = str(math_dtype(model, self.dtype, device)).removeprefix("torch.")
+        self._is_given_copies = overwrites(model)
         # Samples are of the kind that the evaluation takes: whoever makes a variant for both sees to that.
         self._evaluation: EvaluationOf[Any, Any] = evaluation or mace_evaluation(model)
 
     def follow(self, model: torch.nn.Module) -> None:
-        """Take over the present weights of the model that this is a clone of."""
-        theirs = model.state_dict()
-        with torch.no_grad():
-            for name, own in self.model.state_dict().items():
+        """Take over the present weights and buffers of the model that this is a clone of."""
+        theirs = _tensors(model)
+        with undisturbed(), torch.no_grad():
+            for name, own in _tensors(self.model).items():
                 own.copy_(theirs[name])
         self._round_weights()
 
@@ -65,11 +67,20 @@ class Variant:
     def predict(self, sample: Sample) -> Prediction:
         """What the bare model gives: no block is hooked."""
         with self.arithmetic():
-            data = self._cast(sample)
-            start = self._now()
-            values = self._evaluation.predict(self.model, data, sample)
-            seconds = self._now() - start
-        return Prediction(values, seconds)
+            try:
+                return self._timed(sample)
+            except RuntimeError as error:
+                # a module may overwrite what it is called with, but nobody a tensor that gradients are asked for
+                if self._is_given_copies or "leaf Variable that requires grad" not in str(error):
+                    raise
+                self._is_given_copies = True
+                return self._timed(sample)
+
+    def _timed(self, sample: Sample) -> Prediction:
+        data = self._cast(sample)
+        start = self._now()
+        values = self._evaluation.predict(self.model, data, sample)
+        return Prediction(values, self._now() - start)
 
     def differentiable(self, sample: Sample) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The outputs that block gradients are of, on their autograd graph, each with its cotangent."""
@@ -84,28 +95,48 @@ class Variant:
 
     @contextlib.contextmanager
     def arithmetic(self) -> Iterator[None]:
-        """Compute as the precision says: the matmul mode, and the default dtype that multi-head readouts rely on.
+        """Compute as the precision says, whatever surrounds this: autocast, inference mode, matmul flags or a dtype.
+
+        The default dtype is set since multi-head readouts rely on it. It and the matmul flags are those of the whole
+        process: no other thread is to compute meanwhile.
 
         What is random, as dropout is, starts from the present random state in every variant and leaves that alone.
         """
         emulation = Rounding(self.precision, self._generator) if self.precision.emulated else contextlib.nullcontext()
         cuda = [self.device] if self.device.type == "cuda" else []
         with (
+            undisturbed(),
             torch.random.fork_rng(devices=cuda),
             matmul_mode(self.precision.matmul_mode),
             default_dtype(self.dtype),
+            self._kept_buffers(),
             emulation,
         ):
             yield
 
+    @contextlib.contextmanager
+    def _kept_buffers(self) -> Iterator[None]:
+        """Undo what a run in training writes into buffers, as batch normalisation does: the next begins as this did."""
+        is_training = any(part.training for part in self.model.modules())
+        kept = [(buffer, buffer.clone()) for buffer in self.model.buffers()] if is_training else []
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, before in kept:
+                    buffer.copy_(before)
+
     def _cast(self, sample: Sample) -> dict[str, torch.Tensor] | Inputs:
-        """A sample's data in this precision."""
+        """A sample's data in this precision, as results of other operations where the model overwrites them."""
         data = sample.cast(self.dtype)
-        return data.changed(self._rounded) if isinstance(data, Inputs) else map_tensors(self._rounded, data)
+        if not isinstance(data, Inputs):
+            return map_tensors(self._rounded, data)
+        data = data.changed(self._rounded)
+        return data.changed(torch.clone) if self._is_given_copies else data
 
     def _round_weights(self) -> None:
         with torch.no_grad():
-            for tensor in self.model.state_dict().values():
+            for tensor in _tensors(self.model).values():
                 if self.precision.emulated and tensor.is_floating_point():
                     tensor.copy_(self._rounded(tensor))
 
@@ -120,3 +151,8 @@ class Variant:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A model's parameters and buffers by name, those that its state does not list included."""
+    return dict((*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)))

@@ -9,6 +9,8 @@ import ase
 import numpy as np
 import pytest
 import torch
+from mace.tools.scripts_utils import remove_pt_head
+from runs import rel_l2 as distance
 from runs import trace_of
 
 import precision_probe as pp
@@ -17,6 +19,7 @@ from precision_probe.analysis.comparison import first_difference, provenance_dif
 from precision_probe.analysis.metrics import rel_l2
 from precision_probe.models import targets
 from precision_probe.models.building import build
+from precision_probe.models.dtypes import default_dtype
 from precision_probe.trace.trace import Trace
 
 STRUCTURES = [
@@ -107,8 +110,9 @@ def test_identical_traces_are_equivalent_without_any_difference(base):
     assert table["equivalent"].all()
     judged = table[table["allowed"].notna()]
     assert (judged["difference"] == 0).all()
-    assert (table["max_abs"] == 0).all()
+    assert (judged["max_abs"] == 0).all()
     assert first_difference(table) is None
+    assert table.attrs["left_out"] == {}
     errors = pp.errors(base)
     assert len(table) == len(errors) // 2 * 3  # float64 too
     assert set(table["precision"]) == {"float64", "float32", "float16"}
@@ -199,7 +203,7 @@ def test_a_changed_weight_spares_what_comes_before(base, broken):
     assert first["precision"] == "float64"
     np.testing.assert_allclose(first["difference"], 0.01, rtol=1e-6)  # the message is linear in this weight
     forward = different(table).query("direction == 'forward' and mode == 'propagated' and precision == 'float64'")
-    assert set(forward["block"]) == {"interactions.1", "products.1", "readouts.1", "model"}
+    assert set(forward["block"]) == {"interactions.1", "products.1", "readouts.1", "scale_shift", "model"}
     assert not forward["tensor"].eq("skip").any()
 
 
@@ -361,6 +365,75 @@ def test_other_ways_to_record_gradients_compare_where_they_are_the_same(model, b
     table = pp.compare_traces(base, record(model, precisions="float64", modes="propagated", gradients=False))
     assert different(table).empty
     assert set(table.query("direction == 'backward'")["block"]) == {"model"}
+
+
+# one head of two, and other dtypes to store weights in
+
+
+@pytest.fixture(scope="module")
+def heads(config):
+    """A model of two heads, and mace-torch's own copy of it that has the second alone, the same function in float64."""
+    energies = [[-1.0, -2.0, -3.0], [-10.0, -20.0, -30.0]]
+    scales = {"atomic_inter_scale": [1.0, 2.0], "atomic_inter_shift": [0.0, 0.1]}
+    two = build(config | {"heads": ["pt_head", "Default"], "atomic_energies": energies} | scales, seed=1)
+    with default_dtype(torch.float64):
+        return two, remove_pt_head(two, "Default")
+
+
+ONE_OF_TWO = {
+    **{f"{block}.output": "shapes differ" for block in ("readouts.0", "readouts.1", "atomic_energies_fn")},
+    "readouts.0.node_feats, isolated gradient": "gradients of outputs that differ in shape",
+    "readouts.1.node_feats, isolated gradient": "gradients of outputs that differ in shape",
+    "atomic_energies_fn.node_attrs, isolated gradient": "gradients of outputs that differ in shape",
+}
+
+
+def test_a_head_alone_is_the_same_function_but_for_what_counts_heads(heads):
+    """The squares of both heads' outputs are no other way to compute those of one."""
+    two, one = map(record, heads)
+    table = pp.compare_traces(two, one)
+    assert different(table).empty
+    assert table.attrs["left_out"] == ONE_OF_TWO
+    kept = set(zip(table["mode"], table["block"], table["tensor"], strict=True))
+    assert ("propagated", "readouts.0", "node_feats") in kept
+    assert ("isolated", "readouts.0", "node_feats") not in kept
+    exact = table.query("precision == 'float64' and allowed == allowed")
+    assert set(exact["allowed"]) == {WITHIN}
+
+
+def test_a_wrong_gradient_in_the_other_head_is_still_found(heads):
+    two, one = heads
+    assert (
+        different(pp.compare_traces(record(two), record(noisy(one, WrongGradient.apply))))
+        .query("mode == 'isolated' and block == 'products.0'")["tensor"]
+        .tolist()
+        == ["node_feats"] * 2
+    )
+
+
+def test_weights_stored_in_float32_are_allowed_their_rounding(model):
+    """How far that moves forces is told by NumPy; a weight that is one in a thousand off is seen all the same."""
+    narrow = copy.deepcopy(model).float()
+    a, b = record(model), record(narrow)
+    for table in (pp.compare_traces(a, b), pp.compare_traces(b, a)):
+        assert different(table).empty
+        assert "1000 unit roundoffs of float32, which one model's weights are stored in" in table.attrs["allowance"]
+        judged = table.query("precision == 'float64' and allowed == allowed")
+        assert set(judged["allowed"]) == {1e3 * 2.0**-24}
+        (row,) = judged.query("tensor == 'forces'").to_dict("records")
+        forces = [trace.group("propagated", "float64")["forces"].values for trace in (a, b)]
+        assert row["difference"] == pytest.approx(distance(*forces), rel=1e-6)
+        assert WITHIN < row["difference"] < row["allowed"]
+    with torch.no_grad():
+        narrow.node_embedding.linear.weight.mul_(1.001)
+    assert first_difference(pp.compare_traces(a, record(narrow)))["block"] == "node_embedding"
+
+
+def test_the_same_weights_stored_alike_are_allowed_no_more(model):
+    traces = [record(copy.deepcopy(model).float(), precisions="float64", modes="propagated") for _ in range(2)]
+    table = pp.compare_traces(*traces)
+    assert set(table["allowed"].dropna()) == {WITHIN}
+    assert "stored" not in table.attrs["allowance"]
 
 
 # what cannot be compared

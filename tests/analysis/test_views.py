@@ -87,6 +87,12 @@ def test_sweep_in_milli_ev_per_angstrom_with_bits_rising():
     assert "meV/Å" in shown.title
 
 
+def test_sweep_of_structures_held_out_too():
+    table = TABLES["sweep"].frame.assign(held_out_forces=[1.0, 0.125, 0.0, 2.0])
+    shown = view(trace_with({"sweep": StoredTable(table, "")}), "sweep").frame
+    assert_numbers(shown, {"7": {"whole model": 250.0, "a": 2000.0}, "23": {"whole model": 1000.0, "a": 1e3 / 2**20}})
+
+
 def test_noise_is_the_worst_of_the_blocks():
     _, shown = table_and_view("noise")
     rows = {"energy": 1, "forces": 2, "blocks, forward": 5, "blocks, backward": 4}
@@ -94,15 +100,20 @@ def test_noise_is_the_worst_of_the_blocks():
     assert_numbers(shown.frame, {p: {row: n * scale for row, n in rows.items()} for p, scale in scales.items()})
 
 
-def test_equivariance_is_the_worst_of_each_irrep():
-    _, shown = table_and_view("equivariance")
-    rows = {"energy": 1, "forces": 2, "blocks, 0e": 3, "blocks, 1o": 5}
-    scales = dict(zip(PRECISIONS, (1e-16, 1e-3, 1e-7), strict=True))
-    expected = {
-        p: {f"rotation: {row}": n * s for row, n in rows.items()} | {f"inversion: {row}": 0.0 for row in rows}
-        for p, s in scales.items()
+def test_equivariance_is_the_worst_of_each_irrep_with_its_spread():
+    """Of each the spread is a fifth of the mean."""
+    table, shown = table_and_view("equivariance")
+    assert shown.frame.columns.tolist() == list(PRECISIONS)
+    assert shown.frame["float16"].to_dict() == {
+        "rotation: energy": "1.0e-03 ± 2e-04",
+        "rotation: forces": "2.0e-03 ± 4e-04",
+        "rotation: blocks, 0e": "3.0e-03 ± 6e-04",
+        "rotation: blocks, 1o": "5.0e-03 ± 1e-03",
+        **{f"inversion: {what}": "0" for what in ("energy", "forces", "blocks, 0e", "blocks, 1o")},
     }
-    assert_numbers(shown.frame, expected)
+    before = table.drop(columns=["spread", "n_seeds"])  # as older traces have it
+    frame = view(trace_with({"equivariance": StoredTable(before, "")}), "equivariance").frame
+    assert frame.loc["rotation: blocks, 1o", "float32"] == "5.0e-07"
 
 
 def test_digits_to_one_decimal():
@@ -140,12 +151,32 @@ def test_steps_along_a_displacement():
     assert "over 0.01 Å in 101 points" in shown.note
 
 
-def test_drift_beside_its_interval_as_stored():
-    rows = [(name, k, 2 * k, 3 * k) for k, name in enumerate(PRECISIONS, 1)]
-    table = pd.DataFrame(rows, columns=["precision", "drift", "confidence", "fluctuation"]).assign(temperature=300.0)
+DRIFT_ROWS = ["drift, meV/atom/ps", "± (95 % interval)", "fluctuation, meV/atom"]
+
+
+def test_drift_and_whether_it_is_told_from_float64s():
+    """One precision that is told, and one that is not, with the difference that would have been."""
+    nan = np.nan
+    columns = ["precision", "drift", "confidence", "difference", "difference_confidence", "detectable", "fluctuation"]
+    rows = [
+        ("float64", 1.0, 2.0, nan, nan, nan, 3.0),
+        ("float16", 5.0, 4.0, 4.0, 0.5, 0.875, 6.0),
+        ("float32", 0.75, 2.0, -0.25, 0.5, 0.875, 3.0),
+    ]
+    table = pd.DataFrame(rows, columns=columns).assign(temperature=300.0)
     shown = view(trace_with({"drift": StoredTable(table, "drift, by hand")}), "drift").frame
-    labels = ["drift, meV/atom/ps", "± (95 % interval)", "fluctuation, meV/atom"]
-    assert_numbers(shown, {name: dict(zip(labels, (k, 2 * k, 3 * k), strict=True)) for name, k, *_ in rows})
+    told = shown.loc["told from float64's"]
+    assert told.to_dict() == {"float64": "", "float16": "yes", "float32": "no (8.8e-01 would be)"}
+    labels = [*DRIFT_ROWS, "drift less float64's, meV/atom/ps", "± (95 % interval, run by run)"]
+    expected = {name: (drift, ci, rest, apart, half) for name, drift, ci, apart, half, _, rest in rows}
+    assert_numbers(shown.iloc[:-1], {p: dict(zip(labels, values, strict=True)) for p, values in expected.items()})
+
+
+def test_drift_of_older_traces_as_stored():
+    rows = [(name, k, 2 * k, 3 * k) for k, name in enumerate(PRECISIONS, 1)]
+    table = pd.DataFrame(rows, columns=["precision", "drift", "confidence", "fluctuation"])
+    shown = view(trace_with({"drift": StoredTable(table, "drift, by hand")}), "drift").frame
+    assert_numbers(shown, {name: dict(zip(DRIFT_ROWS, (k, 2 * k, 3 * k), strict=True)) for name, k, *_ in rows})
 
 
 def test_range_says_each_thing_once():
@@ -189,6 +220,14 @@ def test_physics_in_the_units_of_its_rows(real):
     assert column["forces RMSE, meV/Å"] == pytest.approx(MILLI * np.sqrt((delta**2).mean()))
     assert column["forces, largest, meV/Å"] == pytest.approx(MILLI * np.abs(delta).max())
     assert column["energy, meV/atom"] == pytest.approx(MILLI * energy.mean())
+    assert column["forces, 95 % below, meV/Å"] == pytest.approx(MILLI * np.percentile(np.abs(delta), 95))
+    y = exact["forces"].values
+    assert column["forces too large by, %"] == pytest.approx(100 * (y * delta).sum() / (y**2).sum())
+    is_carbon = np.asarray(list("OHHCHHHH")) == "C"
+    assert column["C: forces MAE, meV/Å"] == pytest.approx(MILLI * np.abs(delta[is_carbon]).mean())
+    squares = (y[is_carbon] ** 2).sum()
+    expected = 100 * (y[is_carbon] * delta[is_carbon]).sum() / squares if squares else np.nan
+    assert column["C: forces too large by, %"] == pytest.approx(expected, nan_ok=True)
     assert column["worst atom"].endswith(("of H2O", "of CH4"))
     assert not any("stress" in label or "own" in label for label in frame.index)  # neither cells nor labels
     assert frame["float64"]["forces MAE, meV/Å"] == 0

@@ -25,11 +25,16 @@ def test_smoke_run(tmp_path, capsys):
         assert ratio["samples"] == pytest.approx([o / b for o, b in zip(own, bare, strict=True)], rel=1e-4)
     slowest = max(ratios[kind]["median"] for kind in ("limit=0", "every huge"))
     assert record["meets_target"] == (slowest <= 1.01)
+    demo, wider = record["weights"].values()
+    assert demo["n_parameters"] == 43408
+    assert 180_000 < wider["n_parameters"] < 220_000
+    assert all(own["us"]["q25"] <= own["us"]["median"] <= own["us"]["q75"] for own in (demo, wider))
     text = (tmp_path / "bench_in_situ-cpu-smoke.md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out
     for kind in KINDS:
         (row,) = (line for line in text.splitlines() if line.startswith(f"| {kind} |"))
         assert f"{times[kind]['median']:.2f}" in row
+    assert f"takes {demo['us']['median']:.0f} µs for 43,408 parameters" in text
 
 
 def test_committed_table_is_that_of_the_committed_results():

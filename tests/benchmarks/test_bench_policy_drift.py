@@ -18,6 +18,17 @@ def test_drift_of_policies(tmp_path):
     assert (tmp_path / "bench_policy_drift.md").read_text(encoding="utf-8") == bench_policy_drift.markdown(record)
 
 
+def test_differences_stand_beside_drifts_where_they_were_measured():
+    exact = {"precision": "float64", "drift": 1.0, "confidence": 2.0, "fluctuation": 3.0, "difference": None}
+    near = exact | {"precision": "float32", "difference": 0.01, "difference_confidence": 0.02, "detectable": 0.035}
+    far = near | {"precision": "float16", "difference": -0.25}
+    lines = bench_policy_drift.markdown({"ice": {"drift": [exact, near, far]}}).splitlines()
+    assert [line.count("|") for line in lines] == [9] * 5
+    assert lines[2].endswith("| – | – | – |")
+    assert lines[3].endswith("| 0.01 | ± 0.02 | no; 0.035 would have been |")
+    assert lines[4].endswith("| -0.25 | ± 0.02 | yes |")
+
+
 def test_drifts_of_policies_in_the_docs_are_the_committed_ones():
     record = json.loads((ROOT / "benchmarks" / "results" / "bench_policy_drift.json").read_text(encoding="utf-8"))
     assert bench_policy_drift.markdown(record) in (ROOT / "docs" / "policies.md").read_text("utf-8")

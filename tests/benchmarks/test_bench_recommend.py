@@ -57,15 +57,22 @@ def test_bad_options(options, message, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("column", "value", "shown"),
     [
-        ("seconds", 0.0984, "98.4 ± 0.3"),
+        ("seconds", 0.0984, "98.4"),
         ("energy", 2.6e-6, "2.6e-03"),
         ("energy", None, "not finite"),
         ("peak_gib", None, ""),
-        ("vs_float32", 1.446, "1.45"),
+        ("vs_float32", 1.446, "1.45 (1.40–1.50)"),
+        ("vs_float64", None, ""),
         ("held_out", 1.0, "100%"),
+        ("held_out_at_least", 0.05, "5%"),
         ("forces_rel_l2", 2e-3, "2.0e-03"),
     ],
 )
 def test_cells_are_in_the_units_of_their_columns(column, value, shown):
-    """Seconds and eV in the file, milliseconds (± half the interquartile range) and meV in the table."""
-    assert recommend_run.cell({column: value, "iqr": 6e-4}, column) == shown
+    """Seconds and eV in the file, milliseconds and meV in the table; ratios with their confidence intervals."""
+    assert recommend_run.cell({column: value, f"{column}_low": 1.4, f"{column}_high": 1.5}, column) == shown
+
+
+def test_a_ratio_that_too_few_rounds_tell_nothing_of_stands_alone():
+    row = {"vs_float32": 1.446, "vs_float32_low": 0.0, "vs_float32_high": None}  # infinity, as JSON has it
+    assert recommend_run.cell(row, "vs_float32") == "1.45"

@@ -5,6 +5,8 @@ import math
 import findings_data
 import pytest
 from findings_data import Model, number
+from findings_physics import told_from_float64, worst_motion
+from findings_top import smallest_seen
 
 
 @pytest.mark.parametrize(("value", "text"), [
@@ -41,6 +43,43 @@ def test_drifts_are_apart_where_intervals_do_not_meet():
     rows = Model("demo", {}, {"drift": [exact, near, far]}).drifts
     assert [row["apart"] for row in rows] == [False, False, True]
     assert [row["is_zero"] for row in rows] == [True, False, False]
+
+
+def test_drifts_of_runs_that_share_their_start_are_apart_by_their_differences():
+    """Intervals of the drifts themselves, which meet, do not matter."""
+    exact = {"structure": "ice", "precision": "float64", "drift": 0.1, "confidence": 9.0, "difference": None}
+    exact |= {"difference_confidence": None, "detectable": None}
+    near = exact | {"precision": "float32", "difference": 0.01, "difference_confidence": 0.02, "detectable": 0.035}
+    far = near | {"precision": "float16", "difference": -0.03}
+    rows = Model("demo", {}, {"drift": [exact, near, far]}).drifts
+    assert [row["apart"] for row in rows] == [False, False, True]
+    assert [told_from_float64(row) for row in rows[1:]] == ["no, 0.035 would have been", "yes"]
+    assert told_from_float64({"apart": False}) == "no"
+    assert smallest_seen(rows) == "; where it is not, 0.035 would have been"
+    assert smallest_seen([{"apart": False}]) == ""
+
+
+def motions():
+    """Forces under three motions, the last of which is one alone."""
+    rows = [("rotation", 5e-2, 2e-2), ("translation", 2.5e-2, 1e-2), ("inversion", 0.0, math.nan)]
+    names = ["motion", "rel_l2", "spread"]
+    common = {"precision": "float16", "block": "model", "tensor": "forces"}
+    return [common | dict(zip(names, row, strict=True)) for row in rows]
+
+
+def test_motions_are_not_ranked_beyond_their_spread():
+    rows = motions()
+    names = [row["motion"] for row in rows]
+
+    def worst(spread):
+        changed = [row | {"spread": spread * row["spread"]} for row in rows]
+        return worst_motion(Model("demo", {"tables": {"equivariance": changed}}, None), "float16", names)
+
+    assert worst(1) == "rotation or translation (0.050 ± 0.020)"
+    assert worst(0.5) == "rotation (0.050 ± 0.010)"
+    without = [{key: value for key, value in row.items() if key != "spread"} for row in rows]
+    model = Model("demo", {"tables": {"equivariance": without}}, None)
+    assert worst_motion(model, "float16", names) == "rotation (0.050)"
 
 
 @pytest.mark.parametrize(

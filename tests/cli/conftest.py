@@ -94,6 +94,7 @@ def titles():
     return {
         "physics": "In your units",
         "range": "Overflow, underflow, NaN",
+        "contributions": "What part makes how much of the squared error (%)",
         "noise": "Noise from run to run",
         "budget": "What the force error comes from (meV/Å)",
         "sweep": "Largest force error with so many stored bits (meV/Å)",

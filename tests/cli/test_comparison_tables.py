@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from precision_probe.cli.comparison_tables import comparison_table, provenance_table
+from precision_probe.cli.comparison_tables import comparison_table, listed_by_reason, provenance_table
 from precision_probe.cli.style import WIDTH
 
 nan = math.nan
@@ -72,3 +72,9 @@ def test_what_two_traces_say_differently_is_shown_whole():
     found = lines(provenance_table(differences))
     assert [line.split() for line in found if "torch" in line] == [["versions.torch", "2.9", "2.10"]]
     assert "".join(found).count("x") == 150
+
+
+def test_what_is_left_out_is_listed_by_reason():
+    assert listed_by_reason({"a": "shapes differ"}) == "a (shapes differ)"
+    reasons = {"a": "shapes differ", "b": "layouts do", "c": "shapes differ"}
+    assert listed_by_reason(reasons) == "a, c (shapes differ); b (layouts do)"

@@ -84,6 +84,7 @@ def test_blocks_account_for_the_parameters(model):
     assert list(blocks) == [
         *("node_embedding", "radial_embedding", "spherical_harmonics"),
         *("interactions.0", "products.0", "interactions.1", "products.1", "readouts.0", "readouts.1"),
+        *("scale_shift", "atomic_energies_fn"),
     ]
     assert sum(block["n_parameters"] for block in blocks.values()) == sum(p.numel() for p in model.parameters())
     assert blocks["products.0"]["outputs"] == {"output": "4x0e+4x1o"}
@@ -205,3 +206,13 @@ def test_a_structure_without_edges_is_printed(model, lone):
 def test_printing_refuses_what_cannot_be_used(model):
     with pytest.raises(InputError, match="Fe"):
         printed(model, ase.build.bulk("Fe"))
+
+
+def test_what_was_left_out_of_a_structure_is_printed(model, water, lone):
+    water.info["charge"] = "neutral"
+    assert "Note: H2O: 'charge' is text" in printed(model, [water, lone])
+
+
+def test_the_volume_of_a_left_handed_cell_is_positive(model, crystal):
+    left = ase.Atoms(crystal.numbers, crystal.positions, cell=crystal.cell[[1, 0, 2]], pbc=True)
+    assert describe_graph(graph_of(left, model))["volume"] == pytest.approx(crystal.get_volume(), rel=1e-14)

@@ -2,11 +2,13 @@
 
 import copy
 import io
+import warnings
 
 import ase.io
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from mace.calculators import MACECalculator
 
 import precision_probe as pp
@@ -122,8 +124,8 @@ def policy_file(folder):
 @pytest.fixture
 def recommend(run):
     """A quick one."""
-    options = ("--tolerance", "forces=1e-2", "--allow", "float16", "--device", "cpu")
-    return lambda *arguments: run("recommend", *arguments, *options)
+    usual = ("--tolerance", "forces=1e-2", "--allow", "float16")
+    return lambda *arguments, options=usual: run("recommend", *arguments, *options, "--device", "cpu")
 
 
 def test_recommended_policies_are_applied_and_keep_the_tolerance(
@@ -146,6 +148,41 @@ def test_recommended_policies_are_applied_and_keep_the_tolerance(
     policy = Policy.load("p.json")
     assert policy.tolerance == {"forces": 1e-2}
     assert mixed.models[0].policy.rules == policy.rules
+
+
+@pytest.mark.parametrize("options", [{}, {"default_dtype": "float64"}])
+def test_the_file_of_a_float32_checkpoint_keeps_what_was_tested(folder, model, water, run, recommend, options):
+    """In a box whose middle is at 110 Å, where the model cast to float32 breaks the tolerance by rounding alone."""
+    single = copy.deepcopy(model).float()
+    torch.save(single, "single.model")
+    structures = rattled(water)
+    for atoms in structures:
+        atoms.positions += 110
+    ase.io.write("far.xyz", structures)
+    limit = ("--tolerance", "forces=1e-5", "--allow", "float32")
+    assert recommend("single.model", "far.xyz", "-o", "p.json", "-q", options=limit).exit_code == FINE
+    assert Policy.load("p.json").evidence["interface"] == "float64"
+    done = run("apply", "single.model", "p.json", "-o", "mixed.model")
+    assert done.exit_code == FINE, done.output
+    exact = MACECalculator(models=[copy.deepcopy(single).double()], default_dtype="float64")
+    mixed = MACECalculator(model_paths="mixed.model", device="cpu", **options)
+    for atoms in ase.io.read("far.xyz", ":"):
+        delta = mixed.get_property("forces", atoms) - exact.get_property("forces", atoms)
+        assert np.abs(delta).max() <= 1e-5
+
+
+def test_an_interface_is_chosen_and_a_change_of_it_is_warned_of(folder, model_file, waters_file, run, recommend):
+    options = ("--tolerance", "forces=1e-2", "--allow", "float16", "--interface", "float32")
+    assert recommend(model_file, waters_file, "-o", "p.json", "-q", options=options).exit_code == FINE
+    assert Policy.load("p.json").evidence["interface"] == "float32"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        done = run("apply", model_file, "p.json", "-o", "narrow.model", "--interface", "float32")
+    assert done.exit_code == FINE, done.output
+    assert MACECalculator(model_paths="narrow.model", device="cpu").default_dtype == "float32"
+    with pytest.warns(UserWarning, match="tested with a float32 interface and is applied with a float64 one"):
+        assert run("apply", model_file, "p.json", "-o", "wide.model").exit_code == FINE
+    assert run("apply", model_file, "p.json", "-o", "half.model", "--interface", "float16").exit_code == 2
 
 
 def test_recommend_prints_what_it_measured_and_replaces_its_output_only_with_force(

@@ -69,12 +69,17 @@ def candidates():
             "forces_rel_l2": [1e-4, 1e-2, 0.0],
             "share": [0.5, 40.0, 0.0],
             "seconds": [0.1, 0.125, 0.2],
-            "iqr": [0.001] * 3,
+            "rounds": [(0.1,) * 6, (0.125,) * 6, (0.2,) * 6],
             "peak_gib": [math.nan] * 3,
             "vs_float64": [2.0, 1.6, 1.0],
+            "vs_float64_low": [1.9, 1.5, 1.0],
+            "vs_float64_high": [2.1, 1.7, 1.0],
             "vs_float32": [1.25, 1.0, 0.625],
+            "vs_float32_low": [0.9, 1.0, 0.6],
+            "vs_float32_high": [1.4, 1.0, 0.7],
             "memory_vs_float32": [math.nan] * 3,
             "held_out": [1.0, math.nan, math.nan],
+            "held_out_at_least": [0.954, math.nan, math.nan],
             "pareto": [True, False, True],
         },
         index=pd.Index(["mixed 1", "model.to(float32)", "float64"], name="candidate"),
@@ -87,14 +92,15 @@ def test_candidates_are_shown_in_units_that_are_read(candidates):
     assert lines[0].strip() == "Candidates, the fastest first"
     names = ("mixed 1", "model.to(float32)", "float64")
     rows = [next(line.split() for line in lines if line.strip().startswith(f"{name} ")) for name in names]
-    numbers = [row[-8:] if row[0] == "mixed" else row[-7:] for row in rows]
-    assert numbers[0] == ["1.0e-03", "0.5", "1.0e-04", "0.5", "100", "2", "1.25", "1"]  # milli-units, ms
-    assert numbers[1] == ["2", "40", "1.0e-02", "40", "125", "1.6", "1"]
-    assert numbers[2] == ["0", "0", "0", "0", "200", "1", "0.625"]
+    numbers = [row[-9:] if row[0] == "mixed" else row[-7:] for row in rows]
+    # in milli-units and ms; what is not told apart from 1 is marked
+    assert numbers[0] == ["1.0e-03", "0.5", "1.0e-04", "0.5", "100", "2", "≈1.25", "1", "0.954"]
+    assert numbers[1] == ["2", "40", "1.0e-02", "40", "125", "1.6", "≈1"]
+    assert numbers[2] == ["0", "0", "0", "0", "200", "≈1", "0.625"]
     assert "stress" not in text  # nothing to show in these columns
     assert "GiB" not in text
     assert "Recommended: mixed 1 (interactions.* float16, products.0 float32); the rest is float64." in text
-    assert text.endswith("(Pareto front). Let it run alone. 12 runs.")
+    assert text.endswith("≈: speeds that are not told apart. Let it run alone. 12 runs.")
     assert "both faster and more accurate" in text
     green, dim, plain = (next(line for line in styled if name in line) for name in ("mixed 1", names[1], "no rules"))
     assert "\x1b[1;32m" in green  # chosen

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from runs import molecule
 
-from precision_probe.diagnostics.dynamics import VariantCalculator, _summary, energy_drift
+from precision_probe.diagnostics.dynamics import VariantCalculator, _lines, _summary, energy_drift
 from precision_probe.models.graphs import build_graph
 from precision_probe.precisions import PRECISIONS
 from precision_probe.variants.variant import Variant
@@ -16,11 +17,52 @@ CPU = torch.device("cpu")
 def test_a_straight_line_is_drift_and_what_is_about_it_fluctuation():
     time = np.arange(100) * 0.0005
     wiggle = 0.1 * (-1.0) ** np.arange(100)
-    found = _summary(np.asarray([3 * time + wiggle, 5 * time + wiggle]), 0.0005)
-    assert found["drift"] == pytest.approx(4, abs=0.2)
-    assert found["confidence"] == pytest.approx(12.7062 * 1.0, rel=0.01)  # t(0.975, 1) × standard error
-    assert found["fluctuation"] == pytest.approx(0.1, rel=0.01)
-    assert np.isnan(_summary(np.asarray([3 * time]), 0.0005)["confidence"])  # one run says nothing of others
+    slopes, fluctuation = _lines(np.asarray([3 * time + wiggle, 5 * time + wiggle]), 0.0005)
+    assert slopes == pytest.approx([3, 5], abs=0.3)
+    assert fluctuation == pytest.approx(0.1, rel=0.01)
+
+
+def test_how_a_run_starts_is_no_drift():
+    """Energy that changes in the first tenth alone, be it by ever so much."""
+    time = np.arange(1001) * 0.0005
+    start = np.where(np.arange(1001) < 100, 50.0, 0.0)
+    slopes, fluctuation = _lines(np.asarray([2 * time + start]), 0.0005)
+    assert slopes == pytest.approx([2], rel=1e-9)
+    assert fluctuation < 1e-9
+
+
+def test_drifts_of_runs_that_share_their_start_are_compared_run_by_run():
+    """Against SciPy's paired test; what runs have in common says nothing of the precision."""
+    rng = np.random.default_rng(0)
+    exact = rng.normal(0, 5, 6)
+    slopes = exact + 0.3 + rng.normal(0, 0.1, 6)
+    row = _summary(slopes, exact)
+    interval = scipy.stats.ttest_rel(slopes, exact).confidence_interval(0.95)
+    assert row["difference"] == pytest.approx((interval.low + interval.high) / 2)
+    assert row["difference_confidence"] == pytest.approx((interval.high - interval.low) / 2)
+    alone = scipy.stats.ttest_1samp(slopes, 0).confidence_interval(0.95)
+    assert row["drift"] == pytest.approx(slopes.mean())
+    assert row["confidence"] == pytest.approx((alone.high - alone.low) / 2)
+    assert row["difference_confidence"] < row["confidence"] / 20
+    assert np.isnan(list(_summary(exact, None).values())[2:]).all()
+
+
+def test_one_run_says_nothing_of_others():
+    row = _summary(np.asarray([3.0]), np.asarray([1.0]))
+    assert (row["drift"], row["difference"]) == (3, 2)
+    assert np.isnan([row["confidence"], row["difference_confidence"], row["detectable"]]).all()
+
+
+@pytest.mark.parametrize("n_runs", [3, 4, 8])
+def test_what_is_said_to_be_detectable_is_detected(n_runs):
+    """In 95 of a hundred trials in which drifts are that far apart, and in 5 of those in which they are not at all."""
+    rng = np.random.default_rng(0)
+    rows = [_summary(rng.normal(0, 1, n_runs), np.zeros(n_runs)) for _ in range(4000)]
+    ratio = rows[0]["detectable"] / rows[0]["difference_confidence"]
+    true = ratio * scipy.stats.t.ppf(0.975, n_runs - 1) / np.sqrt(n_runs)  # of a scatter of one
+    differences, halves = (np.asarray([row[key] for row in rows]) for key in ("difference", "difference_confidence"))
+    assert np.mean(np.abs(differences) > halves) == pytest.approx(0.05, abs=0.015)
+    assert np.mean(np.abs(differences + true) > halves) > 0.94
 
 
 def test_the_calculator_gives_the_variants_results(model):
@@ -38,5 +80,8 @@ def test_float64_keeps_its_energy_and_runs_start_alike(model):
     found = energy_drift(model, molecule(), "float32", steps=20, timestep=0.1, n_runs=2)
     assert found.index.tolist() == ["float64", "float32"]
     assert found.loc["float32", "drift"] == pytest.approx(found.loc["float64", "drift"], abs=1.0)
+    assert found.loc["float32", "difference"] == pytest.approx(found["drift"].diff().iloc[1], abs=1e-9)
+    assert found.loc["float32", "difference_confidence"] < found.loc["float32", "confidence"]
+    assert found.loc["float64", ["difference", "difference_confidence", "detectable"]].isna().all()
     again = energy_drift(model, molecule(), "float32", steps=20, timestep=0.1, n_runs=2)
     assert found.equals(again)

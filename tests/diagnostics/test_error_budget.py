@@ -3,15 +3,18 @@
 import copy
 import dataclasses
 
+import mace_by_hand
 import numpy as np
 import pytest
 import torch
+from mace.tools.scatter import scatter_sum
 from runs import molecule
 
 from precision_probe.diagnostics.error_budget import PARTS_TOGETHER, TOTAL, UNEXPLAINED, budget, emulation_of
 from precision_probe.diagnostics.reference import Reference
 from precision_probe.exceptions import InputError
 from precision_probe.models.blocks import default_blocks
+from precision_probe.models.building import build
 from precision_probe.precisions import PRECISIONS, parse_precision
 from precision_probe.variants.variant import Variant
 
@@ -50,7 +53,10 @@ def of_rounded_weights(reference, dtype):
 def test_parts_of_a_budget_make_up_the_whole(reference, names, name):
     table = budget(reference, name)
     assert table["source"].tolist()[:2] == ["geometry", "weights"]
-    assert table["block"].tolist()[2:-3] == [block for block in names for _ in range(2)]
+    rounded_twice = [block for block in names for _ in range(1 if block == "atomic_energies_fn" else 2)]
+    assert table["block"].tolist()[2:-4] == rounded_twice
+    assert {"scale_shift", "atomic_energies_fn"} <= set(rounded_twice)
+    assert table["source"].iloc[-4] == "sums"
     parts, rows = table.iloc[:-3], table.set_index("source")
     numbers = rows.columns.drop("block")
     expected = np.sqrt((parts[numbers] ** 2).sum()).astype(float)
@@ -62,6 +68,49 @@ def test_parts_of_a_budget_make_up_the_whole(reference, names, name):
     assert 1 / 4 < total / together < 4  # the parts are what it is made of
     assert rows.loc["geometry", "forces"] == of_rounded_geometry(reference, getattr(torch, name))
     assert rows.loc["weights", "forces"] == of_rounded_weights(reference, getattr(torch, name))
+
+
+def energies_of_atoms(model):
+    """Of one molecule, (n_atoms,) eV: of isolated atoms, and what is added to them, with mace-torch alone."""
+    data = mace_by_hand.graph(molecule(), model)
+    isolated = data["node_attrs"].numpy() @ model.atomic_energies_fn.atomic_energies.numpy().ravel()
+    return isolated, model(data)["node_energy"].detach().numpy() - isolated
+
+
+def test_sums_are_of_what_the_precision_holds(model, reference):
+    """Added up in float16 by mace-torch's own sum over atoms, and beside that by NumPy in float64."""
+    table = budget(reference, "float16").set_index("source")
+    isolated, rest = (torch.as_tensor(x).half() for x in energies_of_atoms(model))
+    sums = [scatter_sum(x, torch.zeros(3, dtype=torch.int64), dim=0, dim_size=1) for x in (isolated, rest)]
+    exactly = [float(x.numpy().astype(np.float64).sum()) for x in (isolated, rest)]
+    error = abs(float(sums[0] + sums[1]) - sum(exactly)) / 3
+    assert table.loc["sums", "energy"] == pytest.approx(error, rel=1e-9)
+    assert error > 0.05  # the spacing of float16 is 2 eV there
+    interaction = abs(float(sums[1]) - exactly[1]) / 3
+    assert table.loc["sums", "interaction_energy"] == pytest.approx(interaction, rel=1e-9, abs=1e-12)
+    assert table.loc["sums", "forces"] < 1e-12
+
+
+def test_sums_in_an_emulated_format_are_rounded_once(model, reference):
+    """To six stored bits, by NumPy: seven bits of significand."""
+
+    def rounded(x):
+        fraction, exponent = np.frexp(x)
+        return np.ldexp(np.rint(fraction * 2**7), exponent - 7)
+
+    table = budget(reference, "m6").set_index("source")
+    total = sum(rounded(x).sum() for x in energies_of_atoms(model))
+    error = abs(rounded(total) - total) / 3
+    assert table.loc["sums", "energy"] == pytest.approx(error, rel=1e-9)
+    assert error > 0.5
+
+
+def test_models_that_do_not_scale_add_up_their_readouts(config):
+    reference = Reference(build(config | {"model": "MACE"}, seed=3), molecule(), device="cpu")
+    table = budget(reference, "float16").set_index("source")
+    assert "scale_shift" not in set(table["block"])
+    assert 0.05 < table.loc["sums", "energy"] < 2
+    assert 0 < table.loc["sums", "interaction_energy"] < 0.05
 
 
 def test_emulations():

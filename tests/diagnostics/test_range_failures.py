@@ -261,7 +261,7 @@ def test_one_row_of_a_kind_for_each_structure_and_pass(shallow, water, crystal):
 
 
 def test_float64_that_is_not_finite_is_an_error(shallow, water):
-    model = scaled(shallow, readouts__0__linear__weight=np.nan)
+    model = scaled(shallow, products__0__linear__weight=1e200, readouts__0__linear__weight=1e300)
     with pytest.raises(pp.InputError, match="H2O: energy and forces NaN or infinite in float64 already"):
         range_failures(model, water, "float16", device="cpu")
 

@@ -19,8 +19,8 @@ from precision_probe.variants.variant import Variant
 
 CPU = torch.device("cpu")
 REDUCED = ["float32", "float16"]
-NAMES = ["range", "noise", "budget", "sweep", "prediction", "equivariance", "finite_differences", "displacement"]
-NAMES += ["digits"]
+NAMES = ["contributions", "range", "noise", "budget", "sweep", "prediction"]
+NAMES += ["equivariance", "finite_differences", "displacement", "digits"]
 
 
 def structures():
@@ -68,7 +68,7 @@ def test_every_table_is_there_and_about_the_precisions_asked_for(tables):
     assert list(tables) == NAMES
     for name in ("noise", "equivariance", "finite_differences", "displacement", "digits"):
         assert tables[name].frame["precision"].unique().tolist() == ["float64", *REDUCED], name
-    for name in ("budget", "prediction"):
+    for name in ("contributions", "budget", "prediction"):
         assert tables[name].frame["precision"].unique().tolist() == REDUCED, name
     assert all(table.title for table in tables.values())
     assert all(set(table.units) <= set(table.frame.columns) for table in tables.values())
@@ -83,7 +83,7 @@ def test_the_budgets_total_is_the_error_measured(tables, measured, name):
     assert total["forces_mae"] == pytest.approx(np.abs(forces).mean(), rel=1e-12)
     assert total["forces_rms"] == pytest.approx(np.sqrt((forces**2).mean()), rel=1e-12)
     assert total["interaction_energy"] == pytest.approx(np.abs(energy).max(), rel=1e-12)
-    parts = table.loc[["geometry", "weights", "inputs", "arithmetic"], "forces_mae"]
+    parts = table.loc[["geometry", "weights", "inputs", "arithmetic", "sums"], "forces_mae"]
     assert table.loc["parts, root of squares", "forces_mae"] == pytest.approx(np.sqrt((parts**2).sum()), rel=1e-12)
 
 
@@ -133,7 +133,7 @@ def looked_at(monkeypatch):
     monkeypatch.setattr(
         suite,
         "_questions",
-        lambda reference, variants: (
+        lambda reference, variants, structures: (
             seen.append(([g.n_atoms for g in reference.graphs], [str(v.precision) for v in variants])) or []
         ),
     )
@@ -166,11 +166,11 @@ def test_so_many_structures_or_all_that_there_are():
 def test_tables_are_made_one_by_one_of_the_variants_given(model, water, monkeypatch):
     asked = []
 
-    def questions(reference, variants):
+    def questions(reference, variants, structures):
         return [
             suite._Question(name, name.title(), lambda name=name: asked.append(name) or pd.DataFrame({"n": [1.0]}))
             for name in ("first", "second")
-            if variants == [reference.variant, *own]
+            if variants == [reference.variant, *own] and structures == [water]
         ]
 
     monkeypatch.setattr(suite, "_questions", questions)
@@ -213,7 +213,7 @@ def test_without_a_reduced_precision_only_float64_is_explained(model, water, mon
     made = []
     monkeypatch.setattr(suite, "shown", lambda questions, *_, **__: made.extend(q.name for q in questions) or [])
     explain(model, water, "float64", device="cpu", progress=False)
-    assert made == [name for name in NAMES if name not in ("range", "budget", "prediction")]
+    assert made == [name for name in NAMES if name not in ("contributions", "range", "budget", "prediction")]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_an_interruption_keeps_the_tables_that_were_made(model, water, monkeypat
         probe.run(water, progress=False)
         with pytest.raises(KeyboardInterrupt):
             probe.explain(water, progress=False)
-    assert probe.trace().tables == ("range", "noise")
+    assert probe.trace().tables == ("contributions", "range", "noise")
 
 
 def test_dynamics_are_run_where_steps_are_asked_for(overflowing, water, monkeypatch):

@@ -39,7 +39,9 @@ def _noise():
 def _equivariance():
     table = _by_tensor().rename(columns={"value": "rel_l2"}).query("tensor != 'node_feats'").drop(columns="direction")
     table["irrep"] = table["block"].map({"model": "", "readouts.0": "0e", "products.0": "1o"})
-    return pd.concat([table.assign(motion="rotation"), table.assign(motion="inversion", rel_l2=0.0)], ignore_index=True)
+    rotation = table.assign(motion="rotation", spread=table["rel_l2"] / 5, n_seeds=3)
+    inversion = table.assign(motion="inversion", rel_l2=0.0, spread=np.nan, n_seeds=1)
+    return pd.concat([rotation, inversion], ignore_index=True)
 
 
 def _budget():

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from precision_probe.models.attributes import cutoff, elements, heads, weights_sha256
+from precision_probe.models.attributes import cutoff, elements, heads, inputs_needed, not_finite, weights_sha256
 from precision_probe.models.building import build
 
 
@@ -28,6 +28,33 @@ def test_heads(given_heads, expected):
 
 def test_models_older_than_heads_have_one():
     assert heads(torch.nn.Linear(1, 1)) == ["Default"]
+
+
+# inputs beside the geometry
+
+
+def test_what_a_model_needs_beside_the_geometry(model, config):
+    specs = {"total_spin": {"type": "continuous", "per": "graph", "in_dim": 1, "emb_dim": 4}}
+    dipoles = {"model": "AtomicDipolesMACE", "MLP_irreps": "4x1o", "atomic_energies": None}
+    assert inputs_needed(model) == set()
+    assert inputs_needed(build(config | {"embedding_specs": specs, "num_interactions": 1})) == {"total_spin"}
+    dipole = build(config | dipoles | {"num_interactions": 1})
+    assert inputs_needed(dipole) == {"charges"}
+    assert inputs_needed(type("Mine", (type(dipole),), {}).__new__(type(dipole))) == {"charges"}
+
+
+# weights that are no numbers
+
+
+def test_weights_that_are_no_numbers_are_named():
+    layer = torch.nn.BatchNorm1d(3)
+    assert not_finite(layer) == []
+    layer.running_var[1] = torch.inf  # a bound may be so on purpose
+    assert not_finite(layer) == []
+    with torch.no_grad():
+        layer.weight[0] = torch.inf
+    layer.running_mean[2] = torch.nan
+    assert not_finite(layer) == ["weight", "running_mean"]
 
 
 # weights_sha256

@@ -140,7 +140,7 @@ def one_layer_model(one_layer):
         (lambda pair: pair.write_text("[1]"), "cannot be read as a model"),
         (lambda pair: change(pair, r_max=None), "r_max"),
         (lambda pair: change(pair, interaction_cls="NoSuchBlock"), "NoSuchBlock"),
-        (lambda pair: change(pair, num_interactions=2), "cannot be read as a model"),
+        (lambda pair: change(pair, num_interactions=2), "cannot be read as a model|do not fit"),
         (lambda pair: change(pair, num_bessel=5), "cannot be read as a model"),
     ],
     ids=["no weights", "cut", "extra", "not JSON", "list", "missing value", "unknown class", "more layers", "sizes"],

@@ -12,7 +12,8 @@ from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.loading import load_model
 
 NAMES = [f"mace-mp:{name}" for name in foundations_models.mace_mp_urls]
-NAMES += [f"mace-off:{name}" for name in foundations_models.mace_off_urls]
+MACE_OFF = getattr(foundations_models, "mace_off_urls", foundations._MACE_OFF)  # mace-torch before 0.3.16 has no table
+NAMES += [f"mace-off:{name}" for name in MACE_OFF]
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,7 @@ def test_unknown_names_are_refused_with_the_known_ones(name):
 
 
 def test_what_is_printed_stays_off_stdout(model, offline, capsys):
-    torch.save(model, foundations._cached("mace-off", foundations_models.mace_off_urls["small"]))
+    torch.save(model, foundations._cached("mace-off", MACE_OFF["small"]))
     load_model("mace-off:small")
     printed = capsys.readouterr()
     assert printed.out == ""

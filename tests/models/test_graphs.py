@@ -9,6 +9,7 @@ import torch
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.neighborlist import neighbor_list
+from ase.stress import full_3x3_to_voigt_6_stress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mace.calculators import MACECalculator
@@ -20,7 +21,9 @@ from precision_probe.exceptions import InputError
 from precision_probe.models.building import build
 from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.graphs import build_graph, graph_of_call, joined
+from precision_probe.precisions import PRECISIONS
 from precision_probe.structures import read_structures
+from precision_probe.variants.variant import Variant
 
 CELL = np.array([[4.0, 0.2, 0.0], [0.0, 3.5, 0.3], [0.1, 0.0, 4.4]])
 
@@ -142,10 +145,11 @@ def energy_of(model, atoms):
     return model(build_graph(atoms, model).cast(torch.float64))["energy"].item()
 
 
-def calculated_energy(model, atoms):
-    atoms = atoms.copy()
-    atoms.calc = MACECalculator(models=model, device="cpu", default_dtype="float64")
-    return atoms.get_potential_energy()
+def calculated(model, atoms, name="energy"):
+    """What mace-torch's own calculator gives; until version 0.3.15 it sets the default dtype for good."""
+    with default_dtype(torch.float64):
+        calculator = MACECalculator(models=model, device="cpu", default_dtype="float64")
+        return calculator.get_property(name, atoms.copy())
 
 
 def test_charge_and_spin_reach_the_model(embedding, water):
@@ -153,9 +157,9 @@ def test_charge_and_spin_reach_the_model(embedding, water):
     for state in ((0, 1), (1, 2), (0, 3)):
         water.info["charge"], water.info["spin"] = state
         energies[state] = energy_of(embedding, water)
-        np.testing.assert_allclose(energies[state], calculated_energy(embedding, water), rtol=1e-14)
+        np.testing.assert_allclose(energies[state], calculated(embedding, water), rtol=1e-14)
     assert np.diff(sorted(energies.values())).min() > 1e-6
-    np.testing.assert_allclose(energy_of(embedding, neutral), calculated_energy(embedding, neutral), rtol=1e-14)
+    np.testing.assert_allclose(energy_of(embedding, neutral), calculated(embedding, neutral), rtol=1e-14)
     np.testing.assert_allclose(energy_of(embedding, neutral), energies[0, 1], rtol=1e-14)
 
 
@@ -164,6 +168,75 @@ def test_the_names_of_training_files_are_read_too(embedding, water):
     water.info |= {"charge": 1, "spin": 2}
     trained.info |= {"total_charge": 1, "total_spin": 2}
     assert energy_of(embedding, water) == energy_of(embedding, trained)
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        ({"charge": "neutral"}, r"'charge' is text, where a number is expected \(neutral\), and the model needs it"),
+        ({"total_charge": np.array([0, 0, 1])}, r"'total_charge' has the shape \(3,\)"),
+        ({"spin": None}, "'spin' is None"),
+        ({"charge": np.nan}, "'charge' is NaN"),
+    ],
+)
+def test_what_a_model_needs_and_cannot_be_read_is_refused_and_otherwise_left_out(embedding, model, water, info, words):
+    bare = build_graph(water, model).data
+    water.info |= info | {"name": "the ion"}
+    with pytest.raises(InputError, match=f"Structure the ion: {words}"):
+        build_graph(water, embedding)
+    graph = build_graph(water, model)
+    (note,) = graph.notes
+    assert note.startswith(f"{next(iter(info))!r} ")
+    assert note.endswith("and is left out; the model does not use it.")
+    assert all(torch.equal(graph.data[key], value) for key, value in bare.items())
+
+
+def test_charges_of_atoms_are_needed_by_models_of_dipoles(config, model, water):
+    dipoles = {"model": "AtomicDipolesMACE", "MLP_irreps": "4x1o", "atomic_energies": None, "num_interactions": 1}
+    dipoles = build(config | dipoles)
+    water.arrays["Qs"] = np.array([0.5, -0.25, -0.25])
+    assert build_graph(water, dipoles).data["charges"].tolist() == [0.5, -0.25, -0.25]
+    for bad in (np.array(["a", "b", "c"]), np.ones((3, 2)), np.array([0.5, np.nan, 0.0])):
+        water.arrays["Qs"] = bad
+        with pytest.raises(InputError, match=r"'Qs' .*the model needs it"):
+            build_graph(water, dipoles)
+        assert len(build_graph(water, model).notes) == 1
+
+
+def test_weights_of_a_loss_are_read_if_they_can_be(model, water):
+    water.info |= {"config_weight": 2.5, "config_type": ["not", "hashable"]}
+    graph = build_graph(water, model)
+    assert (graph.data["weight"].tolist(), graph.notes) == ([2.5], ())
+    water.info["config_weight"] = "abc"
+    graph = build_graph(water, model)
+    assert graph.data["weight"].tolist() == [1.0]
+    (note,) = graph.notes
+    assert note.startswith("'config_weight' is text")
+
+
+def test_an_embedding_of_what_structures_do_not_carry_is_refused(config, water):
+    specs = {"pressure": {"type": "continuous", "per": "graph", "in_dim": 1, "emb_dim": 4}}
+    with pytest.raises(InputError, match=r"the model embeds pressure.*call the model"):
+        build_graph(water, build(config | {"embedding_specs": specs}))
+
+
+# a left-handed cell
+
+
+@pytest.mark.parametrize("order", [[1, 0, 2], [0, 2, 1]])
+def test_a_left_handed_cell_gives_what_mace_gives(model, crystal, order):
+    """Against mace-torch's calculator, and against the same crystal with its cell vectors in another order."""
+    (left,) = read_structures(ase.Atoms(crystal.numbers, crystal.positions, cell=crystal.cell[order], pbc=True))
+    assert np.linalg.det(left.cell) < 0
+    predicted = Variant(model, PRECISIONS["float64"], torch.device("cpu")).predict(build_graph(left, model))
+    for atoms in (left, crystal):
+        for name in ("energy", "forces", "stress"):
+            expected = calculated(model, atoms, name)
+            ours = predicted[name].numpy().squeeze()
+            if name == "stress":
+                ours = full_3x3_to_voigt_6_stress(ours)
+            np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-10, err_msg=name)
+    assert np.abs(predicted["stress"].numpy()).max() > 1e-3
 
 
 # labels
@@ -237,6 +310,7 @@ def test_results_of_a_shared_calculator_are_each_for_one_structure(model, water,
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_graph_of_a_batch(model, water, crystal, dtype):
     data = batch_of(model, water, crystal, ase.Atoms("H"))
+    data["pbc"] = torch.tensor([[False] * 3, [True] * 3, [False] * 3])  # which it has from mace-torch 0.3.15 on
     data = {key: value.to(dtype) if torch.is_floating_point(value) else value for key, value in data.items()}
     graph = graph_of_call(data, model, "call 4")
     assert graph.names == ("call 4[0]", "call 4[1]", "call 4[2]")
@@ -278,5 +352,15 @@ def test_graph_of_one_call_is_a_copy(model, water):
 def test_periodicity_of_a_call_without_pbc(model, water, crystal):
     for atoms in (water, crystal):
         data = batch_of(model, atoms)
-        del data["pbc"]
+        data.pop("pbc", None)
         assert graph_of_call(data, model, "call 0").periodic.tolist() == [atoms.pbc.all()]
+
+
+def test_without_pbc_each_structure_and_direction_is_judged_by_its_edges(model, water, crystal):
+    slab = crystal.copy()
+    slab.center(vacuum=4.0, axis=2)
+    slab.pbc = (True, True, False)
+    data = batch_of(model, water, slab, crystal)
+    data.pop("pbc", None)
+    graph = graph_of_call(data, model, "call 0")
+    assert graph.pbc.tolist() == [[False] * 3, [True, True, False], [True] * 3]

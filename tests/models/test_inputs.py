@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils import _pytree as pytree
 
-from precision_probe.models.inputs import Inputs, map_tensors, named_tensors
+from precision_probe.models.inputs import Inputs, map_tensors, named_tensors, overwrites
 
 Point = namedtuple("Point", "x y")
 NUMBERS = np.array([1 / 3, -2.5, 70000.0])
@@ -80,6 +80,23 @@ def test_casting_to_the_dtype_they_have_does_not_mark_what_was_given():
     given_inputs = inputs()
     given_inputs.cast(torch.float64)
     assert not given_inputs.args[0][0].requires_grad
+
+
+def test_what_is_cast_shares_no_memory_with_what_was_given():
+    given_inputs = inputs()
+    cast = given_inputs.cast(torch.float64)
+    with torch.no_grad():
+        cast.args[0][0].zero_()
+        cast.args[1].zero_()
+    assert given_inputs.args[0][0].tolist() == NUMBERS.tolist()
+    assert given_inputs.args[1].tolist() == [1, 2]
+
+
+def test_modules_that_say_that_they_overwrite_their_input():
+    relu, dropout = torch.nn.ReLU(inplace=True), torch.nn.Dropout(0.1, inplace=True)
+    assert overwrites(relu)
+    assert overwrites(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Sequential(dropout)))
+    assert not overwrites(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Dropout(0.1)))
 
 
 def test_copies_are_off_the_graph_and_safe_from_changes():

@@ -1,7 +1,12 @@
 """loading.py: a model from a file, a calculator, a module or the demo, and refusing everything else."""
 
 import copy
+import io
 import random
+import subprocess
+import sys
+import textwrap
+import zipfile
 from importlib import resources
 
 import numpy as np
@@ -91,6 +96,76 @@ def test_demo_forces_follow_their_reference():
     forces = np.concatenate([predict(graph)["forces"].numpy() for graph in graphs])
     assert np.abs(forces - reference).mean() < min(0.3, 0.2 * np.abs(reference).mean())
     assert np.corrcoef(forces.ravel(), reference.ravel())[0, 1] > 0.95
+
+
+# parts that are TorchScript
+
+
+def test_parts_that_were_compiled_on_a_gpu_are_loaded_without_one(model, tmp_path, monkeypatch):
+    """A GPU's file is this one with another device written where the constants of a part are."""
+    save, n_changed = torch.jit.save, 0
+
+    def save_as_on_a_gpu(part, file):
+        nonlocal n_changed
+        here, there = io.BytesIO(), io.BytesIO()
+        save(part, here)
+        with zipfile.ZipFile(here) as before, zipfile.ZipFile(there, "w", zipfile.ZIP_STORED) as after:
+            for name in before.namelist():
+                data = before.read(name)
+                on_gpu = data.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0") if ".pkl" in name else data
+                n_changed += on_gpu != data
+                after.writestr(name, on_gpu)
+        file.write(there.getvalue())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.jit, "save", save_as_on_a_gpu)
+        torch.save(model, tmp_path / "gpu.model")
+    assert n_changed > 0
+    if not torch.cuda.is_available():
+        with pytest.raises(NotImplementedError, match="CUDA"):
+            torch.load(tmp_path / "gpu.model", weights_only=False, map_location="cpu")
+    loaded, _ = load_model(tmp_path / "gpu.model")
+    assert {tensor.device.type for tensor in floats_of(loaded)} == {"cpu"}
+    assert weights_sha256(loaded) == weights_sha256(model)
+    graph = build_graph(read_structures("demo@0")[0], model)
+    assert torch.equal(loaded(graph.cast(torch.float64))["energy"], model(graph.cast(torch.float64))["energy"])
+
+
+# weights that are no numbers
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_model_whose_weights_are_no_numbers_is_refused_by_the_tensors_name(mine, tmp_path, value):
+    with torch.no_grad():
+        mine.products[1].linear.weight[3] = value
+    torch.save(mine, tmp_path / "diverged.model")
+    for source in (mine, tmp_path / "diverged.model"):
+        with pytest.raises(InputError, match=r"NaN or infinity in products\.1\.linear\.weight: "):
+            load_model(source)
+    for parameter in mine.parameters():
+        parameter.data.fill_(torch.nan)
+    with pytest.raises(InputError, match=r"node_embedding\.linear\.weight.* and \d+ more"):
+        load_model(mine)
+
+
+# a mace-torch that is too old
+
+
+def test_a_mace_torch_that_is_too_old_is_said_to_be():
+    code = """
+        import sys
+        import mace.modules
+
+        vars(mace.modules).pop("extensions", None)
+        sys.modules["mace.modules.extensions"] = None  # as it is before version 0.3.14
+        from precision_probe.cli.main import app
+
+        app(["inspect"])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert "lacks mace.modules.extensions. At least 0.3.14 is needed" in " ".join(done.stderr.split())
 
 
 # what cannot be loaded

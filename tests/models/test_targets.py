@@ -1,12 +1,16 @@
 """targets.py: what a probe runs, made of what users give: graphs of structures for a MACE, inputs for other modules."""
 
 import ase
+import numpy as np
 import pytest
 import torch
+from ase.neighborlist import neighbor_list as neighbour_list
+from mace.calculators import MACECalculator
 from runs import data_of
 
 from precision_probe.exceptions import InputError
 from precision_probe.models.building import build
+from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.evaluation import AnyModule, MaceDielectric, MaceEnergy
 from precision_probe.models.graphs import build_graph
 from precision_probe.models.inputs import Inputs
@@ -81,10 +85,75 @@ def test_structures_without_edges_are_noted_once(model, water):
 def test_calls_of_a_mace_are_copied(model, water, by_keyword):
     data = data_of(water, model)
     args, kwargs = ((), {"data": data}) if by_keyword else ((data,), {"compute_stress": True})
-    sample = Mace(model, None).sample_of_call(args, kwargs, "call 7")
+    call = Mace(model, None).sample_of_call(args, kwargs, "call 7")
     data["positions"] += 1
-    assert sample.names == ("call 7",)
-    assert sample.data["positions"].tolist() == water.positions.tolist()
+    assert call.sample.names == ("call 7",)
+    assert call.sample.data["positions"].tolist() == water.positions.tolist()
+    assert not call.is_rounded
+
+
+# a geometry that was rounded on its way to the model
+
+
+def slab(crystal):
+    """Periodic in two directions, its cell skewed, where float32 has few digits left."""
+    crystal.pbc = [True, True, False]
+    crystal.positions += 300.1
+    return crystal
+
+
+def called_with(model, calculator, atoms):
+    """What a calculator calls the model with, as the target takes it."""
+    target, calls = Mace(model, None, holder=calculator), []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append(target.sample_of_call(args, kwargs, "c")), with_kwargs=True
+    )
+    calculator.get_property("forces", atoms)
+    hook.remove()
+    return calls
+
+
+@pytest.mark.parametrize("periodicity", ["none", "all", "two"])
+def test_the_calculator_has_the_positions_in_float64(mine, water, crystal, periodicity):
+    atoms = {"none": water, "all": crystal, "two": slab(crystal.copy())}[periodicity]
+    with default_dtype(torch.float64):
+        calculator = MACECalculator(models=mine.float(), device="cpu", default_dtype="float32")
+    (call,) = called_with(mine, calculator, atoms)
+    assert not call.is_rounded
+    graph = call.sample
+    np.testing.assert_array_equal(graph.data["positions"], atoms.positions)
+    periodic = np.flatnonzero(atoms.pbc)
+    np.testing.assert_array_equal(graph.cells[0][periodic], atoms.cell.array[periodic])
+    sender, receiver = graph.data["edge_index"].numpy()
+    vectors = atoms.positions[receiver] - atoms.positions[sender] + graph.data["shifts"].numpy()
+    image = graph.data["unit_shifts"].numpy() @ np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
+    np.testing.assert_allclose(vectors, atoms.positions[receiver] - atoms.positions[sender] + image, atol=1e-12)
+    lengths = np.linalg.norm(vectors, axis=1)
+    expected = neighbour_list("d", atoms, float(mine.r_max))  # of ASE
+    np.testing.assert_allclose(np.sort(lengths), np.sort(expected), atol=1e-12)
+
+
+def test_other_atoms_than_those_of_the_call_are_not_taken(mine, water):
+    with default_dtype(torch.float64):
+        calculator = MACECalculator(models=mine.float(), device="cpu", default_dtype="float32")
+    (call,) = called_with(mine, calculator, water)
+    assert not call.is_rounded
+    target = Mace(mine, None, holder=calculator)
+    data = {name: x.float() if x.is_floating_point() else x for name, x in data_of(water, mine).items()}
+    assert not target.sample_of_call((data,), {}, "the same").is_rounded
+    data["positions"] += 1e-6
+    moved = target.sample_of_call((data,), {}, "moved")
+    assert moved.is_rounded
+    assert torch.equal(moved.sample.data["positions"], data["positions"].double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_direct_call_has_rounded_positions_alone(model, water, dtype):
+    data = {name: x.to(dtype) if x.is_floating_point() else x for name, x in data_of(water, model).items()}
+    for holder in (None, model, "a file"):
+        call = Mace(model, None, holder=holder).sample_of_call((data,), {}, "c")
+        assert call.is_rounded
+        assert torch.equal(call.sample.data["positions"], data["positions"].double())
 
 
 # any other module
@@ -124,8 +193,9 @@ def test_calls_of_a_module_go_to_its_forward_and_not_through_the_callable():
         torch.ones(3, 2).double(),
         torch.arange(6.0).view(3, 2).double(),
     )
-    sample = target.sample_of_call((x,), {"input2": y}, "call 0")
-    expected = bilinear(x, y)
+    call = target.sample_of_call((x,), {"input2": y}, "call 0")
+    sample, expected = call.sample, bilinear(x, y)
+    assert not call.is_rounded
     x.zero_()
     assert isinstance(sample, Inputs)
     assert (sample.name, sample.is_call) == ("call 0", True)

@@ -127,9 +127,13 @@ class Listener:
 
     def before_call(self, args, kwargs):
         self.told.append((args, kwargs))
+        return len(self.told)
 
-    def after_call(self, returned):
-        self.told.append(returned)
+    def after_call(self, call, returned):
+        self.told.append((call, returned))
+
+    def call_failed(self, call):
+        self.told.append((call, "failed"))
 
 
 def test_an_observer_is_told_of_each_call_until_it_is_unhooked_or_gone():
@@ -139,7 +143,7 @@ def test_an_observer_is_told_of_each_call_until_it_is_unhooked_or_gone():
     observe_calls(module, other)
     x = torch.ones(1, 2)
     returned = module(x, input2=x)
-    assert listener.told == [((x,), {"input2": x}), returned]
+    assert listener.told == [((x,), {"input2": x}), (1, returned)]
     unhook()
     module(x, x)
     assert (len(listener.told), len(other.told)) == (2, 4)

@@ -1,6 +1,5 @@
 """observer.py: one sample in every variant, timed alike; blocks in both modes; gradients of a loss."""
 
-import ase
 import numpy as np
 import pytest
 import torch
@@ -9,11 +8,9 @@ from runs import molecule
 from precision_probe.models.blocks import select_blocks
 from precision_probe.models.evaluation import Prediction
 from precision_probe.models.graphs import build_graph
-from precision_probe.models.inputs import Inputs
 from precision_probe.precisions import PRECISIONS
 from precision_probe.probe import observer
-from precision_probe.probe.observer import Observation, Observer
-from precision_probe.trace.arrays import Sizes
+from precision_probe.probe.observer import Observer
 from precision_probe.variants.variant import Variant
 
 NAMES = ("float64", "float32")
@@ -185,12 +182,3 @@ def test_gradients_of_a_loss_of_energies_are_those_of_the_energy_times_its_cotan
 def test_arrays_of_a_loss_say_so(observing, graph):
     for arrays in loss_gradients(observing(), graph, energy=[1.0]).values():
         assert {(array.computed_in, array.unit) for array in arrays} == {("double_backward", "1")}
-
-
-# Sizes
-
-
-def test_sizes_of_what_was_observed(model, graph):
-    assert Observation(graph).sizes == Sizes(1, 3, 6)
-    assert Observation(build_graph(ase.Atoms("C"), model)).sizes == Sizes(1, 1, 0)
-    assert Observation(Inputs("input 0", (torch.ones(5, 2),))).sizes == Sizes(1)

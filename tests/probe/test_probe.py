@@ -25,7 +25,7 @@ FLOAT16 = {"precisions": "float16", "device": "cpu"}
 HEADLINE = FLOAT16 | {"modes": "propagated", "gradients": False}
 READOUTS = {"precisions": "float32", "device": "cpu", "blocks": "readouts.*", "modes": "isolated"}
 BLOCKS = ["node_embedding", "radial_embedding", "spherical_harmonics", "interactions.0", "products.0"]
-BLOCKS += ["interactions.1", "products.1", "readouts.0", "readouts.1"]
+BLOCKS += ["interactions.1", "products.1", "readouts.0", "readouts.1", "scale_shift", "atomic_energies_fn"]
 
 
 def solid():
@@ -189,7 +189,7 @@ def test_reference_is_the_model_itself(model, recorded):
 def test_isolated_float64_outputs_are_the_propagated_ones(recorded):
     propagated, isolated = (recorded.group(mode, "float64") for mode in ("propagated", "isolated"))
     outputs = [name for name, variable in isolated.data_vars.items() if variable.attrs["direction"] == "forward"]
-    assert len(outputs) == 11
+    assert len(outputs) == 13
     for name in outputs:
         np.testing.assert_array_equal(isolated[name], propagated[name], err_msg=name)
 
@@ -411,9 +411,11 @@ def test_float32_model_is_observed_and_its_reference_noted(mine):
     with attach(mine, **FLOAT16) as probe:
         forces = mine(dict(data))["forces"]
     assert forces.dtype is torch.float32
-    (note,) = probe.notes
-    assert "float32" in note
+    reference, geometry = probe.notes
+    assert "float32" in reference
+    assert "in 1 of 1 calls the reference has the positions as the call rounded them" in geometry
     trace = probe.trace()
+    assert trace.attributes["calls_with_rounded_geometry"] == 1
     assert trace.attributes["model_dtype"] == "float32"
     np.testing.assert_array_equal(trace.structures["positions"], data["positions"].detach().double())
     reference = trace.group("propagated", "float64")["forces"]

@@ -10,6 +10,8 @@ from precision_probe.search.measuring import CAST, Candidates
 from precision_probe.search.recommendation import recommend
 from precision_probe.search.timing import Timed
 
+N_ROUNDS = 11  # as many as a search has
+
 
 @pytest.fixture(scope="session")
 def gains():
@@ -42,18 +44,28 @@ def one_layer(config):
 
 
 @pytest.fixture(scope="session")
+def blocks_of():
+    """The names of the blocks that a policy can give a precision."""
+    return searched_blocks
+
+
+def searched_blocks(model):
+    return [block.name for block in default_blocks(model) if block.name not in ("atomic_energies_fn", "scale_shift")]
+
+
+@pytest.fixture(scope="session")
 def fake_times():
     """Instead of measuring: each block saves its share of the time, by precision; what casts save, all."""
 
     def fake(gains):
         def timed(self, policies, casts=(), **_):
-            blocks = [block.name for block in default_blocks(self.reference.model)]
+            blocks = searched_blocks(self.reference.model)
             seconds = {
                 name: 1 - np.mean([gains[policy.precision_of(block).name] for block in blocks])
                 for name, policy in policies.items()
             }
             seconds |= {CAST.format(name): 1 - gains[name] for name in casts}
-            return {name: Timed((float(each),) * 3, None) for name, each in seconds.items()}
+            return {name: Timed((float(each),) * N_ROUNDS, None) for name, each in seconds.items()}
 
         return timed
 

@@ -200,3 +200,34 @@ def test_times_are_of_the_largest_structure(reference, monkeypatch):
     assert list(found) == ["half", CAST.format("float64"), CAST.format("float32")]
     assert seen == [3, 3, 3]
     assert {each.seconds for each in found.values()} == {(1.0, 1.0, 1.0)}
+
+
+# the interface
+
+
+def test_a_float32_interface_rounds_structures_before_anything_is_computed(model, log):
+    far = molecule(1)
+    far.positions += 110
+    reference = Reference(model, [far], device="cpu")
+    wide, narrow = (Candidates(reference, log, name) for name in ("float64", "float32"))
+    assert wide.errors(Policy(()))["forces"].max() < 1e-10
+    rounded = far.copy()
+    rounded.positions = far.positions.astype(np.float32)
+    with default_dtype(torch.float64):
+        exact, found = (model(build_graph(atoms, model).cast(torch.float64))["forces"] for atoms in (far, rounded))
+    expected = float((found.detach().float().double() - exact.detach()).abs().max())
+    assert narrow.errors(Policy(()))["forces"].max() == pytest.approx(expected, rel=1e-3)  # and not what the log says
+    assert expected > 1e-7
+    assert narrow.model(Policy(())).interface.dtype is torch.float32
+
+
+def test_times_are_of_the_interface(reference, monkeypatch):
+    seen = {}
+
+    def side_by_side(calls, device, rounds):
+        seen.update({name: call()["forces"].dtype for name, call in calls.items()})
+        return {name: Timed((1.0,) * rounds, None) for name in calls}
+
+    monkeypatch.setattr(precision_probe.search.measuring, "side_by_side", side_by_side)
+    Candidates(reference, interface="float32").timed({"half": HALF}, ("float64",))
+    assert seen == {"half": torch.float32, CAST.format("float64"): torch.float64}

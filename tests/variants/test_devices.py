@@ -6,7 +6,13 @@ from runs import rel_l2
 
 from precision_probe.exceptions import InputError
 from precision_probe.precisions import PRECISIONS, parse_precisions
-from precision_probe.variants.devices import check_device, check_precisions, default_precisions, matmul_mode
+from precision_probe.variants.devices import (
+    check_device,
+    check_precisions,
+    default_precisions,
+    matmul_mode,
+    undisturbed,
+)
 
 CPU = torch.device("cpu")
 BACKENDS = {"cuda": torch.backends.cuda.matmul, "mkldnn": torch.backends.mkldnn.matmul}
@@ -172,3 +178,21 @@ def test_cuda_matrix_products_are_as_the_precision_says(torchs_own_mode, setting
         with matmul_mode(PRECISIONS[name].matmul_mode):
             off[name] = rel_l2(exact, a @ a)
     assert off["float32"] < 2**-20 < off["tf32"] < 2**-8
+
+
+# what surrounds a computation
+
+
+def test_nothing_around_reaches_what_is_undisturbed():
+    x = torch.ones(2, 2)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (x @ x).dtype is torch.bfloat16
+        with undisturbed():
+            y = x.clone().requires_grad_() @ x
+            assert (y.dtype, y.requires_grad, y.is_inference()) == (torch.float32, True, False)
+        assert (x @ x).dtype is torch.bfloat16
+        assert torch.is_inference_mode_enabled()
+    with torch.no_grad():
+        with undisturbed():
+            assert torch.is_grad_enabled()
+        assert not torch.is_grad_enabled()

@@ -3,12 +3,14 @@
 import copy
 
 import ase
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import data_of
 
+from precision_probe.exceptions import InputError
 from precision_probe.models.blocks import Block, default_blocks, select_blocks
 from precision_probe.models.building import build
 from precision_probe.models.graphs import build_graph
@@ -69,7 +71,10 @@ def by_hand(model, data):
         read = readout(give(f"readouts.{i}", "node_feats", feats), head)
         outputs |= {(f"products.{i}", "output"): feats, (f"readouts.{i}", "output"): read}
         energies = energies + read[:, 0]
-    energy = model.scale_shift(energies, head).sum()
+    isolated = model.atomic_energies_fn(give("atomic_energies_fn", "node_attrs", data["node_attrs"]))
+    scaled = model.scale_shift(give("scale_shift", "node_energies", energies), head)
+    outputs |= {("atomic_energies_fn", "output"): isolated, ("scale_shift", "output"): scaled}
+    energy = scaled.sum()
     return energy, aliases, outputs, {"positions": positions, "edge_attrs": edge_attrs, "edge_feats": edge_feats}
 
 
@@ -120,7 +125,7 @@ def test_everything_is_as_by_hand(model, no_skip, seed, periodic):
         assert grads.keys() == expected_grads.keys()
         for key, value in expected_grads.items():
             torch.testing.assert_close(grads[key], value, **CLOSE, msg=lambda m, key=key: f"{key}: {m}")
-            assert value.any(), key
+            assert value.any() == (key[0] != "atomic_energies_fn"), key  # of which interaction energies have nothing
 
 
 def test_shared_tensors_gradient_is_the_sum_over_layers(model, crystal):
@@ -314,3 +319,123 @@ def test_detached_call_keeps_numbers_and_drops_the_graph(model, water):
                 assert torch.equal(value, call.arguments[key])
                 assert not value.requires_grad
         assert not any(tensor.requires_grad for tensor in (*free.inputs.values(), *free.outputs.values()))
+
+
+# blocks that overwrite what they are given
+
+
+class Residual(torch.nn.Module):
+    """Reads a tensor again that a block may have overwritten."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.linear, self.activation = torch.nn.Linear(3, 4).double(), activation
+
+    def forward(self, x):
+        hidden = self.linear(x)
+        activated = self.activation(hidden)
+        return activated * 3 + hidden
+
+
+def net(inplace, first=False):
+    """Layers with an activation in place, or not: the same weights each time."""
+    torch.manual_seed(3)
+    linear = torch.nn.Linear(3, 8).double(), torch.nn.Linear(8, 3).double()
+    layers = (torch.nn.ReLU(inplace=inplace), linear[0], torch.nn.LeakyReLU(0.1, inplace=inplace), linear[1])
+    return torch.nn.Sequential(*layers[0 if first else 1 :]).requires_grad_(False)
+
+
+def run(network, x, *, shared=False):
+    """Outputs, inputs and gradients of every block, by name, of the sum of the squared outputs."""
+    with capture(network, [Block(name) for name, _ in network.named_children()], shared=shared) as calls:
+        y = network(x)
+        grads = gradients(calls, [(y, 2 * y.detach())])
+    recorded = {}
+    for call, grad in zip(calls, grads, strict=True):
+        (key,) = (port.name for port in call.inputs)
+        recorded[call.block.name] = (
+            call.arguments[key].detach().numpy(),
+            call.outputs[next(iter(call.outputs))].numpy(),
+            next(iter(grad.values())).numpy(),
+        )
+    return y.detach().numpy(), recorded, calls
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_blocks_in_place_have_their_own_inputs_and_gradients(first):
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    numbers, kept = x.numpy().copy(), x.clone().requires_grad_().clone()
+    y, recorded, calls = run(net(True, first), kept)
+    # in NumPy, forward and backward
+    network = net(False, first)
+    weights = [(m.weight.numpy(), m.bias.numpy()) for m in network if isinstance(m, torch.nn.Linear)]
+    value, steps = numbers, []
+    for module in network:
+        inputs = value
+        if isinstance(module, torch.nn.Linear):
+            weight, bias = weights[0 if module is network[int(first)] else 1]
+            value = inputs @ weight.T + bias
+            steps.append((inputs, value, lambda g, _, w=weight: g @ w))
+        else:
+            slope = getattr(module, "negative_slope", 0.0)
+            value = np.where(inputs > 0, inputs, slope * inputs)
+            steps.append((inputs, value, lambda g, x, s=slope: g * np.where(x > 0, 1.0, s)))
+    np.testing.assert_allclose(y, value, rtol=1e-13)
+    grad = 2 * value
+    for name, (inputs, output, backward) in reversed(list(zip(recorded, steps, strict=True))):
+        grad = backward(grad, inputs)
+        np.testing.assert_allclose(recorded[name][0], inputs, rtol=1e-12, atol=1e-15, err_msg=name)
+        np.testing.assert_allclose(recorded[name][1], output, rtol=1e-12, atol=1e-15, err_msg=name)
+        np.testing.assert_allclose(recorded[name][2], grad, rtol=1e-12, atol=1e-15, err_msg=name)
+    # each alone
+    for call, (inputs, output, backward) in zip(calls, steps, strict=True):
+        alone = replay(net(True, first).get_submodule(call.block.name), call.detach(), torch.float64)
+        (grad,) = input_gradients(alone).values()
+        np.testing.assert_allclose(grad, backward(2 * output, inputs), rtol=1e-12, atol=1e-15)
+
+
+def test_what_reads_an_overwritten_tensor_later_reads_what_was_written():
+    x = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
+    torch.manual_seed(0)
+    network = Residual(torch.nn.ReLU(inplace=True)).requires_grad_(False)
+    bare = network(x.clone())
+    y, recorded, _ = run(network, x.clone().requires_grad_().clone())
+    np.testing.assert_array_equal(y, bare)
+    hidden = x.numpy() @ network.linear.weight.numpy().T + network.linear.bias.numpy()
+    np.testing.assert_allclose(recorded["activation"][0], hidden, rtol=1e-14)
+    positive = (hidden > 0).astype(float)  # y = 4 relu(hidden), both times of the activation's output
+    np.testing.assert_allclose(recorded["activation"][2], 2 * 4 * hidden * positive * 4, rtol=1e-13)
+
+
+class Hidden(torch.nn.Module):
+    """Overwrites, and does not say so."""
+
+    def forward(self, x):
+        return x.relu_()
+
+
+def with_gradients(network, x, blocks):
+    with capture(network, blocks) as calls:
+        y = network(x)
+        return gradients(calls, [(y, 2 * y.detach())])
+
+
+def test_a_block_that_overwrites_without_saying_so_is_refused_by_name():
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    linear = torch.nn.Linear(3, 3).double()
+    for network, what in (
+        (torch.nn.Sequential(linear, Hidden()), "1"),  # on the graph: found out by autograd's count
+        (torch.nn.Sequential(linear.requires_grad_(False), Hidden()), "1"),  # off it: torch refuses
+        (torch.nn.Sequential(linear, torch.nn.Identity(), Hidden()), "1"),  # what a block before it was given
+    ):
+        blocks = [Block(name) for name, _ in network.named_children()][:2]
+        with pytest.raises(InputError, match=rf"^Block {what} cannot be recorded: its input.*overwritten.*'!{what}'"):
+            with_gradients(network, x, blocks)
+        with pytest.raises(InputError, match=rf"^Block {what} cannot be recorded"), capture(network, blocks):
+            network(x)  # no gradients, but its input would be wrong
+
+
+def test_shared_inputs_cannot_be_overwritten():
+    x = torch.ones(2, 3, dtype=torch.float64).requires_grad_()
+    with pytest.raises(InputError, match=r"Block 1 cannot be recorded: its input input .*gradients='per_block'"):
+        run(net(True), x, shared=True)

@@ -26,7 +26,7 @@ from precision_probe.models.building import build
 from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.graphs import build_graph
 from precision_probe.policy import Policy, Rule
-from precision_probe.variants.mixed import Assembly, MixedModel, apply
+from precision_probe.variants.mixed import Assembly, MixedModel, MixedVariant, apply
 
 FLOAT64 = Policy(())
 FLOAT32 = Policy.uniform("float32")
@@ -306,20 +306,62 @@ def test_models_of_several_heads(two_heads, water, compute):
         assert atoms.get_potential_energy() == pytest.approx(found["energy"].item(), abs=1e-3)
 
 
-def test_a_float32_model_keeps_its_interface(mine, graph):
-    single = mine.float()
-    mixed = HALF_LAYERS.apply(single)
+@pytest.mark.parametrize("stored", [torch.float64, torch.float32])
+def test_a_model_takes_and_gives_float64_whatever_it_is_stored_in(mine, graph, stored):
+    single = mine.to(stored)
+    wide = copy.deepcopy(single).double()
+    mixed = FLOAT64.apply(single)
+    assert next(mixed.parameters()).dtype is torch.float64
+    moved = dataclasses.replace(graph, data={**graph.data, "positions": graph.data["positions"] + 500.0})
+    found, expected = (outputs(network, moved, compute_stress=True) for network in (mixed, wide))
+    assert_same(found, expected)
+    assert {tensor.dtype for tensor in found.values()} == {torch.float64}
+    half = outputs(HALF_LAYERS.apply(single), graph)
+    assert {tensor.dtype for tensor in half.values()} == {torch.float64}
+    assert_same(half, outputs(HALF_LAYERS.apply(wide), graph))
+
+
+@pytest.mark.parametrize("stored", [torch.float64, torch.float32])
+def test_a_float32_interface_rounds_what_goes_in_and_out(mine, graph, stored):
+    mixed = HALF_LAYERS.apply(mine.to(stored), interface="float32")
     assert next(mixed.parameters()).dtype is torch.float32
     found = outputs(mixed, graph, torch.float32, compute_stress=True)
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
-    wide = copy.deepcopy(single).double()
     narrow = dataclasses.replace(graph, data=graph.cast(torch.float32))
-    expected = outputs(HALF_LAYERS.apply(wide), narrow, compute_stress=True)
+    expected = outputs(HALF_LAYERS.apply(mine), narrow, compute_stress=True)
     assert_same(found, {name: tensor.float() for name, tensor in expected.items()})
 
 
+def test_a_variant_rounds_structures_as_callers_of_its_interface_do(model, graph):
+    far = dataclasses.replace(graph, data={**graph.data, "positions": graph.data["positions"] + 500.0})
+    exact = outputs(model, graph)["forces"]
+    errors = {}
+    for interface in ("float64", "float32"):
+        variant = MixedVariant(FLOAT64.apply(model, interface=interface), torch.device("cpu"))
+        errors[interface] = float((variant.predict(far)["forces"] - exact).abs().max())
+    assert errors["float64"] < 1e-10  # 500 Å in float64: 2⁻⁴⁴ Å
+    assert errors["float32"] > 1e-6  # in float32: 2⁻¹⁵ Å
+    assert set(far.data["positions"].unique().tolist()) != set(far.data["positions"].float().double().unique().tolist())
+
+
+@pytest.mark.parametrize("interface", ["float16", "double", "", torch.float64, None])
+def test_other_interfaces_are_refused(model, interface):
+    with pytest.raises(InputError, match=r"takes and gives float64 or float32; got the interface"):
+        FLOAT64.apply(model, interface=interface)
+
+
+def test_another_interface_than_that_which_was_tested_warns(model):
+    policy = Policy((), evidence={"interface": "float64"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        apply(policy, model)
+        apply(FLOAT64, model, interface="float32")  # of which nothing is known
+    with pytest.warns(UserWarning, match="tested with a float64 interface and is applied with a float32 one"):
+        policy.apply(model, interface="float32")
+
+
 def test_gradients_reach_the_positions_that_a_user_gave(mine, graph):
-    mixed = FLOAT32.apply(mine.float())
+    mixed = FLOAT32.apply(mine, interface="float32")
     data = graph.cast(torch.float32)
     before = {name: tensor.clone() for name, tensor in data.items()}
     out = mixed(data, training=True, compute_stress=True)
@@ -440,7 +482,7 @@ def test_the_model_cannot_be_cast(model, applied, graph):
 
 
 def test_a_float32_interface_loses_nothing_of_what_is_float64(mine):
-    mixed = HALF_LAYERS.apply(mine.float())
+    mixed = HALF_LAYERS.apply(mine, interface="float32")
     for tensor in mixed.model.state_dict().values():
         if tensor.dtype is torch.float64:
             tensor *= 1 + 2.0**-40
@@ -519,14 +561,17 @@ def test_a_saved_model_relaxes_a_structure_and_runs_dynamics(mixed_file, water):
     assert calculator.get_hessian(atoms).shape == (9, 3, 3)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_calculators_give_what_the_model_gives(mine, crystal, dtype, tmp_path):
+@pytest.mark.parametrize("stored", [torch.float64, torch.float32])
+@pytest.mark.parametrize("interface", ["float64", "float32"])
+def test_calculators_give_what_the_model_gives(mine, crystal, stored, interface, tmp_path):
     path = tmp_path / "mine.model"
-    torch.save(mine.to(dtype), path)
+    torch.save(mine.to(stored), path)
     atoms = crystal.copy()
-    atoms.calc = HALF_LAYERS.calculator(path)
-    expected = outputs(HALF_LAYERS.apply(mine), build_graph(crystal, mine), dtype, compute_stress=True)
-    tolerance = 1e-12 if dtype is torch.float64 else 2e-3  # a float32 graph is of rounded positions
+    atoms.calc = HALF_LAYERS.calculator(path, interface=interface)
+    dtype = getattr(torch, interface)
+    mixed = HALF_LAYERS.apply(mine, interface=interface)
+    expected = outputs(mixed, build_graph(crystal, mine), dtype, compute_stress=True)
+    tolerance = 1e-12 if interface == "float64" else 2e-3
     np.testing.assert_allclose(atoms.get_potential_energy(), expected["energy"].item(), rtol=tolerance)
     for found, name in ((atoms.get_forces(), "forces"), (atoms.get_stress(voigt=False)[None], "stress")):
         np.testing.assert_allclose(found, expected[name], atol=tolerance * np.abs(found).max())
@@ -534,9 +579,107 @@ def test_calculators_give_what_the_model_gives(mine, crystal, dtype, tmp_path):
     np.testing.assert_allclose(energies.sum(), atoms.get_potential_energy(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, {"default_dtype": "float64"}])
+def test_the_file_of_a_float32_checkpoint_computes_with_float64_geometry(mine, water, tmp_path, options):
+    """Far from the origin, where float32 positions are 3e-5 Å apart."""
+    torch.save(FLOAT64.apply(mine.float()), tmp_path / "mixed.model")
+    exact = MACECalculator(models=[copy.deepcopy(mine).double()], default_dtype="float64")
+    far = water.copy()
+    far.positions += 500
+    found = MACECalculator(model_paths=str(tmp_path / "mixed.model"), device="cpu", **options).get_property(
+        "forces", far
+    )
+    np.testing.assert_allclose(found, exact.get_property("forces", far), rtol=0, atol=1e-12)
+    single = MACECalculator(models=[copy.deepcopy(mine).float()], default_dtype="float32")
+    assert np.abs(single.get_property("forces", far) - found).max() > 1e-7
+
+
 def test_a_calculator_in_another_dtype_is_refused(model):
-    with pytest.raises(InputError, match=r"cannot be cast to torch\.float32"):
+    with pytest.raises(InputError, match=r"cannot be cast to torch\.float32.*with the interface that is needed"):
         FLOAT32.calculator(model, default_dtype="float32")
+
+
+# models of older versions of mace-torch
+
+
+@pytest.mark.parametrize("absent", [(), ("heads",), ("heads", "num_interactions")])
+def test_the_file_of_an_older_checkpoint_loads(model, mine, water, tmp_path, absent):
+    """Of 2022: the cutoff a number, the elements a list; heads and the number of layers came later."""
+    for name, value in (("r_max", float(mine.r_max)), ("atomic_numbers", mine.atomic_numbers.tolist())):
+        delattr(mine, name)
+        setattr(mine, name, value)
+    for name in absent:
+        delattr(mine, name)
+    torch.save(FLOAT32.apply(mine), tmp_path / "mixed.model")
+    calculator = MACECalculator(model_paths=str(tmp_path / "mixed.model"), device="cpu")
+    assert calculator.r_max == float(model.r_max)
+    assert calculator.z_table.zs == model.atomic_numbers.tolist()
+    exact = MACECalculator(models=[copy.deepcopy(model)], default_dtype="float64")
+    error = np.abs(calculator.get_property("forces", water) - exact.get_property("forces", water)).max()
+    assert 0 < error < 1e-5
+    assert calculator.get_descriptors(water).shape == exact.get_descriptors(water).shape
+    assert isinstance(mine.r_max, float)  # the user's model is left as it is
+
+
+# conversions by others
+
+
+@pytest.fixture
+def e3nn_defaults():
+    """mace-torch switches e3nn's code generation off while it compiles, and not on again if that fails."""
+    import e3nn
+
+    before = e3nn.get_optimization_defaults()
+    yield
+    e3nn.set_optimization_defaults(**before)
+
+
+def to_cueq(mixed):
+    from mace.cli.convert_e3nn_cueq import run
+
+    return run(mixed)
+
+
+def for_lammps(mixed):
+    from e3nn.util import jit
+    from mace.calculators import LAMMPS_MACE
+
+    return jit.compile(LAMMPS_MACE(mixed))
+
+
+CONVERSIONS = [
+    lambda mixed: MACECalculator(models=[mixed], enable_cueq=True),
+    lambda mixed: MACECalculator(models=[mixed], compile_mode="default"),
+    to_cueq,
+    lambda mixed: to_cueq(copy.deepcopy(mixed)),  # as ML-IAP exports do
+    for_lammps,
+    torch.jit.script,
+]
+
+
+@pytest.mark.usefixtures("e3nn_defaults")
+@pytest.mark.parametrize("convert", CONVERSIONS)
+def test_conversions_are_refused_in_one_sentence_and_leave_the_model_alone(model, graph, convert):
+    pytest.importorskip("cuequivariance")
+    mixed = HALF_LAYERS.apply(model)
+    expected = outputs(mixed, graph)
+    with default_dtype(torch.float64), pytest.raises(InputError) as caught:
+        convert(mixed)
+    text = str(caught.value)
+    assert text.startswith("A model in mixed precision is not converted: for cuEquivariance or OpenEquivariance")
+    assert "apply the policy to that" in text
+    assert "call it eagerly" in text
+    assert text.count(". ") == 0
+    assert_same(outputs(mixed, graph), expected)
+
+
+def test_the_class_keeps_its_name(applied):
+    mixed = applied["layers"]
+    name = type(mixed).__name__
+    assert (name, f"{name}", repr(mixed)[:10]) == ("MixedModel", "MixedModel", "MixedModel")
+    assert name in {"MixedModel"}
+    assert name not in ("AtomicDipolesMACE", "EnergyDipolesMACE")
+    assert name != "MACELES"
 
 
 # refusals

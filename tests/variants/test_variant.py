@@ -1,6 +1,7 @@
 """variant.py: clones that compute in their precision and leave the model and torch as they were."""
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ from runs import data_of, rel_l2
 
 from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.building import build
+from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.evaluation import AnyModule
 from precision_probe.models.graphs import Graph, build_graph
+from precision_probe.models.inputs import Inputs
 from precision_probe.precisions import PRECISIONS, parse_precision
 from precision_probe.structures import read_structures
 from precision_probe.variants.devices import check_precisions
@@ -306,6 +310,97 @@ def test_random_numbers_are_the_callers_and_the_same_in_every_variant(model, nam
             drawn.append(torch.randint(2**40, (4,)))
     assert torch.equal(*drawn)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+# what surrounds a computation
+
+
+def inside_inference_mode():
+    return torch.inference_mode()
+
+
+def inside_autocast():
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def inside_another_default_dtype():
+    return default_dtype(torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "e8m7"])
+@pytest.mark.parametrize(
+    "around", [torch.no_grad, inside_inference_mode, inside_autocast, inside_another_default_dtype]
+)
+def test_nothing_around_changes_what_is_predicted(model, water, around, name):
+    graph, precision = build_graph(water, model), parse_precision(name)
+    ours = Variant(model, precision, CPU)
+    expected = [ours.predict(graph) for _ in range(3)][-1]
+    with around():
+        predicted = [ours.predict(graph), Variant(model, precision, CPU).predict(graph)]
+    for each in predicted:
+        for quantity in ("energy", "forces"):
+            assert error(each[quantity], expected[quantity]) <= 10 * precision.unit_roundoff
+            assert each[quantity].dtype is expected[quantity].dtype
+    assert torch.equal(predicted[0]["forces"], expected["forces"])
+
+
+def test_another_thread_computes_in_the_precision_too(model, water):
+    graph, ours = build_graph(water, model), variant(model, "float32")
+    expected = [ours.predict(graph) for _ in range(3)][-1]
+    with torch.autocast("cpu", dtype=torch.bfloat16), ThreadPoolExecutor(1) as pool:
+        found = pool.submit(ours.predict, graph).result()
+    assert torch.equal(found["forces"], expected["forces"])
+
+
+# modules that overwrite
+
+
+class Centred(torch.nn.Module):
+    """Overwrites what it is called with, and does not say so."""
+
+    def forward(self, x):
+        x -= x.mean(dim=0)
+        return x**2
+
+
+def evaluated(network, x, name):
+    ours = Variant(network, PRECISIONS[name], CPU, AnyModule(lambda module, x: module(x)))
+    sample = Inputs("x", (x,))
+    return [ours.predict(sample)["output"] for _ in range(2)]
+
+
+@pytest.mark.parametrize("name", ["float64", "float32"])
+def test_what_a_module_is_called_with_stays_what_it_was(name):
+    x = torch.tensor([[1.0, -2.0], [3.0, 4.0]], dtype=torch.float64)
+    numbers = x.numpy().copy()
+    for output in evaluated(torch.nn.Sequential(torch.nn.ReLU(inplace=True)), x, name):
+        np.testing.assert_array_equal(output, np.maximum(numbers, 0))
+    for output in evaluated(Centred(), x, name):
+        np.testing.assert_array_equal(output, (numbers - numbers.mean(axis=0)) ** 2)
+    np.testing.assert_array_equal(x, numbers)
+
+
+def test_errors_of_modules_are_their_own():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        evaluated(torch.nn.Linear(3, 1).double(), torch.ones(2, 2, dtype=torch.float64), "float64")
+
+
+def test_buffers_that_a_run_in_training_changes_are_as_before():
+    network = torch.nn.BatchNorm1d(2).double().train()
+    ours = Variant(network, PRECISIONS["float64"], CPU, AnyModule(lambda module, x: module(x)))
+    sample = Inputs("x", (torch.tensor([[1.0, 2.0], [3.0, 6.0]], dtype=torch.float64),))
+    ours.predict(sample)
+    assert ours.model.running_mean.tolist() == [0.0, 0.0]
+    assert int(ours.model.num_batches_tracked) == 0
+
+
+def test_buffers_that_a_state_does_not_list_are_followed():
+    network = torch.nn.Linear(2, 2).double()
+    network.register_buffer("shift", torch.zeros(2, dtype=torch.float64), persistent=False)
+    ours = Variant(network, PRECISIONS["float32"], CPU, AnyModule(lambda module, x: module(x)))
+    network.shift += 0.5
+    ours.follow(network)
+    assert ours.model.shift.tolist() == [0.5, 0.5]
 
 
 # models converted to another backend

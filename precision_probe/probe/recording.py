@@ -1,0 +1,126 @@
+"""What one probe records: observations, and all that is said of the whole trace."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from precision_probe.models.targets import Subject
+from precision_probe.probe.observation import Observation
+from precision_probe.probe.replay_check import Difference
+from precision_probe.probe.to_numpy import sample_arrays
+from precision_probe.probe.weights import Weights
+from precision_probe.trace.recorder import Recorder
+from precision_probe.trace.tables import StoredTable
+from precision_probe.trace.trace import Trace
+
+__all__ = ["Recording"]
+
+
+class Recording:
+    """The record of a model's variants.
+
+    Args:
+        recorder: Where observations go.
+        about: Attributes that stay what they are.
+        subject: What the model is.
+        weights: Which it ran with.
+
+    Attributes:
+        n_unfinished: How many structures were given to ``run()`` and are not recorded yet.
+        failures: What could not be observed, a sentence each.
+        rounded_calls: Of how many calls the reference got a geometry that a reduced precision had rounded.
+    """
+
+    def __init__(self, recorder: Recorder, about: Mapping[str, Any], subject: Subject, weights: Weights) -> None:
+        self._recorder, self._about, self._subject, self._weights = recorder, about, subject, weights
+        self.n_unfinished = 0
+        self.failures: list[str] = []
+        self.rounded_calls = 0
+        self._n_calls = 0
+        self._differences: dict[int, list[Difference]] = {}
+        self._notes: list[str] = []
+        self.describe()
+
+    def add(self, observation: Observation) -> None:
+        """Record one sample and what came of it."""
+        self._recorder.add(
+            sample_arrays(observation.sample), observation.sizes, observation.predictions, observation.captured
+        )
+        self._n_calls += bool(observation.number)
+        self.rounded_calls += observation.is_rounded
+        self.describe()
+        self._recorder.write_if_due()  # if that fails, it is done later
+
+    def add_differences(self, call: int, differences: Sequence[Difference]) -> bool:
+        """Note what a live call gave otherwise than its replay; whether it is the first that did."""
+        if differences:
+            self._differences[call] = list(differences)
+        return bool(differences) and len(self._differences) == 1
+
+    def add_note(self, note: str) -> None:
+        """Note what a reader of the results should know."""
+        self._notes.append(note)
+
+    def add_tables(self, tables: Mapping[str, StoredTable]) -> None:
+        """Keep tables in the trace, in place of any of the same names."""
+        self._recorder.tables |= tables
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the results should know: structures without edges, a reference that is not exact."""
+        notes = [*self._subject.notes, *self._notes, *self.failures]
+        if self._about["model_dtype"] != "float64":
+            notes.insert(0, f"the reference is {self._about['reference']}.")
+        if self.rounded_calls:
+            notes.append(
+                f"in {self.rounded_calls} of {self._n_calls} calls the reference has the positions as the call rounded "
+                "them: errors do not contain geometry's share. Attach the calculator, or run() the structures."
+            )
+        if self._differences:
+            notes.append(self.difference)
+        return list(dict.fromkeys(notes))
+
+    @property
+    def difference(self) -> str:
+        """What is wrong with a trace some of whose calls were of another model, the first of them named."""
+        call, differences = next(iter(self._differences.items()))
+        return (
+            f"the trace is of another model than the one that was called. In {len(self._differences)} call(s), the "
+            f"first of them call {call}, a clone in the model's own precision differs in "
+            f"{' and '.join(map(str, differences))}. Look for autocast, tf32, hooks on the model, and attributes or "
+            "methods changed since it was attached."
+        )
+
+    def describe(self) -> None:
+        """Tell the recorder what the trace is of, as of now."""
+        self._recorder.attributes = {
+            **self._about,
+            **self._subject.about,
+            "complete": self.n_unfinished == 0 and not self.failures and not self._differences,
+            "failures": self.failures,
+            "weights_changed": self._weights.have_changed,
+            "not_of_the_called_model": {
+                str(call): {each.quantity: each.largest for each in differences}
+                for call, differences in self._differences.items()
+            },
+            "calls_with_rounded_geometry": self.rounded_calls,
+        }
+
+    @property
+    def n_structures(self) -> int:
+        """How many structures have been recorded."""
+        return self._recorder.n_structures
+
+    @property
+    def has_file(self) -> bool:
+        """Whether the trace is written to a file as it grows."""
+        return self._recorder.has_file
+
+    def trace(self) -> Trace:
+        """Everything recorded so far."""
+        self.describe()
+        return self._recorder.trace()
+
+    def save(self) -> None:
+        """Finish the file, if there is one."""
+        self.describe()
+        self._recorder.save()

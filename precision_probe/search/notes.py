@@ -1,0 +1,103 @@
+"""What a reader of a recommendation should know, in sentences."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from precision_probe.search.held_out import CONFIDENCE, Outcome
+from precision_probe.search.measuring import CAST
+from precision_probe.search.paired_times import ratio_of
+from precision_probe.search.proposals import DO_NOTHING
+
+__all__ = ["WHAT_IS_TESTED", "of_choice", "of_runs", "of_test"]
+
+WHAT_IS_TESTED = "the file that apply writes, loaded by MACECalculator with its defaults"
+
+
+def of_test(tried: Mapping[str, Outcome], n_kinds: int, are_held_out: bool) -> list[str]:
+    """On what the tolerance was kept, and what that says of other structures.
+
+    Args:
+        tried: What was tried, in order; the last was chosen.
+        n_kinds: How many kinds of structures there are among those that it was tried on.
+        are_held_out: Whether these were held out of the search.
+    """
+    *failed, name = tried
+    where = "held out" if are_held_out else "searched on"
+    said = [
+        f"{each} was within the margin on the structures searched on, but its file kept the tolerance on only "
+        f"{tried[each].within} of {tried[each].n_structures} {where}, and was given up."
+        for each in failed
+    ]
+    tested = tried[name]
+    structures, kinds = _counted(tested.n_structures, "structure"), _counted(n_kinds, "trajectory or composition")
+    said.append(
+        f"{WHAT_IS_TESTED[0].upper()}{WHAT_IS_TESTED[1:]}, kept the tolerance on {tested.within} of {structures} "
+        f"{where}, of {kinds} (the same atoms in the same order); its largest error there is {tested.largest:.2g} of "
+        "the tolerance."
+    )
+    if not are_held_out:
+        said.append("There were too few structures to hold any out, so nothing is known of others.")
+        return said
+    tries = f", {tested.level:.4g} for this one, as it is number {tested.attempt} of those tried on them"
+    said.append(
+        f"So it keeps the tolerance on at least {tested.at_least:.1%} of structures drawn like those held out (Clopper "
+        f"and Pearson's one-sided bound, confidence {CONFIDENCE:g}{tries if tested.attempt > 1 else ''}); frames that "
+        "resemble each other say less than as many independent structures."
+    )
+    return said
+
+
+def of_choice(name: str, table: pd.DataFrame, as_cheap: Sequence[str], objective: str) -> list[str]:
+    """Why this one, and what is to be said against it.
+
+    Args:
+        name: What was chosen.
+        table: As :meth:`precision_probe.search.search.Search.measured` returns it.
+        as_cheap: The policies that it was chosen among, as they cost as little.
+        objective: As :func:`precision_probe.recommend` takes it.
+    """
+    said = []
+    row = table.loc[name]
+    if name == DO_NOTHING:
+        better = "faster" if objective == "time" else "smaller"
+        said.append(f"No other policy keeps the tolerance and is known to be {better}: run the model in float64.")
+        if row["share"] > 1:
+            said.append("Not even that keeps the tolerance: a float32 interface rounds positions and results.")
+    return said + (_of_times(name, table, as_cheap) if objective == "time" else [])
+
+
+def of_runs(n_runs: int, rank: float) -> str:
+    """What the search took, and how well adjoints would have ranked the blocks."""
+    ranks = f"; adjoints rank the blocks' force errors with a Spearman correlation of {rank:.2f}"
+    return f"{n_runs} runs of the model for errors{ranks if np.isfinite(rank) else ''}."
+
+
+def _of_times(name: str, table: pd.DataFrame, as_cheap: Sequence[str]) -> list[str]:
+    """What is as fast as what was chosen, or faster."""
+    rounds, shares = table["rounds"].to_dict(), table["share"].to_dict()
+    float32 = CAST.format("float32")
+    own = rounds[CAST.format("float64") if name == DO_NOTHING else name]
+    said = []
+    ratio = ratio_of(own, rounds[float32])
+    if not ratio.high < 1:
+        how = "faster" if ratio.low > 1 else "as fast, as far as is resolved"
+        said.append(
+            f"The model cast to float32 as a whole is {how}: this one takes {ratio.median:.3g} times as long "
+            f"({ratio.low:.3g} to {ratio.high:.3g}, {ratio.level:.1%} confidence). On the structures searched on the "
+            f"errors of that reach {shares[float32]:.2g} of the tolerance, here {shares[name]:.2g}."
+        )
+    if len(as_cheap) > 1:
+        said.append(
+            f"{len(as_cheap)} policies are as fast, this one among them: their differences are not resolved in "
+            f"{len(own)} interleaved rounds ({ratio.level:.1%} confidence), or below 1 %. Of these the most "
+            "accurate was taken. To tell them apart, let nothing else run, or give a larger structure."
+        )
+    return said
+
+
+def _counted(number: int, noun: str) -> str:
+    """A number of things, such as "2 structures" and "3 trajectories or compositions"."""
+    plural = " or ".join(f"{word[:-1]}ies" if word.endswith("y") else f"{word}s" for word in noun.split(" or "))
+    return f"{number} {noun if number == 1 else plural}"
