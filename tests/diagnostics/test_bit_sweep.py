@@ -5,7 +5,7 @@ import pytest
 import torch
 from runs import molecule
 
-from precision_probe.diagnostics.bit_sweep import SWEEP_TITLE, WHOLE, stored, sweep, sweep_of
+from precision_probe.diagnostics.bit_sweep import SWEEP_TITLE, WHOLE, sweep, sweep_of
 from precision_probe.diagnostics.reference import ERROR_UNITS, Reference
 from precision_probe.exceptions import InputError
 from precision_probe.models.attributes import weights_sha256
@@ -40,9 +40,8 @@ def test_each_row_is_the_error_of_a_model_that_computes_so(model):
     assert (table.xs(52, level="bits")["forces_rel_l2"] < 1e-13).all()
     assert (table.xs(10, level="bits")["forces_rel_l2"] > 1e-6).all()
     assert (weights_sha256(model), weights_sha256(reference.variant.model)) == before
-    kept = stored(table.reset_index())
-    assert (kept.title, kept.units) == (SWEEP_TITLE, ERROR_UNITS)  # nothing is held out
-    assert set(kept.units) <= set(kept.frame.columns)
+    assert table.attrs == {"title": SWEEP_TITLE, "units": ERROR_UNITS}  # nothing is held out
+    assert set(table.attrs["units"]) <= set(table.columns)
 
 
 def forces_of(model, precision, seeds):
@@ -72,10 +71,8 @@ def test_structures_to_hold_out_may_be_given(model):
     assert (whole["n_searched"], whole["n_held_out"]) == (2, 1)
     assert whole["forces"] == forces_of(model, "m10", (0, 1)).max()
     assert whole["held_out_forces"] == forces_of(model, "m10", (2,)).max()
-    kept = stored(table)
-    assert set(kept.units) <= set(table.columns)
-    assert kept.units["held_out_forces"] == "eV/Å"
-    assert not [name for name in stored(table[["block", "bits", "forces"]]).units if name.startswith("held_out")]
+    assert set(table.attrs["units"]) <= set(table.columns)
+    assert table.attrs["units"]["held_out_forces"] == "eV/Å"
 
 
 def test_a_sweep_without_bits_or_of_a_model_without_forces_is_refused(model, water):
