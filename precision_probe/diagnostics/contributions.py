@@ -56,9 +56,10 @@ def _of_variant(reference: Reference, variant: Variant) -> list[dict[str, object
     results = [_results(reference, predict) for predict in predictors]
     rows: list[dict[str, object]] = [{"part": part} for part in (*model.parts, REST)]
     for name in UNITS:
-        whole = results[-1][name] - results[0][name]
+        whole = results[-1][name] - results[0][name]  # the reference is finite
         for row, before, after in zip(rows, results, results[1:], strict=False):
-            step = after[name] - before[name]
+            with np.errstate(invalid="ignore"):  # ∞ − ∞, where a part has overflowed
+                step = after[name] - before[name]
             row[name] = float(np.sqrt(np.mean(step**2)))
             row[f"{name}_share"] = _share(step, whole)
     return rows

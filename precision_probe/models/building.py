@@ -162,9 +162,10 @@ def load_saved(path: Path) -> torch.nn.Module:
 
 def _class_named(name: str) -> type[torch.nn.Module]:
     """A model class of mace-torch, which keeps those with long-range energies apart from the others."""
-    model_class: type[torch.nn.Module] | None = None
-    if name in _MODEL_CLASSES:  # the modules hold classes of other things, too
-        model_class = getattr(modules, name, getattr(extensions, name, None))
-    if model_class is None:
-        raise InputError(f"mace-torch has no model class {name!r}. Known: {', '.join(_MODEL_CLASSES)}.")
+    # the modules hold classes of other things, too, and not every version of mace-torch has every class
+    classes = {each: getattr(modules, each, getattr(extensions, each, None)) for each in _MODEL_CLASSES}
+    known = {each: model_class for each, model_class in classes.items() if model_class is not None}
+    if name not in known:
+        raise InputError(f"mace-torch has no model class {name!r}. Known: {', '.join(known)}.")
+    model_class: type[torch.nn.Module] = known[name]
     return model_class

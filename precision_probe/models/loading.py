@@ -96,6 +96,9 @@ def _load_file(path: Path) -> object:
         ) from error
 
 
+_load_build: Callable[..., None] = pickle._Unpickler.dispatch[pickle.BUILD[0]]
+
+
 class _UnpicklerOnCpu(pickle._Unpickler):
     """Puts the parts of e3nn's modules that are TorchScript on the CPU.
 
@@ -104,7 +107,7 @@ class _UnpicklerOnCpu(pickle._Unpickler):
     """
 
     stack: list[Any]  # as the module pickle has it
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
 
     def load_build(self) -> None:
         state = self.stack[-1]

@@ -25,7 +25,8 @@ class ProbeHook:
     """A hook that is no part of the model that it is put on."""
 
     def __init__(self, function: Callable[..., None]) -> None:
-        self._function = function
+        # part of no graph, where a compiled model calls the one that is hooked
+        self._function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
 
     def __call__(self, *args: object) -> None:
         """Run with what torch gives to hooks; what the model is given and returns is left as it is."""

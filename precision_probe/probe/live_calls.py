@@ -14,10 +14,14 @@ from torch.utils.hooks import RemovableHandle
 
 from precision_probe.exceptions import InputError
 from precision_probe.models.inputs import named_tensors
+from precision_probe.probe import bare_copies
 from precision_probe.probe.bare_copies import ProbeHook, copied_as_it_is, copied_bare
 from precision_probe.probe.turns import TURNS, is_running
 
 __all__ = ["Calls", "Observing", "observe_calls", "on_loss_gradients", "training_options"]
+
+
+_OF_HOOKS = (__file__, bare_copies.__file__)
 
 
 class Observing(Protocol):
@@ -93,17 +97,29 @@ def observe_calls(model: torch.nn.Module, observer: Observing) -> Callable[[], o
     return weakref.finalize(observer, unhook)
 
 
-class _Hooks:
-    """What is done before and after a call of a model, and who is told of it.
+@dataclass(frozen=True)
+class _OpenCall:
+    """A call that has begun.
 
-    A call is known by the frame that runs the hooks of its beginning and its end; torch leaves that frame before it
-    runs the hook of a call that has raised an exception, and runs none for one that was interrupted.
+    Attributes:
+        frame: That runs the model, from the hooks of the beginning to those of the end. Torch leaves it before it runs
+            the hooks of a call that has raised an exception, and runs none for one that was interrupted.
+        handled: The exception that was being handled as it began: a model may be called by who handles one.
+        told: What the observer returned.
     """
+
+    frame: FrameType
+    handled: BaseException | None
+    told: object
+
+
+class _Hooks:
+    """What is done before and after a call of a model, and who is told of it."""
 
     def __init__(self, model: torch.nn.Module, observer: Observing) -> None:
         self.last = 0  # number of the hook that is to run last, so that what others make of the outputs is seen
         self._model, self._observer = weakref.ref(model), weakref.ref(observer)
-        self._open: list[tuple[FrameType, object]] = []
+        self._open: list[_OpenCall] = []
 
     def before(self, model: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         observer = self._observer()
@@ -115,30 +131,34 @@ class _Hooks:
         hooks = model._forward_hooks
         if self.last in hooks:  # not if an earlier hook has detached the probe
             hooks[self.last] = hooks.pop(self.last)
-        self._open.append((frame, observer.before_call(args, kwargs)))
+        self._open.append(_OpenCall(frame, sys.exc_info()[1], observer.before_call(args, kwargs)))
 
     def after(self, model: torch.nn.Module, _: tuple[object, ...], returned: object) -> None:
         observer = self._observer()
         if observer is None or model is not self._model():
             return
-        frame = _caller()
         self._end_failed(observer)
+        has_returned = bool(self._open) and self._open[-1].handled is sys.exc_info()[1]
+        call = self._open.pop() if has_returned else None
         try:
-            if self._open and self._open[-1][0] is frame:
-                observer.after_call(self._open.pop()[1], returned)
+            if call is not None:
+                observer.after_call(call.told, returned)
         finally:
-            TURNS.give_back(frame)
+            TURNS.give_back(_caller() if call is None else call.frame)
 
     def _end_failed(self, observer: Observing) -> None:
         """Tell of calls that are over without having returned."""
         me = threading.get_ident()
-        while self._open and not is_running(self._open[-1][0], me):
-            observer.call_failed(self._open.pop()[1])
+        while self._open and not is_running(self._open[-1].frame, me):
+            observer.call_failed(self._open.pop().told)
 
 
 def _caller() -> FrameType:
-    """The frame that calls a hook: beyond this function, the method that asks, and the hook."""
-    return sys._getframe(3)
+    """The frame that calls a hook: beyond the hook, and what keeps it out of compiled graphs."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and (frame.f_code.co_filename in _OF_HOOKS or "_dynamo" in frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame
 
 
 def training_options(

@@ -203,6 +203,19 @@ def test_no_gradients_are_told_after_the_end_or_of_what_cannot_be_differentiated
     assert on_loss_gradients({"energy": y.detach(), "name": "x"}, told.append) is None
 
 
+def test_a_compiled_model_that_calls_the_attached_one_is_observed_as_any_other():
+    linear, listener = torch.nn.Linear(3, 1).eval(), Listener()
+    network = torch.nn.Sequential(torch.nn.Tanh(), linear, torch.nn.Tanh())
+    x = torch.linspace(-1, 1, 6).view(2, 3)
+    expected = network(x)
+    unhook = observe_calls(linear, listener)  # before it is compiled: torch does not look for hooks again
+    compiled = torch.compile(network, backend="eager")
+    for _ in range(3):
+        torch.testing.assert_close(compiled(x), expected)
+    unhook()
+    assert len(listener.told) == 6
+
+
 # What goes wrong
 
 
