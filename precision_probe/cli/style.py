@@ -8,7 +8,7 @@ from rich.table import Table
 __all__ = ["DIRECTIONS", "FULL_WIDTH", "WIDTH", "entry", "number", "plain_table"]
 
 # Columns that the tables, and the table of all metrics, need: a narrower terminal wraps lines and loses no digit.
-WIDTH, FULL_WIDTH = 120, 256
+WIDTH, FULL_WIDTH = 126, 256
 
 DIRECTIONS = {"forward": "fwd", "backward": "bwd"}
 

@@ -12,6 +12,7 @@ from precision_probe.exceptions import InputError
 from precision_probe.models.evaluation import Prediction
 from precision_probe.models.graphs import Graph, build_graph
 from precision_probe.models.loading import ModelSource, load_model
+from precision_probe.models.memory import check_memory
 from precision_probe.precisions import PRECISIONS
 from precision_probe.structures import StructureSource, read_structures
 from precision_probe.variants.devices import check_device
@@ -81,6 +82,7 @@ class Reference:
     def _run(self, structures: StructureSource, head: str | None) -> None:
         """Predict the structures, once a first prediction is as every later one will be."""
         graphs = [build_graph(atoms, self.model, head) for atoms in read_structures(structures)]
+        check_memory(graphs, self.model, self.device)
         self.graphs = [graph.to(self.device) for graph in graphs]
         for _ in range(2):  # TorchScript compiles in the second call, and what it compiles may round otherwise
             self.variant.predict(self.graphs[0])

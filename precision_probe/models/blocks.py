@@ -119,7 +119,7 @@ def select_blocks(model: torch.nn.Module, patterns: str | Sequence[str] | None) 
         >>> [block.name for block in select_blocks(build(default_config()), "interactions.*")]
         ['interactions.0', 'interactions.1']
         >>> [block.name for block in select_blocks(build(default_config()), ["!*ions.*", "!products.*", "!*embedding"])]
-        ['spherical_harmonics', 'readouts.0', 'readouts.1']
+        ['spherical_harmonics', 'readouts.0', 'readouts.1', 'scale_shift', 'atomic_energies_fn']
     """
     if patterns is None:
         return default_blocks(model)
@@ -173,6 +173,7 @@ def _other_parts(model: torch.nn.Module) -> list[str]:
         name
         for name, module in model.named_modules()
         if name
+        and name not in _ATOMS_WITHIN
         and _family_of(name) is None
         and _is_part(model, name)
         and _can_be_hooked(module)
@@ -342,6 +343,8 @@ def _isolated_atoms(name: str, module: torch.nn.Module) -> Block:
     return Block(name, {"x": Port("node_attrs", "atom", elements)}, (Port("output", "atom", heads, unit="eV"),))
 
 
+# Stacks layers before atoms, so that its rows are no atoms, and as long as a structure has atoms: no array of a trace.
+_ATOMS_WITHIN = ("layer_feature_mixer",)
 # in the order of the trace, which within a layer is that of the forward pass; no embedding needs another's output
 _FAMILIES = (
     _Family("node_embedding", _Stage.BEFORE_LAYERS, is_list=False, described=_node_embedding),

@@ -15,7 +15,7 @@ __all__ = ["available_bytes", "check_memory", "estimated_bytes"]
 
 # Bytes of a float64, twice: what an interaction computes is kept for the backward pass, which makes its like.
 _BYTES = 16
-_REFUSED = 2.0  # times the memory there is: clearly too much, for an estimate that is good to a third
+_REFUSED = 2.0  # times the memory there is: clearly too much, for an estimate that is good to about a third
 
 
 def estimated_bytes(model: torch.nn.Module, graph: Graph) -> int:
@@ -23,8 +23,8 @@ def estimated_bytes(model: torch.nn.Module, graph: Graph) -> int:
 
     Nearly all of it are numbers that each interaction has for every edge: the weights of its tensor product, the
     features of the sender and the message. Their sum over the interactions, times 16 bytes and the number of edges, was
-    0.87 to 1.39 of the memory measured on a CPU with the demo, the two models of 64 channels trained on 3BPA and on
-    ANI-500k, and one of 128x0e+128x1o with l ≤ 3: 500 to 8,000 atoms with 18 to 80 edges each. What hooks capture, and
+    0.63 to 1.39 of the memory measured on a CPU with the demo, the two models of 64 channels trained on 3BPA and on
+    ANI-500k, and one of 128x0e+128x1o with l ≤ 3: 200 to 8,000 atoms with 18 to 80 edges each. What hooks capture, and
     what other precisions compute, comes on top. Not known are models converted to other backends, which keep less.
     """
     sizes = 0

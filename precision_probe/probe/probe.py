@@ -22,6 +22,7 @@ from precision_probe.files import check_writable
 from precision_probe.models.blocks import select_blocks
 from precision_probe.models.evaluation import MaceEnergy
 from precision_probe.models.loading import ModelSource, check_module, load_model
+from precision_probe.models.memory import check_memory
 from precision_probe.models.provenance import provenance
 from precision_probe.models.targets import Mace, Module, Subject
 from precision_probe.precisions import PRECISIONS, PrecisionSource, parse_precisions
@@ -186,6 +187,7 @@ class Probe:
         self._check_unfinished()
         with TURNS.taken(), undisturbed():
             samples = self._subject.samples(structures)
+            self._subject.notes += check_memory(samples, self.model, self.device)
             self._calls.finish()
             self._weights.follow()
             self._recording.n_unfinished += len(samples)

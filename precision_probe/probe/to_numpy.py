@@ -106,7 +106,7 @@ def captured_arrays(
                     rows=port.rows,
                     components=components,
                     irreps=str(port.irreps) if components else "",
-                    layout="mul_ir" if port.irreps is not None else port.layout,
+                    layout="mul_ir" if port.irreps is not None or values.ndim < 2 else port.layout,
                     unit=(unit if port.unit == "1" else f"{unit}/{port.unit}") if is_gradient else port.unit,
                 )
             )

@@ -18,11 +18,13 @@ from precision_probe.precisions import PRECISIONS
 from precision_probe.structures import read_structures
 
 SMOKE = ["float64", "float32", "bfloat16", "float16"]
-BLOCKS = [
+BLOCKS = [  # in the order in which MACE calls them
+    "atomic_energies_fn",
     "node_embedding",
     "spherical_harmonics",
     "radial_embedding",
     *("interactions.0", "products.0", "interactions.1", "products.1", "readouts.0", "readouts.1"),
+    "scale_shift",
 ]
 
 

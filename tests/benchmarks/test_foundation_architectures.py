@@ -86,8 +86,11 @@ def test_every_block_is_recorded_in_the_order_of_the_model(probed):
         "node_embedding",
         "radial_embedding",
         "spherical_harmonics",
+        *(["pair_repulsion_fn"] if probed.config.get("pair_repulsion") else []),
         *(f"{block}.{layer}" for layer in layers for block in ("interactions", "products")),
         *(f"readouts.{layer}" for layer in layers),
+        "scale_shift",
+        "atomic_energies_fn",
     ]
     for precision in ("float64", "float32"):
         recorded = {array.attrs.get("block") for array in probed.trace.group("propagated", precision).values()}
