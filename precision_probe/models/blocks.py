@@ -173,7 +173,7 @@ def _other_parts(model: torch.nn.Module) -> list[str]:
         name
         for name, module in model.named_modules()
         if name
-        and name not in _ATOMS_WITHIN
+        and name not in _NOT_RECORDED
         and _family_of(name) is None
         and _is_part(model, name)
         and _can_be_hooked(module)
@@ -343,8 +343,10 @@ def _isolated_atoms(name: str, module: torch.nn.Module) -> Block:
     return Block(name, {"x": Port("node_attrs", "atom", elements)}, (Port("output", "atom", heads, unit="eV"),))
 
 
-# Stacks layers before atoms, so that its rows are no atoms, and as long as a structure has atoms: no array of a trace.
-_ATOMS_WITHIN = ("layer_feature_mixer",)
+# Parts of polar models that hooks cannot follow. The first stacks layers before atoms: its rows are no atoms, and are as
+# long as a structure has atoms, which no array of a trace can be. The second computes in place what it is not asked to
+# differentiate, and raises where its inputs are given gradients of their own.
+_NOT_RECORDED = ("layer_feature_mixer", "coulomb_energy")
 # in the order of the trace, which within a layer is that of the forward pass; no embedding needs another's output
 _FAMILIES = (
     _Family("node_embedding", _Stage.BEFORE_LAYERS, is_list=False, described=_node_embedding),

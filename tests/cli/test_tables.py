@@ -197,7 +197,8 @@ def test_errors_table_shows_every_row(errors):
         direction = {"forward": "fwd", "backward": "bwd"}[row["direction"]]
         tensor = f"{row['block']}.{row['tensor']}"
         assert words[:6] == [row["precision"], row["mode"], tensor, direction, row["units"], str(row["n"])]
-        assert [float(word) for word in words[6:]] == pytest.approx([row[name] for name in SHOWN], rel=0.051, nan_ok=True)
+        expected = [row[name] for name in SHOWN]
+        assert [float(word) for word in words[6:]] == pytest.approx(expected, rel=0.051, nan_ok=True)
     (heading,) = [words for words in found if "precision" in words]
     assert heading[-15:] == [{"amplification": "ampl."}.get(name, name) for name in SHOWN]
 
