@@ -343,10 +343,10 @@ def _isolated_atoms(name: str, module: torch.nn.Module) -> Block:
     return Block(name, {"x": Port("node_attrs", "atom", elements)}, (Port("output", "atom", heads, unit="eV"),))
 
 
-# Parts of polar models that hooks cannot follow. The first stacks layers before atoms: its rows are no atoms, and are as
-# long as a structure has atoms, which no array of a trace can be. The second computes in place what it is not asked to
-# differentiate, and raises where its inputs are given gradients of their own.
-_NOT_RECORDED = ("layer_feature_mixer", "coulomb_energy")
+# Parts of polar models that hooks cannot follow. The first stacks layers before atoms: its rows are no atoms, and are
+# as long as a structure has atoms, which no array of a trace can be. The second computes in place what it is not asked
+# to differentiate, and raises where its inputs are given gradients of their own. The third is never called as a module.
+_NOT_RECORDED = ("layer_feature_mixer", "coulomb_energy", "electric_potential_descriptor")
 # in the order of the trace, which within a layer is that of the forward pass; no embedding needs another's output
 _FAMILIES = (
     _Family("node_embedding", _Stage.BEFORE_LAYERS, is_list=False, described=_node_embedding),

@@ -67,7 +67,7 @@ def test_every_part_that_computes_is_a_block_or_belongs_to_one(config, options, 
     model = build(config | options)
     blocks = names(default_blocks(model))
     assert parts <= set(blocks)
-    parts_of_none = {"layer_feature_mixer", "coulomb_energy"}  # which hooks cannot follow
+    parts_of_none = {"layer_feature_mixer", "coulomb_energy", "electric_potential_descriptor"}  # no hook can follow
     with_weights = {name.rpartition(".")[0] for name, _ in (*model.named_parameters(), *model.named_buffers())} - {""}
     left = {each for each in with_weights if not any(f"{each}.".startswith(f"{block}.") for block in blocks)}
     assert {each.split(".")[0] for each in left} <= parts_of_none
