@@ -1,5 +1,6 @@
 """evaluation.py: dipoles, polarizabilities, charges and total energies, against the bare models' own outputs."""
 
+import copy
 import inspect
 import io
 from functools import partial
@@ -367,7 +368,7 @@ def probed_energy(model, atoms):
 
 def calculated_energy(model, atoms):
     atoms = atoms.copy()
-    atoms.calc = MACECalculator(models=model, device="cpu", default_dtype="float64")
+    atoms.calc = MACECalculator(models=copy.deepcopy(model), device="cpu", default_dtype="float64")
     return atoms.get_potential_energy()
 
 

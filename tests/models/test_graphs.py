@@ -1,5 +1,7 @@
 """graphs.py: graphs against MACE's and ASE's own, labels, and what cannot be run."""
 
+import copy
+
 import ase
 import ase.build
 import ase.io
@@ -148,7 +150,7 @@ def energy_of(model, atoms):
 def calculated(model, atoms, name="energy"):
     """What mace-torch's own calculator gives; until version 0.3.15 it sets the default dtype for good."""
     with default_dtype(torch.float64):
-        calculator = MACECalculator(models=model, device="cpu", default_dtype="float64")
+        calculator = MACECalculator(models=copy.deepcopy(model), device="cpu", default_dtype="float64")
         return calculator.get_property(name, atoms.copy())
 
 

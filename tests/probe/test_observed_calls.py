@@ -209,7 +209,7 @@ def far_away(water):
 def calculator(model, dtype):
     with default_dtype(torch.float64), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return MACECalculator(models=model, device="cpu", default_dtype=dtype)
+        return MACECalculator(models=copy.deepcopy(model), device="cpu", default_dtype=dtype)
 
 
 @pytest.mark.filterwarnings("ignore:Ratio of simulation cell size")
