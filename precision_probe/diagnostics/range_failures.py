@@ -15,7 +15,7 @@ from precision_probe.analysis.pairs import MODEL
 from precision_probe.diagnostics.reference import Reference
 from precision_probe.exceptions import InputError
 from precision_probe.models.attributes import elements
-from precision_probe.models.blocks import Block, Port, select_blocks
+from precision_probe.models.blocks import Block, Port, is_called, select_blocks
 from precision_probe.models.evaluation import Prediction
 from precision_probe.models.graphs import Graph
 from precision_probe.models.loading import ModelSource
@@ -183,11 +183,7 @@ def _check_reference(reference: Reference) -> None:
 
 def _every_block(model: torch.nn.Module) -> list[Block]:
     """All that can be hooked: not what TorchScript compiled, nor lists, which are never called."""
-    return select_blocks(model, [name for name, module in model.named_modules() if name and _is_called(module)])
-
-
-def _is_called(module: torch.nn.Module) -> bool:
-    return not isinstance(module, torch.jit.ScriptModule) and type(module).forward is not torch.nn.Module.forward
+    return select_blocks(model, [name for name, module in model.named_modules() if name and is_called(module)])
 
 
 def _run(variant: Variant, graph: Graph, blocks: Sequence[Block]) -> _Run:

@@ -19,7 +19,7 @@ from precision_probe.models._mace import o3
 from precision_probe.models.backends import irreps_layout
 from precision_probe.models.inputs import named_tensors
 
-__all__ = ["Block", "Port", "default_blocks", "select_blocks"]
+__all__ = ["Block", "Port", "default_blocks", "is_called", "select_blocks"]
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,7 @@ def _other_parts(model: torch.nn.Module) -> list[str]:
         and name not in _NOT_RECORDED
         and _family_of(name) is None
         and _is_part(model, name)
-        and _can_be_hooked(module)
-        and _has_forward(module)
+        and is_called(module)
     ]
 
 
@@ -187,8 +186,9 @@ def _is_part(model: torch.nn.Module, name: str) -> bool:
     return not holder or ("." not in holder and isinstance(model.get_submodule(holder), torch.nn.ModuleList))
 
 
-def _has_forward(module: torch.nn.Module) -> bool:
-    return type(module).forward is not torch.nn.Module.forward
+def is_called(module: torch.nn.Module) -> bool:
+    """Whether a module can be hooked and has something to run: not what TorchScript compiled, nor a list."""
+    return not isinstance(module, torch.jit.ScriptModule) and type(module).forward is not torch.nn.Module.forward
 
 
 class _Stage(IntEnum):
