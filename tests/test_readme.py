@@ -183,7 +183,7 @@ def test_table_is_that_of_the_committed_results():
         ]
 
 
-@pytest.mark.parametrize(("page", "question", "n_rows"), [("README.md", "fast", 6), ("docs/policies.md", None, 20)])
+@pytest.mark.parametrize(("page", "question", "n_rows"), [("README.md", "fast", 6), ("docs/policies.md", None, 21)])
 def test_policies_are_those_of_the_committed_results(page, question, n_rows):
     """Rows: a question (where the page has several), the rules, five numbers; the results are named before a table."""
     n_compared, results = 0, {}
@@ -193,7 +193,7 @@ def test_policies_are_those_of_the_committed_results(page, question, n_rows):
             results = json.loads(path.read_text("utf-8"))["questions"]
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         asked = question or cells[0]
-        if len(cells) < 6 or asked not in results or not re.match(r"[\d.]+( ±|$)", cells[-5]):
+        if len(cells) < 6 or asked not in results or not re.match(r"[\d.]+$", cells[-5]):
             continue
         rules = cells[-6].replace("\\", "")
         candidates = results[asked]["candidates"]
@@ -204,8 +204,11 @@ def test_policies_are_those_of_the_committed_results(page, question, n_rows):
             if (row["candidate"] == cast[0] if cast else row["rules"] == rules.removesuffix(" (chosen)"))
         ]
         assert rules.endswith("(chosen)") == (question is None and row["candidate"] == results[asked]["chosen"])
-        time, *others = (float(cell.partition(" ±")[0]) for cell in cells[-5:])
+        time, *others = (float(cell.partition(" (")[0]) for cell in cells[-5:])
         assert time == pytest.approx(1e3 * row["seconds"], abs=0.0501)
+        if interval := re.search(r"\(([\d.]+)–([\d.]+)\)", cells[-4]):
+            ends = (row["vs_float32_low"], row["vs_float32_high"])
+            assert tuple(map(float, interval.groups())) == pytest.approx(ends, abs=0.00501)
         assert others == [
             pytest.approx(row["vs_float32"], abs=0.00501),
             pytest.approx(row["memory_vs_float32"], abs=0.00501),
