@@ -75,20 +75,17 @@ class Model:
     def drifts(self) -> list[Record]:
         """Rows of the dynamics, with ``label``, and within confidence ``apart`` from float64's and ``is_zero``.
 
-        Runs share their starts and are compared run by run; where that was not measured, intervals are compared.
+        Runs share their starts and are compared run by run.
         """
         rows: list[Record] = (self.dynamics or {"drift": []})["drift"]
-        exact = {row["structure"]: row for row in rows if row["precision"] == "float64"}
         return [
             {
                 **row,
                 "label": f"{self.name}, {row['structure']}",
-                "apart": abs(row["difference"] or 0) > (row["difference_confidence"] or 0)
-                if "difference" in row
-                else abs(row["drift"] - beside["drift"]) > row["confidence"] + beside["confidence"],
+                "apart": abs(row["difference"] or 0) > (row["difference_confidence"] or 0),
                 "is_zero": abs(row["drift"]) <= row["confidence"],
             }
-            for row, beside in ((row, exact[row["structure"]]) for row in rows)
+            for row in rows
         ]
 
     def bits(self, tolerance: float) -> pd.Series:
@@ -128,7 +125,7 @@ def broken_and_spread(model: Model, precision: str, motion: str, tensor: str = "
     if rows.empty:
         return math.nan, math.nan
     worst = rows.sort_values("rel_l2").iloc[-1]
-    return float(worst["rel_l2"]), float(np.nan_to_num(worst.get("spread", 0.0)))
+    return float(worst["rel_l2"]), float(np.nan_to_num(worst["spread"]))
 
 
 def extremes(values: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], tuple[str, float]]:
@@ -140,12 +137,6 @@ def line_of(models: Sequence[Model]) -> str:
     """The displacement's length and points."""
     tables = [model.table("displacement")["position"] for model in models]
     return listing(dict.fromkeys(f"a line of {table.max():g} Å in {table.nunique()} points" for table in tables))
-
-
-def largest_source(model: Model, precision: str) -> tuple[str, float]:
-    """Its name and share."""
-    share = model.shares.loc[precision]["share"]
-    return str(share.idxmax()), float(share.max())
 
 
 def bits_cell(model: Model, needed: float) -> str:

@@ -22,7 +22,6 @@ from plots import table
 
 __all__ = ["budget", "units"]
 
-OUTSIDE = "Outside the blocks are scale and shift, and the sums over atoms."  # where these were not yet measured
 ENERGIES = {"energy": "total energy", "interaction_energy": "interaction energy"}
 
 
@@ -170,8 +169,7 @@ def outside(models: Sequence[Model]) -> str:
     mostly = [f"{label} ({percent(share)})" for label, share in shares if share > 0.5]
     if not mostly:
         return "Nowhere does more than half of the squared error of the total energy arise outside the parts."
-    with_sums = all(model.table("budget")["source"].eq("sums").any() for model in models)
     return (
-        f"More than half of the squared error of the total energy arises outside the parts in {listing(mostly)}. "
-        + ("Sums over atoms are among the parts." if with_sums else OUTSIDE)
+        f"More than half of the squared error of the total energy arises outside the parts in {listing(mostly)}. Sums "
+        "over atoms are among the parts."
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
+from findings_contributions import contributions
 from findings_data import MILLI, TOLERANCES, Lines, Model, listing, paragraph, read
 from findings_digits import bits, digits, orders, prediction, ranges
 from findings_errors import budget, units
@@ -29,7 +30,21 @@ def write(results: Path, docs: Path) -> None:
     models = read(results)
     (docs / "figures").mkdir(parents=True, exist_ok=True)
     figures(models, docs / "figures")
-    sections = [top, setup, units, budget, bits, orders, symmetry, smoothness, drift, prediction, digits, ranges]
+    sections = [
+        top,
+        setup,
+        units,
+        contributions,
+        budget,
+        bits,
+        orders,
+        symmetry,
+        smoothness,
+        drift,
+        prediction,
+        digits,
+        ranges,
+    ]
     lines = ["# What we learned about MACE"]
     for section in sections:
         lines += ["", *section(models)]

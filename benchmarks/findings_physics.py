@@ -54,8 +54,7 @@ def symmetry(models: Sequence[Model]) -> Lines:
             "beside the others, because its own rounding breaks symmetries too, and so does that of the comparison, "
             "some 1e-16. Energies are interaction energies: where the isolated atoms' energies of a model are averages "
             "fitted to its data these are small, and relative errors of them large. A 0 may mean symmetry, or numbers "
-            "so far apart that the energy stays the same one."
-            + (" " + OF_SEEDS if "spread" in models[0].table("equivariance") else "")
+            "so far apart that the energy stays the same one. " + OF_SEEDS
         ),
         "",
         *table(["motion, what", *(model.label(precision) for model, precision in keys)], rows),
@@ -176,18 +175,16 @@ def drift(models: Sequence[Model]) -> Lines:
     fastest = max(drifts, key=lambda row: abs(row["drift"]))
     options = "{n_runs} runs of {steps:,} steps of 0.5 fs, from velocities of 300 K"
     lengths = each(models, lambda model: options.format(**model.dynamics["options"]) if model.dynamics else "")
-    run_by_run = all("difference" in row for row in drifts)
-    apart = "that of the differences, run by run, does" if run_by_run else "the two intervals are apart"
-    seen = ", and names the difference that would have been shown in 95 % of cases" if run_by_run else ""
     return [
         "## Energy drift",
         "",
         *paragraph(
             f"Dynamics at constant energy (velocity Verlet), from the same velocities in every precision; {lengths}. "
             "Drift is the slope of the total energy, the mean over runs with its 95 % confidence interval (Student's t "
-            f"over runs); it differs from zero where the interval leaves zero out, and from float64's where {apart}. "
-            f"With so few runs an interval is wide: “no” means not shown, not absent{seen}. Fluctuation "
-            "is the root mean square about the line."
+            "over runs); it differs from zero where the interval leaves zero out, and from float64's where that of the "
+            "differences, run by run, does. With so few runs an interval is wide: “no” means not shown, not absent, "
+            "and names the difference that would have been shown in 95 % of cases. Fluctuation is the root mean square "
+            "about the line."
         ),
         "",
         *table(
@@ -210,8 +207,5 @@ def drift(models: Sequence[Model]) -> Lines:
 
 
 def told_from_float64(row: Record) -> str:
-    """Whether a drift differs from float64's; if not, the difference that would have been shown, if that is known."""
-    if row["apart"]:
-        return "yes"
-    detectable = row.get("detectable")
-    return "no" if detectable is None else f"no, {number(detectable)} would have been"
+    """Whether a drift differs from float64's; if not, the difference that would have been shown."""
+    return "yes" if row["apart"] else f"no, {number(row['detectable'])} would have been"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from findings_contributions import largest_part
 from findings_data import (
     STORED_BITS,
     TOLERANCES,
@@ -14,7 +15,6 @@ from findings_data import (
     extremes,
     interval,
     labelled,
-    largest_source,
     line_of,
     listing,
     number,
@@ -70,18 +70,17 @@ def of_energies(models: Sequence[Model]) -> str:
 
 
 def of_sources(models: Sequence[Model]) -> str:
-    """The largest source in each precision."""
-    largest = {(m.name, p): largest_source(m, p)[0] for m in models for p in m.precisions}
-    names = list(dict.fromkeys(largest.values()))
-    together = [
-        (m.label(p), float(m.shares.loc[p]["share"].reindex(names).sum())) for m in models for p in m.precisions
-    ]
-    low, high = extremes(together)
-    joint = f", together {percent(low[1])} to {percent(high[1])}" if len(names) > 1 else ""
+    """The part that makes most of the errors of forces, and of total energies, in each precision."""
+
+    def largest(name: str) -> str:
+        """Its name and share, side by side."""
+        parts = {(m.name, p): largest_part(m, p, name) for m in models for p in m.precisions}
+        return beside(models, lambda m, p: f"{parts[m.name, p][0]} {percent(parts[m.name, p][1])}")
+
+    forces = dict.fromkeys(largest_part(m, p)[0] for m in models for p in m.precisions)
     return (
-        f"**The largest source of the squared force error is {' or '.join(names)}**{joint}: "
-        + beside(models, lambda m, p: f"{largest[m.name, p]} {percent(largest_source(m, p)[1])}")
-        + "."
+        f"**What makes most of the squared force error is {' or '.join(forces)}**: {largest('forces')}. Of that of the "
+        f"total energy: {largest('energy')}."
     )
 
 
@@ -145,8 +144,8 @@ def of_drift(models: Sequence[Model]) -> str:
 
 
 def smallest_seen(rows: Sequence[Record]) -> str:
-    """Where no difference from float64 was seen, the one that would have been, if that was measured."""
-    detectable = [row["detectable"] for row in rows if not row["apart"] and row.get("detectable") is not None]
+    """Where no difference from float64 was seen, the one that would have been."""
+    detectable = [row["detectable"] for row in rows if not row["apart"] and row["detectable"] is not None]
     return f"; where it is not, {number(max(detectable))} would have been" if detectable else ""
 
 

@@ -20,15 +20,26 @@ underflows or overflows when squared. Where there is nothing usual to divide by,
 # array_api_compat has no types, so whatever a library's namespace gives is Any; and an array's == is not a bool.
 # mypy: disable-error-code="no-any-return, comparison-overlap"
 
-import math
-import operator
-from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic
 
-import numpy as np
-from array_api_compat import array_namespace, device, is_dask_array, is_torch_array
+import numpy as np  # noqa: F401 the examples use it
+from array_api_compat import array_namespace, is_dask_array
 
+from precision_probe.analysis.scaled import (
+    Array,
+    Scaled,
+    add,
+    comparable,
+    count,
+    decibels,
+    divide,
+    float64,
+    is_zero,
+    multiply,
+    subtract,
+    ulps,
+)
 from precision_probe.exceptions import InputError
 from precision_probe.precisions import PRECISIONS, Precision
 
@@ -53,20 +64,6 @@ __all__ = [
 ]
 
 EPS = 1e-12  # in the unit of y: far below the elements that matter, so that only those next to zero feel it
-
-
-class _RealArray(Protocol):
-    """What the arrays of NumPy, torch and dask share, as far as it is used without their namespace."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def __ne__(self, other: Any, /) -> Any: ...
-    def __gt__(self, other: float, /) -> Any: ...
-    def __mul__(self, other: Any, /) -> Any: ...
-    def __truediv__(self, other: Any, /) -> Any: ...
-
-
-Array = TypeVar("Array", bound=_RealArray)
 
 
 def max_abs(y: Array, y_hat: Array) -> Array:
@@ -295,125 +292,11 @@ def compare(y: Array, y_hat: Array, precision: Precision, eps: float = EPS) -> d
         (0.2, 1.0, 0)
     """
     compared = _Compared(y, y_hat, precision, eps)
-    numbers = compared.xp.stack([_float64(getattr(compared, name)) for name in METRICS])
+    numbers = compared.xp.stack([float64(getattr(compared, name)) for name in METRICS])
     if is_dask_array(numbers):
         numbers = numbers.compute()
     values = dict(zip(METRICS, numbers.tolist(), strict=True))
     return values | {name: int(values[name]) for name in ("nonfinite", "flushed")}
-
-
-def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a float64 function of elements without NumPy's warnings: what they warn of has a defined answer here.
-
-    dask calls it later, from other threads, where no setting made here would hold: so each block makes its own.
-    """
-
-    def silent(*blocks: object) -> Any:
-        with np.errstate(all="ignore"):
-            return function(*blocks)
-
-    def mapped(first: Any, *others: object) -> Any:
-        if is_dask_array(first):
-            return first.map_blocks(silent, *others, dtype=np.float64)
-        return array_namespace(first).asarray(silent(first, *others))  # NumPy's operators make scalars of 0-d arrays
-
-    return mapped
-
-
-_add, _subtract, _multiply, _divide = map(_quiet, (operator.add, operator.sub, operator.mul, operator.truediv))
-
-
-@_quiet
-def _float64(x: Array) -> Array:
-    xp = array_namespace(x)
-    return xp.astype(x, xp.float64, copy=False)
-
-
-@_quiet
-def _decibels(ratio: Array) -> Array:
-    return 0.0 - 20.0 * array_namespace(ratio).log10(ratio)
-
-
-@_quiet
-def _ulps(error: Array, y: Array, precision: Precision) -> Array:
-    """Return |Δ| in units in the last place at y."""
-    xp = array_namespace(y)
-    magnitude = xp.abs(y)
-    # frexp is exact where a logarithm rounds: |y| = mantissa · 2^(e + 1) with mantissa in [½, 1), or 0 of 0.
-    mantissa, _ = xp.frexp(magnitude)
-    binade = magnitude / (2.0 * mantissa + _is_zero(mantissa))
-    binade = xp.clip(binade, precision.smallest_normal, 2.0**precision.max_exponent)
-    return error / (binade * 2.0 ** (1 - precision.significand_bits))
-
-
-def _is_zero(x: Array) -> Array:
-    """Return 1 where x is 0, else 0: added to a divisor, it makes 0 / 0 a 0."""
-    xp = array_namespace(x)
-    return xp.astype(x == 0, xp.float64)
-
-
-def _count(x: Array) -> Array:
-    xp = array_namespace(x)
-    return xp.asarray(xp.sum(xp.astype(x, xp.int64)))
-
-
-def _positive_or_one(x: Array) -> Array:
-    xp = array_namespace(x)
-    return xp.where(x > 0, x, xp.ones_like(x))
-
-
-def _comparable(y: Any, y_hat: Any) -> tuple[Any, Any]:
-    """Return arrays of which every metric can be taken, in ways that each library has alone."""
-    if 0 in y.shape:  # no elements have the errors of one exact zero
-        xp = array_namespace(y, y_hat)
-        y = y_hat = xp.zeros(1, dtype=xp.float64, device=device(y))
-    if is_torch_array(y):  # an error is measured, not differentiated: no graph is kept alive for it
-        y, y_hat = y.detach(), y_hat.detach()
-    if is_dask_array(y):  # element by element, so block by block
-        y_hat = y_hat.rechunk(y.chunks)
-    return y, y_hat
-
-
-class _Scaled(Generic[Array]):
-    """An array as its largest magnitude m times numbers of at most 1, over which it is safe to sum.
-
-    Where m is 0, ∞ or NaN those numbers are of no use (0 or NaN). Norms and means of magnitudes are then m itself,
-    so the factor that would come from the numbers is taken as 1.
-    """
-
-    def __init__(self, x: Array) -> None:
-        self.x = x
-        self.xp = array_namespace(x)
-        self.count = math.prod(x.shape)
-        self.magnitude = self.xp.abs(x)
-        self.largest = self.xp.asarray(self.xp.max(self.magnitude))
-
-    @cached_property
-    def unit(self) -> Array:
-        return _divide(self.x, _add(self.largest, _is_zero(self.largest)))
-
-    @cached_property
-    def squares(self) -> Array:
-        return self.xp.sum(_multiply(self.unit, self.unit))
-
-    @property
-    def root(self) -> Array:
-        """‖x‖₂ / m."""
-        return self.xp.sqrt(_positive_or_one(self.squares))
-
-    @property
-    def rms(self) -> Array:
-        return _multiply(self.largest, self.xp.sqrt(_positive_or_one(self.squares / self.count)))
-
-    @property
-    def mean_magnitude(self) -> Array:
-        return _multiply(self.largest, _positive_or_one(self.xp.sum(self.xp.abs(self.unit)) / self.count))
-
-    @property
-    def mean(self) -> Array:
-        finite = _multiply(self.largest, self.xp.sum(self.unit) / self.count)
-        infinite = _add(self.xp.max(self.x), self.xp.min(self.x))  # NaN if both signs occur
-        return self.xp.where(self.xp.isfinite(self.largest), finite, infinite)
 
 
 class _Compared(Generic[Array]):
@@ -429,17 +312,17 @@ class _Compared(Generic[Array]):
                 f"the variant {tuple(y_hat.shape)}. Give two arrays of the same shape."
             )
         self.xp = array_namespace(y, y_hat)
-        self.y, self.y_hat = (_Scaled[Array](_float64(values)) for values in _comparable(y, y_hat))
+        self.y, self.y_hat = (Scaled[Array](float64(values)) for values in comparable(y, y_hat))
         self.precision = precision
         self.eps = eps
 
     @cached_property
-    def delta(self) -> _Scaled[Array]:
-        return _Scaled(_subtract(self.y_hat.x, self.y.x))
+    def delta(self) -> Scaled[Array]:
+        return Scaled(subtract(self.y_hat.x, self.y.x))
 
     @cached_property
-    def ulps(self) -> _Scaled[Array]:
-        return _Scaled(_ulps(self.delta.magnitude, self.y.x, self.precision))
+    def ulps(self) -> Scaled[Array]:
+        return Scaled(ulps(self.delta.magnitude, self.y.x, self.precision))
 
     @property
     def max_abs(self) -> Array:
@@ -447,7 +330,7 @@ class _Compared(Generic[Array]):
 
     @property
     def mean_rel(self) -> Array:
-        return _Scaled(_divide(self.delta.magnitude, _add(self.y.magnitude, self.eps))).mean_magnitude
+        return Scaled(divide(self.delta.magnitude, add(self.y.magnitude, self.eps))).mean_magnitude
 
     @property
     def mean_abs(self) -> Array:
@@ -464,23 +347,23 @@ class _Compared(Generic[Array]):
     @cached_property
     def rel_l2(self) -> Array:
         # The largest magnitudes are divided first: their quotient is in range where the norms may not be.
-        largest = _divide(self.delta.largest, _add(self.y.largest, _is_zero(self.delta.largest)))
-        return _multiply(largest, self.delta.root / self.y.root)
+        largest = divide(self.delta.largest, add(self.y.largest, is_zero(self.delta.largest)))
+        return multiply(largest, self.delta.root / self.y.root)
 
     @property
     def amplification(self) -> Array:
-        return _divide(self.rel_l2, self.precision.unit_roundoff)
+        return divide(self.rel_l2, self.precision.unit_roundoff)
 
     @property
     def sqnr_db(self) -> Array:
-        return _decibels(self.rel_l2)
+        return decibels(self.rel_l2)
 
     @property
     def cosine(self) -> Array:
-        product = self.xp.sum(_multiply(self.y.unit, self.y_hat.unit))
+        product = self.xp.sum(multiply(self.y.unit, self.y_hat.unit))
         squares = self.y.squares * self.y_hat.squares  # one square root of both: exactly 1 for equal arrays
         both_zero = self.xp.astype(self.y.squares == self.y_hat.squares, self.xp.float64)
-        cosine = self.xp.clip(_divide(product, self.xp.sqrt(squares)), -1.0, 1.0)
+        cosine = self.xp.clip(divide(product, self.xp.sqrt(squares)), -1.0, 1.0)
         return self.xp.where(squares == 0, both_zero, cosine)
 
     @property
@@ -493,12 +376,12 @@ class _Compared(Generic[Array]):
 
     @property
     def nonfinite(self) -> Array:
-        return _count(~self.xp.isfinite(self.y_hat.x))
+        return count(~self.xp.isfinite(self.y_hat.x))
 
     @property
     def flushed(self) -> Array:
-        return _count((self.y.x != 0) & (self.y_hat.x == 0))
+        return count((self.y.x != 0) & (self.y_hat.x == 0))
 
     @property
     def headroom(self) -> Array:
-        return _divide(self.xp.full_like(self.y_hat.largest, self.precision.largest), self.y_hat.largest)
+        return divide(self.xp.full_like(self.y_hat.largest, self.precision.largest), self.y_hat.largest)

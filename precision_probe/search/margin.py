@@ -41,8 +41,9 @@ class Margin:
         if np.isnan(self.scatter):
             return (
                 f"On the structures searched on, errors could use {self.value:.0%} of the tolerance, a margin that has "
-                f"served elsewhere: {self.n_structures} structure{'s are' if self.n_structures > 1 else ' is'} too few to "
-                "learn how errors differ."
+                "served elsewhere: "
+                f"{self.n_structures} {'structures are' if self.n_structures > 1 else 'structure is'} too few to learn "
+                "how errors differ."
             )
         return (
             f"On the structures searched on, errors could use {self.value:.0%} of the tolerance: they differ by a "

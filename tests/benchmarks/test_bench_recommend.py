@@ -29,7 +29,9 @@ def test_policies_are_found_for_each_question(tmp_path):
         assert all(chosen[name] <= limit for name, limit in result["tolerance"].items())
         assert chosen["held_out"] == 1
         section = text.split(f"## {question}\n")[1].split("\n## ")[0]
-        shown = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in section.splitlines()[5:] if "|" in line}
+        shown = {
+            line.split(" | ")[0].strip("| "): line.split(" | ") for line in section.splitlines()[5:] if "|" in line
+        }
         assert set(shown) == set(rows)
         for name, cells in shown.items():
             assert cells[2] == "not finite" or float(cells[2]) == pytest.approx(rows[name]["forces_rel_l2"], rel=0.05)

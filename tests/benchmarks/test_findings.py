@@ -61,6 +61,22 @@ def test_a_table_holds_the_numbers_of_the_file(results, docs):
             assert float(cell.rstrip(" %").replace(",", "")) == pytest.approx(factor * row[name], rel=0.051), name
 
 
+def test_shares_of_the_parts_are_those_of_the_file_and_make_the_whole(results, docs):
+    record = json.loads((results / "findings-demo.json").read_text(encoding="utf-8"))
+    table = pd.DataFrame(record["tables"]["contributions"]).set_index("part")
+    page = (docs / "what-we-learned.md").read_text(encoding="utf-8")
+    section = page.split("\n## Which parts make the errors\n")[1].split("\n## ")[0]
+    shown = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
+    forces, energy = shown[2 : 2 + len(table)], shown[4 + len(table) :]
+    for name, rows in (("forces", forces), ("energy", energy)):
+        assert [part for part, _ in rows] == list(table.index)
+        shares = [float(cell.partition(" %")[0].replace(",", "")) / 100 for _, cell in rows]
+        assert shares == pytest.approx(table[f"{name}_share"].tolist(), rel=0.051)
+        assert sum(shares) == pytest.approx(1, abs=0.05)
+    largest = table["forces_share"].idxmax()
+    assert f"**What makes most of the squared force error is {largest}**" in " ".join(page.split())
+
+
 def test_steps_are_of_all_digits(results):
     tables = json.loads((results / "findings-demo.json").read_text(encoding="utf-8"))["tables"]
     assert [row["precision"] for row in tables["steps"]] == ["float64", "float16"]

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from full_disk import FullError, failing_at
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,27 +16,9 @@ from precision_probe.trace.growing_file import add_tables, append, set_attribute
 from precision_probe.trace.tables import StoredTable
 
 
-class FullError(OSError):
-    """No space left on the device."""
-
-
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "grows.h5"
-
-
-def failing_at(monkeypatch, owner, name, number):
-    """Let the n-th call of a function raise, once; returns how often it was called."""
-    works, counted = getattr(owner, name), []
-
-    def sometimes(*args, **kwargs):
-        counted.append(name)
-        if len(counted) == number:
-            raise FullError("No space left on device")
-        return works(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, sometimes)
-    return counted
 
 
 def contents(path):

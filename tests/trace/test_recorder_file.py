@@ -11,6 +11,7 @@ import pytest
 import torch
 import xarray as xr
 from ase.calculators.singlepoint import SinglePointCalculator
+from full_disk import FullError, failing_at
 from runs import data_of, molecule, trace_of
 
 import precision_probe as pp
@@ -223,24 +224,6 @@ def test_calls_go_on_while_a_reader_keeps_the_file_open(mine, output, after_ever
 
 
 # Failures to write
-
-
-class FullError(OSError):
-    """No space left on the device."""
-
-
-def failing_at(monkeypatch, owner, name, number):
-    """Let the n-th call of a function raise, once; returns how often it was called."""
-    works, counted = getattr(owner, name), []
-
-    def sometimes(*args, **kwargs):
-        counted.append(name)
-        if len(counted) == number:
-            raise FullError("No space left on device")
-        return works(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, sometimes)
-    return counted
 
 
 def test_a_call_whose_write_fails_is_written_with_the_next(mine, output, monkeypatch, after_every_structure):
