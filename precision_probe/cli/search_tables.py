@@ -9,6 +9,7 @@ from rich.text import Text
 from precision_probe.analysis.errors import TOLERANCE_UNITS, bits_needed
 from precision_probe.cli.style import entry, number, plain_table
 from precision_probe.policy import Policy
+from precision_probe.trace.tables import HELD_OUT
 
 __all__ = ["recommendation_table", "sweep_table"]
 
@@ -21,23 +22,33 @@ def sweep_table(sweep: pd.DataFrame, quantity: str, tolerance: float) -> Rendera
         quantity: ``energy`` or ``forces``.
         tolerance: In eV/atom or eV/Å.
     """
-    wide = sweep.pivot_table(index="block", columns="bits", values=quantity, sort=False)
+    held_out = f"{HELD_OUT}{quantity}"
+    judged = [quantity] if held_out not in sweep else [quantity, held_out]
+    largest = sweep.assign(largest=sweep[judged].max(axis=1, skipna=False))
+    wide = largest.pivot_table(index="block", columns="bits", values="largest", sort=False, dropna=False)
     wide = wide[sorted(wide.columns)]
     needed = bits_needed(sweep, tolerance, quantity)
+    searched = bits_needed(sweep, tolerance, quantity, searched_only=True)
     table = plain_table(f"Largest error of {quantity} ({TOLERANCE_UNITS[quantity]}) with so many bits of significand")
     table.add_column("\nrounded", no_wrap=True)
     table.add_column("bits\nneeded", justify="right")
     for bits in wide.columns:
         table.add_column(f"\n{bits}", justify="right", no_wrap=True)
     for block, row in wide.iterrows():
-        enough = needed[str(block)]
+        enough, there = ("more" if pd.isna(each[str(block)]) else str(each[str(block)]) for each in (needed, searched))
         cells = [Text(number(value), style="" if value <= tolerance else "red") for value in row]
-        table.add_row(str(block), "more" if pd.isna(enough) else str(enough), *cells)
+        table.add_row(str(block), enough if enough == there else f"{enough} ({there})", *cells)
     notes = (
         f"needed: to stay within {tolerance:g} {TOLERANCE_UNITS[quantity]} with that number and every larger one "
         "tried. One block is rounded at a time (its inputs, weights and every operation, forward and backward), the "
         "rest is float64; exponents are float64's. Stored bits: float32 has 23, float16 10, bfloat16 7."
     )
+    if held_out in sweep:
+        n_searched, n_held_out = (int(sweep[column].iloc[0]) for column in ("n_searched", "n_held_out"))
+        notes += (
+            f" Errors are the largest over {n_searched} structures searched on and {n_held_out} held out; in brackets "
+            "the bits that those searched on would have asked for, where these differ."
+        )
     return Group(table, Text(notes, style="dim"))
 
 

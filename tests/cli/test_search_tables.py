@@ -48,6 +48,19 @@ def test_what_no_number_of_bits_keeps_needs_more(sweep):
     assert "energy (eV/atom)" in " ".join(lines)
 
 
+def test_errors_are_the_larger_of_those_searched_on_and_held_out(sweep):
+    table = sweep.assign(held_out_forces=2 * sweep["forces"], held_out_energy=0.0, n_searched=3, n_held_out=5)
+    lines, _ = printed(sweep_table(table, "forces", 2e-3))
+    rows = {line.split()[0]: line.split() for line in lines if line.strip()}
+    assert rows["whole"][2:] == ["23", "(7)", "8.0e-03", "4.0e-03", "2.0e-04"]
+    assert rows["a"][1:] == ["23", "6.0e-04", "1.0e-02", "2.0e-05"]
+    assert rows["b"][1:] == ["more", "(4)", "4.0e-03", "4.0e-03", "4.0e-03"]
+    assert "3 structures searched on and 5 held out" in " ".join(" ".join(lines).split())
+    lines, _ = printed(sweep_table(table, "energy", 1e-4))
+    rows = {line.split()[0]: line.split() for line in lines if line.strip()}
+    assert rows["b"][1:] == ["more", "2.0e-04", "2.0e-04", "2.0e-04"]
+
+
 # searches
 
 
