@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from findings_contributions import largest_part, of_precision
 from findings_data import (
     PARTS,
     REST,
@@ -120,7 +121,7 @@ def budget(models: Sequence[Model]) -> Lines:
         "",
         "![Shares of the squared force error by source](figures/findings-budget.png)",
         "",
-        *paragraph(f"{explained(models)} {without(models)}"),
+        *paragraph(f"{explained(models)} {without(models)} {otherwise(models)}"),
         "",
         *paragraph(
             "For energies (meV/atom, the largest over structures) the parts and all together are as follows. The "
@@ -144,6 +145,30 @@ def explained(models: Sequence[Model]) -> str:
         ]
     )
     return f"The parts together make {number(low[1])} ({low[0]}) to {number(high[1])} ({high[0]}) of the whole error."
+
+
+def otherwise(models: Sequence[Model]) -> str:
+    """Where rounding alone has another largest source than the precision's own operations."""
+    cases = []
+    for model in models:
+        for precision in model.precisions:
+            shares = model.shares.loc[precision]["share"]
+            largest, part = str(shares.idxmax()), largest_part(model, precision)[0]
+            if largest != part:
+                own = of_precision(model, precision)["forces_share"]
+                own = own[own.index.str.split(".").str[0] == largest].sum()
+                cases.append(
+                    f"{model.label(precision)}: {largest} has {percent(shares.max())} here, and {percent(own)} by the "
+                    "precision's own operations"
+                )
+    if not cases:
+        return (
+            "The largest source is everywhere the part that makes most of the error by the precision's own operations."
+        )
+    return (
+        f"Rounding in place of a precision names another largest source than the precision itself in {listing(cases)}, "
+        "which is what counts."
+    )
 
 
 def without(models: Sequence[Model]) -> str:

@@ -201,11 +201,22 @@ def drift(models: Sequence[Model]) -> Lines:
         *paragraph(
             f"The fastest drift, {number(fastest['drift'])} meV/atom/ps ({fastest['label']}, {fastest['precision']}), "
             "would change the temperature of a harmonic solid, 3 k_B T for each atom, by "
-            f"{number(fastest['drift'] / THERMAL)} K in a picosecond."
+            f"{number(fastest['drift'] / THERMAL)} K in a picosecond. {by_chance(drifts)}"
         ),
     ]
 
 
+def by_chance(drifts: Sequence[Record]) -> str:
+    """How many of the comparisons would differ if nothing did."""
+    n_compared = sum(row["precision"] != "float64" for row in drifts)
+    return (
+        f"Of {n_compared} comparisons at 95 % confidence {number(0.05 * n_compared)} would differ by chance if none did: "
+        "a difference near the end of its interval is no more than a hint."
+    )
+
+
 def told_from_float64(row: Record) -> str:
-    """Whether a drift differs from float64's; if not, the difference that would have been shown."""
-    return "yes" if row["apart"] else f"no, {number(row['detectable'])} would have been"
+    """Whether a drift differs from float64's, and by how much; if not, the difference that would have been shown."""
+    if row["apart"]:
+        return f"yes, by {number(row['difference'])} ± {number(row['difference_confidence'])}"
+    return f"no, {number(row['detectable'])} would have been"

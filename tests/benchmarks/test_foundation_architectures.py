@@ -45,7 +45,13 @@ class Probed:
     after: tuple[str, dict[str, int]]
 
 
-WIDE = ("mace-mp-0-large", "mace-off23-medium", "mace-off23-large", "mace-omat-0-medium")  # more of the same
+WIDE = (
+    "mace-mp-0-large",
+    "mace-off23-medium",
+    "mace-off23-large",
+    "mace-omat-0-medium",
+    "mace-mpa-0-medium",
+)  # more of the same
 
 
 @pytest.fixture(

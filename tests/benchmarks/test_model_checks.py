@@ -34,7 +34,9 @@ def checked(row, device, precisions):
 
 
 def mostly_alike(row):
-    """Rows of which others, quicker ones, show the same: deeper models, conversions of one class after another."""
+    """Rows of which others show the same: deeper models, conversions of one class after another, parts of a whole."""
+    if row.name in ("Agnesi distance transform", "Soft distance transform", "PolarMACE, charges"):
+        return True  # each is part of a row that has ZBL, or dipoles, too
     is_conversion = "cuEquivariance" in row.name
     is_deep = re.search("[23] layers, max_ell", row.name)
     return is_deep or (is_conversion and ("Interaction" in row.name or "correlation 3" in row.name))
