@@ -156,9 +156,9 @@ def otherwise(models: Sequence[Model]) -> str:
             largest, part = str(shares.idxmax()), largest_part(model, precision)[0]
             if largest != part:
                 own = of_precision(model, precision)["forces_share"]
-                own = own[own.index.str.split(".").str[0] == largest].sum()
+                share = float(own[own.index.str.split(".").str[0] == largest].sum())
                 cases.append(
-                    f"{model.label(precision)}: {largest} has {percent(shares.max())} here, and {percent(own)} by the "
+                    f"{model.label(precision)}: {largest} has {percent(shares.max())} here, and {percent(share)} by the "
                     "precision's own operations"
                 )
     if not cases:

@@ -210,8 +210,8 @@ def by_chance(drifts: Sequence[Record]) -> str:
     """How many of the comparisons would differ if nothing did."""
     n_compared = sum(row["precision"] != "float64" for row in drifts)
     return (
-        f"Of {n_compared} comparisons at 95 % confidence {number(0.05 * n_compared)} would differ by chance if none did: "
-        "a difference near the end of its interval is no more than a hint."
+        f"Of {n_compared} comparisons at 95 % confidence {number(0.05 * n_compared)} would differ by chance if none "
+        "did: a difference near the end of its interval is no more than a hint."
     )
 
 
