@@ -158,7 +158,7 @@ def otherwise(models: Sequence[Model]) -> str:
                 own = of_precision(model, precision)["forces_share"]
                 share = float(own[own.index.str.split(".").str[0] == largest].sum())
                 cases.append(
-                    f"{model.label(precision)}: {largest} has {percent(shares.max())} here, and {percent(share)} by the "
+                    f"{model.label(precision)}: {largest} has {percent(shares.max())} here, {percent(share)} by the "
                     "precision's own operations"
                 )
     if not cases:
