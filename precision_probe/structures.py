@@ -10,6 +10,7 @@ from typing import TypeAlias
 import ase
 import ase.io
 import numpy as np
+from ase.io.cif import NoStructureData, parse_cif
 from ase.io.formats import ioformats, parse_filename
 
 from precision_probe.exceptions import InputError, first_line
@@ -23,6 +24,7 @@ DEMO = "demo"
 _NO_VOLUME = 1e-6
 _BEGINNING = 2000  # bytes of a file that are looked at, as many as ASE does
 _LAMMPS_DATA = re.compile(rb"^\s*\d+\s+atom(s| types)\s*$", re.MULTILINE)
+_ONE_PLACE = 1e-3  # in cell vectors: how near ASE takes two sites of a CIF for one
 _WHOLE = 1e-3  # how far below 1 the occupancy of a whole atom may be, for the digits that a file gives it
 StructureSource: TypeAlias = ase.Atoms | Iterable[ase.Atoms] | str | Path
 
@@ -97,12 +99,19 @@ def _read_file(source: str | Path, format: str | None) -> tuple[Sequence[ase.Ato
 def _read(path: Path, index: str | int | slice | None, format: str | None, source: str) -> Sequence[ase.Atoms]:  # noqa: A002
     """What ASE reads of a file, as a list; of an empty one it may say nothing, or raise whatever it meets."""
     try:
-        structures = ase.io.read(path, slice(None) if index is None else index, format=format)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            structures = ase.io.read(path, slice(None) if index is None else index, format=format)
     except Exception as error:
         raise InputError(
             f"ASE cannot read structures from {source} ({type(error).__name__}: {first_line(error)}). "
             f"Check that the file is whole and its ending names its format. {_how_to_name_a_format(path, format)}"
         ) from error
+    for each in said:
+        if "are equivalent" in str(each.message):  # of two sites at one place ASE drops one
+            _check_shared_sites(path)
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     if isinstance(structures, ase.Atoms):  # for an index such as @3
         return [structures]
     if not structures:
@@ -151,6 +160,27 @@ def _check_occupancy(atoms: ase.Atoms) -> None:
                 f"Structure {atoms.info['name']}: site {index} is occupied by {held}, which is not one whole atom. "
                 "Give an ordered structure, with one element or none on each site and no occupancies."
             )
+
+
+def _check_shared_sites(path: Path) -> None:
+    """Refuse a CIF that puts two elements on one site without saying in what shares."""
+    with path.open("rb") as file:
+        blocks = list(parse_cif(file))
+    for block in blocks:
+        try:
+            sites = block.get_unsymmetrized_structure()
+        except (KeyError, NoStructureData):
+            continue
+        i, j = np.triu_indices(len(sites), 1)
+        apart = sites.get_scaled_positions(wrap=False)[i] - sites.get_scaled_positions(wrap=False)[j]
+        is_shared = np.abs(apart - np.round(apart)).max(axis=1) < _ONE_PLACE
+        for first, second in zip(i[is_shared], j[is_shared], strict=True):
+            elements = sites.symbols[first], sites.symbols[second]
+            if elements[0] != elements[1]:
+                raise InputError(
+                    f"{path}, data_{block.name}: sites {first} and {second} are {' and '.join(elements)} at one place, "
+                    "which is not one whole atom. Give an ordered structure, with one element or none on each site."
+                )
 
 
 def _check_cell(atoms: ase.Atoms) -> None:

@@ -204,6 +204,17 @@ def test_a_site_that_is_not_one_whole_atom_is_refused(tmp_path, occupancies, wor
         read_structures(ase.io.read(path) * (1, 2, 1))
 
 
+@pytest.mark.parametrize("place", ["0.1 0.2 0.3", "1.1 0.2 -0.7", "0.1002 0.2 0.3"])
+def test_two_elements_at_one_place_are_refused_where_no_shares_are_given_too(tmp_path, place):
+    path = tmp_path / "test.cif"
+    without = CIF.replace("_atom_site_occupancy\n", "")
+    path.write_text(without.format("", place, "").replace("0.5 0.5 0.5 1", "0.5 0.5 0.5"))
+    with pytest.raises(InputError, match=r"test.cif, data_\w+: sites 0 and 1 are Si and Ge at one place"):
+        read_structures(path)
+    path.write_text(path.read_text().replace("Ge1 Ge", "Si2 Si"))  # the same atom, given twice
+    assert formulas(path) == ["SiO"]
+
+
 @pytest.mark.parametrize("occupancy", ["1", "1.000", "0.9999", "?", "."])
 def test_whole_atoms_are_read(tmp_path, occupancy):
     path = tmp_path / "whole.cif"
