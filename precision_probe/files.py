@@ -1,14 +1,18 @@
 """Files written whole or not at all: an output is checked before the work, and appears when it is complete."""
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from precision_probe.exceptions import InputError
 
-__all__ = ["check_writable", "replacing", "unfinished"]
+__all__ = ["check_folder", "check_writable", "replacing", "unfinished", "unwritable"]
+
+_LONGEST = ".partial.journal"  # of what is added to names
 
 
 def check_writable(path: str | Path, *, force: bool = False) -> Path:
@@ -17,25 +21,49 @@ def check_writable(path: str | Path, *, force: bool = False) -> Path:
     Raises:
         InputError: If its folder is missing or not writable, it is a folder, or a file is there without ``force``.
     """
-    path = Path(path)
+    path = check_folder(path)
     try:
-        if path.is_dir():
-            raise InputError(f"The output {path} is a folder. Give the name of a file in it.")
         if path.exists() and not force:
             raise InputError(f"The output {path} exists. Choose another name, or replace it with --force (force=True).")
         if unfinished(path).exists() and not force:
             raise InputError(
                 f"{unfinished(path)} exists: what a run finished before it was killed, or one that is running. "
-                "Choose another name, or replace it with --force (force=True)."
+                "Go on with it (--resume, resume=True), choose another name, or replace it with --force (force=True)."
             )
-        with replacing(path, commit=False):
-            pass
     except OSError as error:
-        raise InputError(
-            f"The output {path} cannot be written ({error.strerror or error}). "
-            "Choose a folder that exists and that you may write to."
-        ) from error
+        raise unwritable(path, error) from error
     return path
+
+
+def check_folder(path: str | Path) -> Path:
+    """Return the path of a file, once it is known that its folder is there and may be written to.
+
+    Raises:
+        InputError: If that is not so, or the path is a folder itself.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise InputError(f"The output {path} is a folder. Give the name of a file in it.")
+        with suppress(FileNotFoundError):
+            path.parent.joinpath(f"{path.name}{_LONGEST}").lstat()  # says whether there can be such a name
+        if not stat.S_ISDIR(path.parent.stat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    except (OSError, ValueError) as error:  # the second: a NUL in the name
+        raise unwritable(path, error) from error
+    # root may write where permissions say no, and nobody on a file system that is read-only: access() knows both
+    if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    return path
+
+
+def unwritable(path: Path, error: Exception) -> InputError:
+    """The message that a file cannot be written, and why."""
+    reason = getattr(error, "strerror", None) or error
+    return InputError(
+        f"The output {path} cannot be written ({reason}). Choose a folder that exists, that you may write to, and that "
+        "has space."
+    )
 
 
 def unfinished(path: Path) -> Path:
@@ -44,17 +72,17 @@ def unfinished(path: Path) -> Path:
 
 
 @contextmanager
-def replacing(path: Path, *, commit: bool = True) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place at the end, and is gone if anything fails."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        if commit:
-            umask = os.umask(0)  # it cannot be read but by setting it
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)  # mkstemp's own mode shuts other users out
-            temporary.replace(path)
+        umask = os.umask(0)  # it cannot be read but by setting it
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's own mode shuts other users out
+        temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be gone, which is no reason to hide what went wrong
+            temporary.unlink(missing_ok=True)

@@ -121,15 +121,6 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path, is_there, error):
     assert not is_there or path.read_bytes() == b"precious"
 
 
-def test_nothing_is_replaced_without_commit(tmp_path):
-    path = tmp_path / "trace.h5"
-    path.write_bytes(b"precious")
-    with replacing(path, commit=False) as temporary:
-        temporary.write_bytes(b"new")
-    assert path.read_bytes() == b"precious"
-    assert names(tmp_path) == ["trace.h5"]
-
-
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
 def test_permissions_honour_the_umask(tmp_path, umask):
     path = tmp_path / "trace.h5"

@@ -72,7 +72,7 @@ class ObservedCalls:
             return
         with self._without_harm(call.number):
             with undisturbed(), call.random_state.restored():
-                call.predictions = self._observer.predict(call.sample)
+                call.predictions = self._observer.predict(call.sample, number=call.number)
                 call.captured = self._observer.capture(call.sample)
                 self._compare(call, returned)
             if call.training is None:

@@ -55,12 +55,14 @@ class Observer:
             "seed": next((each.seed for each in self.variants if each.precision.stochastic), None),
         }
 
-    def predict(self, sample: Sample, repeats: int = 1) -> dict[str, list[ModelArray]]:
+    def predict(self, sample: Sample, repeats: int = 1, number: int = 0) -> dict[str, list[ModelArray]]:
         """What each variant predicts, unhooked, and its time: all precisions in turn, so that they are timed alike.
 
         Args:
             sample: What to run.
             repeats: How often, for the median of the times; less often if that takes longer than two seconds.
+            number: Of the sample in the trace, by which what is random, here and in what is captured next, is the same
+                wherever a run begins.
         """
         if not self._is_warm:
             for variant in self.variants:
@@ -75,6 +77,7 @@ class Observer:
                 break
             for variant in self.variants:
                 name = variant.precision.name
+                variant.draw_anew(number)
                 predictions[name] = variant.predict(sample)
                 seconds.setdefault(name, []).append(predictions[name].seconds)
         n_structures = sample.n_structures if isinstance(sample, Graph) else 1

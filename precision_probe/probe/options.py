@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import torch
 
 from precision_probe.exceptions import InputError
+from precision_probe.trace.claim import Claim, claim_output
 from precision_probe.trace.trace import MODES
 
-__all__ = ["Gradients", "default_device", "parse_gradients", "parse_modes"]
+__all__ = ["Gradients", "default_device", "parse_gradients", "parse_modes", "parse_output"]
 
 Gradients: TypeAlias = Literal["per_block", "shared"] | bool
 
@@ -45,6 +47,19 @@ def parse_modes(modes: str | Sequence[str]) -> tuple[str, ...]:
     if unknown or not names:
         raise InputError(f"Unknown mode {', '.join(unknown) or 'list (empty)'}. Known: {', '.join(MODES)}.")
     return tuple(mode for mode in MODES if mode in names)
+
+
+def parse_output(output: str | Path | Claim | None, *, force: bool, resume: bool) -> Claim | None:
+    """Claim the output, unless a claim was given.
+
+    Raises:
+        InputError: If it cannot be written, is somebody else's, or is there and neither to be replaced nor continued.
+    """
+    if output is None:
+        if resume:
+            raise InputError("resume=True goes on from what an earlier run left of its output. Give output= too.")
+        return None
+    return output if isinstance(output, Claim) else claim_output(output, force=force, resume=resume)
 
 
 def default_device(given: object, model: torch.nn.Module) -> torch.device | None:

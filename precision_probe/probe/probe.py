@@ -10,6 +10,7 @@ Example:
 """
 
 import atexit
+import contextlib
 import math
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,8 +18,7 @@ from pathlib import Path
 
 import torch
 
-from precision_probe.exceptions import InputError
-from precision_probe.files import check_writable
+from precision_probe.exceptions import InputError, ProbeError
 from precision_probe.models.blocks import select_blocks
 from precision_probe.models.evaluation import MaceEnergy
 from precision_probe.models.loading import ModelSource, check_module, load_model
@@ -30,13 +30,14 @@ from precision_probe.probe.live_calls import Calls, observe_calls
 from precision_probe.probe.observation import Observation
 from precision_probe.probe.observed_calls import ObservedCalls
 from precision_probe.probe.observer import Observer
-from precision_probe.probe.options import Gradients, default_device, parse_gradients, parse_modes
+from precision_probe.probe.options import Gradients, default_device, parse_gradients, parse_modes, parse_output
 from precision_probe.probe.own_precision import OwnPrecision
 from precision_probe.probe.recording import Recording
 from precision_probe.probe.turns import TURNS
 from precision_probe.probe.weights import Weights
 from precision_probe.progress import shown
 from precision_probe.structures import StructureSource, read_structures
+from precision_probe.trace.claim import Claim
 from precision_probe.trace.recorder import Recorder
 from precision_probe.trace.tables import StoredTable
 from precision_probe.trace.trace import MODES, Trace
@@ -61,8 +62,9 @@ def attach(
     when: Callable[..., bool] | None = None,
     head: str | None = None,
     device: str | torch.device | None = None,
-    output: str | Path | None = None,
+    output: str | Path | Claim | None = None,
     force: bool = False,
+    resume: bool = False,
 ) -> "Probe":
     """Clone a MACE model, or any module, into each precision and record what every block computes.
 
@@ -86,9 +88,13 @@ def attach(
             observed for which it is true.
         head: Which head of a multi-head model the structures given to ``run()`` are evaluated with.
         device: Where the variants run; by default where the model is, and for a file a GPU if there is one.
-        output: Write the trace to this file as it grows, and finish it when the probe is detached; until then it is
-            ``<output>.partial``.
-        force: Replace an ``output`` that exists.
+        output: Write the trace to this file as it grows, and finish it when the probe is detached; until then, and if
+            the run does not come to its end, it is ``<output>.partial``. A file that cannot be written stops no run:
+            see :attr:`Probe.output_problem`. Nobody else can have the same output meanwhile; a claim of it that was
+            taken before may be given, too.
+        force: Replace an ``output`` that exists, once the new one is complete.
+        resume: Go on from the ``<output>.partial`` of an earlier run, if it left one: the structures that it has are
+            not run again. That run must have been of the same model, precisions, blocks and modes.
 
     Returns:
         A probe, also usable in a ``with`` statement, whose end detaches it; so does the end of the probe's life, so
@@ -98,30 +104,33 @@ def attach(
         :attr:`Probe.notes` and in the trace: the trace is of another model then.
 
     Raises:
-        InputError: If the model, a precision, a block pattern, a mode or the device cannot be used.
+        InputError: If the model, a precision, a block pattern, a mode, the device or the output cannot be used.
     """
     calls = Calls(every, limit, when)
     parsed_modes, parsed_gradients = parse_modes(modes), parse_gradients(gradients)
-    path = None if output is None else check_writable(output, force=force)
-    module, name = load_model(model) if call is None else (check_module(model), type(model).__name__)
-    place = check_device(default_device(model, module) if device is None else device)
-    asked = default_precisions(place, module) if precisions is None else parse_precisions(precisions)
-    check_precisions(asked, place, module)
-    if call is not None and blocks is None:
-        raise InputError("With call=, name the blocks to capture, such as blocks='*' for the module's own children.")
-    if call is not None and head is not None:
-        raise InputError("head= chooses a head of a MACE model, and call= is for modules that are not one.")
-    subject: Subject = Mace(module, head, holder=model) if call is None else Module(call)
-    members = getattr(model, "models", None)
-    if call is None and members is not None and len(members) > 1:
-        subject.notes.append(
-            f"of the calculator's {len(members)} models, the first is probed; pass models[i] for others."
-        )
-    chosen = select_blocks(module, blocks)
-    variants = [Variant(module, p, place, subject.evaluation) for p in (PRECISIONS["float64"], *asked)]
-    own = OwnPrecision(module, variants, lambda cloned, p: Variant(cloned, p, place, subject.evaluation))
-    observer = Observer(variants, chosen, parsed_modes, parsed_gradients, subject.gradient_unit)
-    return Probe(module, name, place, subject, observer, own, calls, Recorder(path))
+    claim = parse_output(output, force=force, resume=resume)
+    with contextlib.nullcontext() if claim is None else claim.released_on_failure():
+        module, name = load_model(model) if call is None else (check_module(model), type(model).__name__)
+        place = check_device(default_device(model, module) if device is None else device)
+        asked = default_precisions(place, module) if precisions is None else parse_precisions(precisions)
+        check_precisions(asked, place, module)
+        if call is not None and blocks is None:
+            raise InputError(
+                "With call=, name the blocks to capture, such as blocks='*' for the module's own children."
+            )
+        if call is not None and head is not None:
+            raise InputError("head= chooses a head of a MACE model, and call= is for modules that are not one.")
+        subject: Subject = Mace(module, head, holder=model) if call is None else Module(call)
+        members = getattr(model, "models", None)
+        if call is None and members is not None and len(members) > 1:
+            subject.notes.append(
+                f"of the calculator's {len(members)} models, the first is probed; pass models[i] for others."
+            )
+        chosen = select_blocks(module, blocks)
+        variants = [Variant(module, p, place, subject.evaluation) for p in (PRECISIONS["float64"], *asked)]
+        own = OwnPrecision(module, variants, lambda cloned, p: Variant(cloned, p, place, subject.evaluation))
+        observer = Observer(variants, chosen, parsed_modes, parsed_gradients, subject.gradient_unit)
+        return Probe(module, name, place, subject, observer, own, calls, Recorder(claim))
 
 
 class Probe:
@@ -149,6 +158,7 @@ class Probe:
         self._weights = Weights(model, [*observer.variants, *([] if own.extra is None else [own.extra])])
         about = {**provenance(model, device), "model_name": name, **observer.about()}  # of the model as it is now
         self._recording = Recording(recorder, about, subject, self._weights)
+        calls.number = self._recording.last_call
         self._calls = ObservedCalls(model, device, calls, subject, observer, own, self._weights, self._recording)
         self._is_detached = False
         self._unhook = observe_calls(model, self._calls)
@@ -158,11 +168,15 @@ class Probe:
     def __enter__(self) -> "Probe":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._recording.is_interrupted |= kind is not None
         self.detach()
 
     def detach(self) -> None:
-        """Remove every hook from the attached model and finish the output file. What was recorded stays."""
+        """Remove every hook from the attached model and finish the output file. What was recorded stays.
+
+        If the file cannot be written, that is warned of, and nothing is raised: see :attr:`output_problem`.
+        """
         with TURNS.taken():
             self._unhook()
             self._calls.finish()
@@ -180,7 +194,9 @@ class Probe:
             progress: Show a progress bar, where there is a terminal.
 
         Raises:
-            InputError: If a structure cannot be used; none has been run then.
+            InputError: If a structure cannot be used, or an earlier run, from which this one goes on, has another in
+                its place; none has been run then.
+            ProbeError: If nothing more can be recorded, as the output cannot be written and memory must not fill up.
 
         If this is interrupted, the structures that were finished are in the trace.
         """
@@ -190,15 +206,16 @@ class Probe:
             self._subject.notes += check_memory(samples, self.model, self.device)
             self._calls.finish()
             self._weights.follow()
-            self._recording.n_unfinished += len(samples)
-        repeats = math.ceil(_TIMED / len(samples))
+            repeats = math.ceil(_TIMED / len(samples))
+            samples = self._recording.still_to_run(samples)
         for sample in shown(samples, f"{len(self._observer.variants)} precisions", progress=progress):
             with TURNS.taken(), undisturbed():
                 present = sample.to(self.device)
-                predictions = self._observer.predict(present, repeats)
+                predictions = self._observer.predict(present, repeats, self._recording.n_structures)
                 captured = self._observer.capture(present)
-                self._recording.n_unfinished -= 1
-                self._recording.add(Observation(present, predictions, captured))
+                self._recording.add(Observation(present, predictions, captured), is_expected=True)
+                if self._recording.has_stopped:
+                    raise ProbeError(self._recording.problem)
 
     def explain(
         self,
@@ -280,6 +297,21 @@ class Probe:
     def n_structures(self) -> int:
         """How many structures have been recorded."""
         return self._recording.n_structures
+
+    @property
+    def n_resumed(self) -> int:
+        """How many of these an earlier run had recorded."""
+        return self._recording.n_resumed
+
+    @property
+    def written_to(self) -> Path | None:
+        """The file that has what was recorded: the output once it is finished, its ``.partial`` before; or none."""
+        return self._recording.written_to
+
+    @property
+    def output_problem(self) -> str:
+        """Why the output is not, or not yet, what it should be, and where the data are; empty where all is well."""
+        return self._recording.problem
 
     @property
     def notes(self) -> list[str]:

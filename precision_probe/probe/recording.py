@@ -1,14 +1,17 @@
 """What one probe records: observations, and all that is said of the whole trace."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from precision_probe.models.evaluation import Sample
 from precision_probe.models.targets import Subject
 from precision_probe.probe.observation import Observation
 from precision_probe.probe.replay_check import Difference
 from precision_probe.probe.to_numpy import sample_arrays
 from precision_probe.probe.weights import Weights
 from precision_probe.trace.recorder import Recorder
+from precision_probe.trace.recording.resumed import Resumed
 from precision_probe.trace.tables import StoredTable
 from precision_probe.trace.trace import Trace
 
@@ -26,6 +29,7 @@ class Recording:
 
     Attributes:
         n_unfinished: How many structures were given to ``run()`` and are not recorded yet.
+        is_interrupted: Whether the run ended otherwise than it was to end.
         failures: What could not be observed, a sentence each.
         rounded_calls: Of how many calls the reference got a geometry that a reduced precision had rounded.
     """
@@ -33,22 +37,59 @@ class Recording:
     def __init__(self, recorder: Recorder, about: Mapping[str, Any], subject: Subject, weights: Weights) -> None:
         self._recorder, self._about, self._subject, self._weights = recorder, about, subject, weights
         self.n_unfinished = 0
+        self.is_interrupted = False
         self.failures: list[str] = []
         self.rounded_calls = 0
         self._n_calls = 0
         self._differences: dict[int, list[Difference]] = {}
         self._notes: list[str] = []
+        self._earlier: Mapping[str, Any] = {}
+        if recorder.resumed is not None:
+            self._go_on(recorder.resumed)
         self.describe()
 
-    def add(self, observation: Observation) -> None:
-        """Record one sample and what came of it."""
+    def _go_on(self, resumed: Resumed) -> None:
+        """Keep what an earlier run said of the structures that it left, if this one is of the same kind.
+
+        Raises:
+            InputError: If it is not.
+        """
+        now = {**self._about, **self._subject.about}
+        resumed.check(now)
+        self._earlier = resumed.attributes
+        self.failures += self._earlier.get("failures", [])
+        self.rounded_calls = int(self._earlier.get("calls_with_rounded_geometry", 0))
+        this = {key: now[key] for key in ("created", "device", "versions")}
+        times = [*self._earlier.get("resumed", []), {"n_structures": resumed.n_structures, **this}]
+        self._about = {**self._about, "created": self._earlier.get("created", now["created"]), "resumed": times}
+        if self._earlier.get("device") != now["device"]:
+            self.add_note(
+                f"the first {resumed.n_structures} structure(s) were run on {self._earlier.get('device')}, the others "
+                f"on {now['device']}."
+            )
+
+    def still_to_run(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Expect samples, without those at their beginning that an earlier run has recorded, which are left out.
+
+        Raises:
+            InputError: If it has recorded others in their place.
+        """
+        resumed = self._recorder.resumed
+        left = [sample for sample in samples if resumed is None or not resumed.passes(sample_arrays(sample))]
+        self.n_unfinished += len(left)
+        self.describe()
+        return left
+
+    def add(self, observation: Observation, *, is_expected: bool = False) -> None:
+        """Record one sample and what came of it; one of those that :meth:`still_to_run` expected, or another."""
         self._recorder.add(
             sample_arrays(observation.sample), observation.sizes, observation.predictions, observation.captured
         )
         self._n_calls += bool(observation.number)
+        self.n_unfinished -= is_expected
         self.rounded_calls += observation.is_rounded
         self.describe()
-        self._recorder.write_if_due()  # if that fails, it is done later
+        self._recorder.write_if_due()
 
     def add_differences(self, call: int, differences: Sequence[Difference]) -> bool:
         """Note what a live call gave otherwise than its replay; whether it is the first that did."""
@@ -92,16 +133,21 @@ class Recording:
 
     def describe(self) -> None:
         """Tell the recorder what the trace is of, as of now."""
-        self._recorder.attributes = {
-            **self._about,
-            **self._subject.about,
-            "complete": self.n_unfinished == 0 and not self.failures and not self._differences,
-            "failures": self.failures,
-            "weights_changed": self._weights.have_changed,
-            "not_of_the_called_model": {
+        wrong_calls = {
+            **self._earlier.get("not_of_the_called_model", {}),
+            **{
                 str(call): {each.quantity: each.largest for each in differences}
                 for call, differences in self._differences.items()
             },
+        }
+        self._recorder.is_interrupted = self.is_interrupted or self.n_unfinished > 0
+        self._recorder.attributes = {
+            **self._about,
+            **self._subject.about,
+            "complete": not (self.n_unfinished or self.is_interrupted or self.failures or wrong_calls),
+            "failures": self.failures,
+            "weights_changed": self._weights.have_changed or self._earlier.get("weights_changed", False),
+            "not_of_the_called_model": wrong_calls,
             "calls_with_rounded_geometry": self.rounded_calls,
         }
 
@@ -111,9 +157,34 @@ class Recording:
         return self._recorder.n_structures
 
     @property
+    def n_resumed(self) -> int:
+        """How many of them an earlier run has."""
+        return 0 if self._recorder.resumed is None else self._recorder.resumed.n_structures
+
+    @property
+    def last_call(self) -> int:
+        """Number of the last call that an earlier run has."""
+        return 0 if self._recorder.resumed is None else self._recorder.resumed.last_call
+
+    @property
     def has_file(self) -> bool:
         """Whether the trace is written to a file as it grows."""
         return self._recorder.has_file
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether nothing more is recorded, as the file cannot be written."""
+        return self._recorder.has_stopped
+
+    @property
+    def written_to(self) -> Path | None:
+        """The file that has what was recorded: the output once it is finished, its ``.partial`` before."""
+        return self._recorder.written_to
+
+    @property
+    def problem(self) -> str:
+        """What went wrong with the file, and where the data are."""
+        return self._recorder.problem
 
     def trace(self) -> Trace:
         """Everything recorded so far."""

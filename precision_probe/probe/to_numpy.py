@@ -1,6 +1,6 @@
 """Tensors of a run → the NumPy arrays that a trace holds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from precision_probe.models.evaluation import Prediction
 from precision_probe.models.graphs import Graph
 from precision_probe.models.inputs import Inputs
 from precision_probe.trace.arrays import BlockArray, ModelArray
+from precision_probe.trace.variables import storable
 from precision_probe.variants.hooks import Call
 
 __all__ = ["captured_arrays", "predicted_arrays", "sample_arrays", "structure_arrays"]
@@ -26,7 +27,7 @@ def structure_arrays(graph: Graph) -> dict[str, NDArray[Any]]:
         "stress": np.full((n_structures, 3, 3), np.nan),
     }
     return {
-        "name": np.asarray(graph.names, dtype=object),
+        "name": _text(graph.names),
         "n_atoms": np.diff(graph.data["ptr"].cpu().numpy()),
         "n_edges": graph.edges_per_structure(),
         **_edges(graph),
@@ -52,7 +53,12 @@ def _edges(graph: Graph) -> dict[str, NDArray[Any]]:
 
 def sample_arrays(sample: Graph | Inputs) -> dict[str, NDArray[Any]]:
     """The variables of ``/structures`` for what was run: a graph, or inputs, of which there is but a name."""
-    return structure_arrays(sample) if isinstance(sample, Graph) else {"name": np.asarray([sample.name], dtype=object)}
+    return structure_arrays(sample) if isinstance(sample, Graph) else {"name": _text([sample.name])}
+
+
+def _text(names: Sequence[str]) -> NDArray[Any]:
+    """Names as a file can hold them too: there a NUL would end the text, and half a surrogate pair has no bytes."""
+    return np.array([storable(name) for name in names], dtype=object)
 
 
 def predicted_arrays(prediction: Prediction, seconds: float, n_structures: int) -> list[ModelArray]:

@@ -1,67 +1,77 @@
 """A trace on disk that grows: structures are added to the file as they come, so that memory stays bounded.
 
-xarray cannot extend a file along an unlimited dimension, so the file is made by xarray and extended by h5netcdf.
+xarray cannot extend a file along an unlimited dimension, so this is done by h5netcdf. Each function here changes the
+file as a whole or, if it raises, not at all.
 """
 
-import tempfile
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import h5netcdf
+import h5py
 import numpy as np
 import xarray as xr
 
+from precision_probe.trace.schema import TABLES
 from precision_probe.trace.tables import StoredTable, to_dataset
-from precision_probe.trace.trace import TABLES, encoding
+from precision_probe.trace.transaction import changing, changing_hdf5, making
+from precision_probe.trace.variables import (
+    TEXT_CHECKSUM,
+    create,
+    encoded_dataset,
+    group_at,
+    has_dimension,
+    storable,
+    text_crc32,
+    write_dataset,
+    write_rows,
+)
 
-__all__ = ["add_tables", "append", "set_attributes"]
+__all__ = ["append", "append_to", "check_counts", "finish", "remove_tables", "set_attributes"]
 
-# Measured on a variable of 75 MB: it is read whole as fast as with chunks four times as large (those a quarter as
-# large take a sixth longer), and one structure of 32 atoms is read in half their time.
-_CHUNK_BYTES = 2**18
 _ROWS = ("structure", "atom", "edge")
 
 
-class _Grown(NamedTuple):
-    """A dimension of a group that was made longer, and how long it was before."""
-
-    group: h5netcdf.Group
-    dim: str
-    size: int
-
-
-def append(tree: xr.DataTree, path: Path) -> None:
-    """Add the structures of one tree to those of a file, which is made if it is not there.
+def append(tree: xr.DataTree, path: Path, *, new: bool = False) -> None:
+    """Add the structures of one tree to those of a file.
 
     Args:
         tree: Groups whose variables grow along their first dimension: ``structure``, ``atom``, ``edge``, …. Its root
             attributes replace the file's.
         path: The file.
+        new: Make it, in place of what may be there.
 
     A variable that only the tree or only the file has is filled up with NaN. The file is not locked: someone who reads
     it meanwhile must not stop a run.
 
     Raises:
+        OSError: If the file cannot be read or written.
         ValueError: If a variable's rows do not count what the file says they count.
-
-    If this raises, the file has the rows that it had; a variable that was new to it may stay, with NaN in all of them.
     """
-    if not path.exists():
-        _create(tree, path)
+    if not new:
+        with changing(path) as file:
+            append_to(file, tree)
         return
-    with h5netcdf.File(path, "r+", locking=False) as file:
-        rows = _rows(file, tree)
-        nodes = {node.path: node for node in tree.subtree if node.data_vars}
-        grown: list[_Grown] = []
-        try:
-            for name in dict.fromkeys((*nodes, *_groups_with(file, rows))):
-                _extend(_group(file, name), nodes.get(name), rows, grown)
-        except BaseException:  # a full disk, an interruption: as it was, so that what is there stays right
-            for before in grown:
-                before.group.resize_dimension(before.dim, before.size)
-            raise
-    set_attributes(path, {str(name): value for name, value in tree.attrs.items()})
+    made = path.with_name(f"{path.name}.new")  # so that the file is never there half made
+    try:
+        with making(made) as file:
+            append_to(file, tree)
+        made.replace(path)
+    finally:
+        with contextlib.suppress(OSError):  # the folder may be gone, which is no reason to hide what went wrong
+            made.unlink(missing_ok=True)
+
+
+def append_to(file: h5netcdf.File, tree: xr.DataTree) -> None:
+    """Add the structures of one tree to those of an open file, which may be empty."""
+    rows = _rows(file, tree)
+    nodes = {node.path: node.to_dataset(inherit=False) for node in tree.subtree if node.data_vars}
+    _add_coordinates(file, tree)
+    for name in dict.fromkeys((*nodes, *_groups_with(file, rows))):
+        _extend(group_at(file, name), nodes.get(name, xr.Dataset()), rows)
+    for key, value in tree.attrs.items():
+        file.attrs[str(key)] = storable(value)
 
 
 def _rows(file: h5netcdf.File, tree: xr.DataTree) -> dict[str, tuple[int, int]]:
@@ -80,61 +90,27 @@ def _groups_with(group: h5netcdf.Group, rows: Mapping[str, tuple[int, int]], pat
         yield from _groups_with(child, rows, f"{path}/{name}")
 
 
-def _group(file: h5netcdf.File, path: str) -> h5netcdf.Group:
-    """The group at a path, made with those above it where it is not there."""
-    group = file
-    for name in path.strip("/").split("/"):
-        group = group.groups[name] if name in group.groups else group.create_group(name)
-    return group
+def _add_coordinates(file: h5netcdf.File, tree: xr.DataTree) -> None:
+    """Put the coordinates of the root, which all groups share, into the file, but for those that it has."""
+    dataset = encoded_dataset(tree.to_dataset(inherit=False).drop_attrs(deep=False))
+    for name, variable in dataset.variables.items():
+        if name not in file.dimensions:
+            file.dimensions[str(name)] = variable.size
+            write_rows(create(file, str(name), variable), variable, 0)
 
 
-def add_tables(tables: Mapping[str, StoredTable], path: Path) -> None:
-    """Put tables into a file, beside what it holds."""
-    for name, table in tables.items():
-        to_dataset(name, table).to_netcdf(path, mode="a", group=f"{TABLES}/{name}", engine="h5netcdf")
-
-
-def set_attributes(path: Path, attributes: Mapping[str, object]) -> None:
-    """Replace root attributes of a file."""
-    with h5netcdf.File(path, "r+", locking=False) as file:
-        for name, value in attributes.items():
-            file.attrs[name] = value
-
-
-def _create(tree: xr.DataTree, path: Path) -> None:
-    """Make the file beside its place and move it there, so that it is never there half made."""
-    growing = {node.path: {str(v.dims[0]) for v in node.data_vars.values()} for node in tree.subtree if node.data_vars}
-    chunked = {
-        node.path: {
-            str(name): {"chunksizes": _chunks(variable), **encoding(tree).get(node.path, {}).get(str(name), {})}
-            for name, variable in node.data_vars.items()
-        }
-        for node in tree.subtree
-    }
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        tree.to_netcdf(made, engine="h5netcdf", encoding=chunked, unlimited_dims=growing)
-        made.replace(path)
-
-
-def _extend(
-    group: h5netcdf.Group,
-    node: xr.DataTree | None,
-    rows: Mapping[str, tuple[int, int]],
-    grown: list[_Grown],
-) -> None:
-    """Make room in a group for what a node adds, or, where there is none, for as many rows of NaN.
+def _extend(group: h5netcdf.Group, dataset: xr.Dataset, rows: Mapping[str, tuple[int, int]]) -> None:
+    """Make room in a group for more variables, or, where there are none, for as many rows of NaN, and write them.
 
     Args:
         group: The group of the file.
-        node: The variables to add.
+        dataset: The variables to add.
         rows: How many structures, atoms and edges the file has, and how many more come.
-        grown: Each dimension is put here before it is made longer, so that this can be undone.
 
     Raises:
         ValueError: If a variable's rows do not count what they counted before.
     """
-    variables = {} if node is None else {str(name): variable for name, variable in node.data_vars.items()}
+    variables = {str(name): variable for name, variable in encoded_dataset(dataset).variables.items()}
     added = {dim: more for dim, (_, more) in rows.items() if dim in group.dimensions}
     added |= {str(variable.dims[0]): variable.shape[0] for variable in variables.values()}
     for name, variable in variables.items():
@@ -145,26 +121,96 @@ def _extend(
     for dim, more in added.items():
         if dim not in group.dimensions:
             group.dimensions[dim] = None  # without a limit
-        grown.append(_Grown(group, dim, first[dim]))
         group.resize_dimension(dim, first[dim] + more)
-    for name, variable in variables.items():
-        if name not in group.variables:
-            _create_variable(group, name, variable)
-        group.variables[name][first[str(variable.dims[0])] :] = variable.values
+    for label, variable in variables.items():
+        for other, size in zip(variable.dims[1:], variable.shape[1:], strict=True):
+            if not has_dimension(group, str(other)):
+                group.dimensions[str(other)] = size
+        stored = group.variables[label] if label in group.variables else create(group, label, variable)
+        write_rows(stored, variable, first[str(variable.dims[0])])
 
 
-def _create_variable(group: h5netcdf.Group, name: str, variable: xr.DataArray) -> None:
-    """Make a variable whose rows, those of earlier structures too, are NaN until they are written."""
-    for dim, size in zip(variable.dims[1:], variable.shape[1:], strict=True):
-        if dim not in group.dimensions:
-            group.dimensions[str(dim)] = size
-    made = group.create_variable(name, variable.dims, dtype=variable.dtype, fillvalue=np.nan, chunks=_chunks(variable))
-    for key, value in variable.attrs.items():
-        made.attrs[key] = value
+def finish(
+    path: Path, tables: Mapping[str, StoredTable], attributes: Mapping[str, object], *, is_last: bool = True
+) -> None:
+    """Put tables into a file, beside what it holds, and replace root attributes.
+
+    Args:
+        path: The file.
+        tables: The tables.
+        attributes: The attributes.
+        is_last: Whether nothing more is to come: then it gets the line at its end that says what it is.
+
+    Raises:
+        OSError: If the file cannot be read or written.
+    """
+    with changing(path, is_last=is_last) as file:
+        for name, table in tables.items():
+            write_dataset(group_at(file, f"{TABLES}/{name}"), to_dataset(name, table))
+        for key, value in attributes.items():
+            file.attrs[key] = storable(value)
 
 
-def _chunks(variable: xr.DataArray) -> tuple[int, ...]:
-    """As many rows as there are now, within what is quick to read."""
-    row_bytes = max(1, variable.dtype.itemsize * int(np.prod(variable.shape[1:], dtype=int)))
-    rows = max(1, min(variable.shape[0], _CHUNK_BYTES // row_bytes))
-    return (rows, *(max(1, size) for size in variable.shape[1:]))
+def remove_tables(path: Path) -> None:
+    """Remove the tables of a file that was all but finished, as it is to grow further."""
+    with changing_hdf5(path) as file:
+        if TABLES in file:
+            del file[TABLES]
+
+
+def set_attributes(path: Path, attributes: Mapping[str, object]) -> None:
+    """Replace root attributes of a file.
+
+    Raises:
+        OSError: If the file cannot be read or written.
+    """
+    finish(path, {}, attributes, is_last=False)
+
+
+def check_counts(path: Path, n_structures: int) -> None:
+    """Read a file as it is on the disk, and check that all that was recorded is in it.
+
+    Args:
+        path: The file.
+        n_structures: How many structures were.
+
+    Raises:
+        OSError: If it cannot be read, or a checksum is not that of what it is of.
+        ValueError: If a variable has not one row for each structure, atom or edge.
+    """
+    with path.open("rb") as opened, h5py.File(opened, "r") as stored, h5netcdf.File(stored, "r") as file:
+        structures = stored["structures"]
+        expected = {"structure": n_structures}
+        expected |= {
+            dim: int(np.sum(structures[count]))
+            for dim, count in (("atom", "n_atoms"), ("edge", "n_edges"))
+            if count in structures
+        }
+        for group in _all_groups(file):
+            for name, variable in group.variables.items():
+                if variable.dimensions:
+                    # h5netcdf shows a variable that is shorter than its dimension as long as that
+                    array = stored[f"{group.name}/{name}"]
+                    _check_rows(array, expected.get(variable.dimensions[0], len(array)), variable.dimensions[0])
+
+
+def _check_rows(array: h5py.Dataset, n_rows: int, rows: str) -> None:
+    """Check the number of rows, and read them all, in pieces, so that HDF5 compares the checksums of its chunks."""
+    if len(array) != n_rows:
+        raise ValueError(f"{array.name} has {len(array)} rows, and there are {n_rows} {rows}s")
+    checksum = array.attrs.get(TEXT_CHECKSUM)
+    step, found = array.chunks[0] if array.chunks else max(1, len(array)), 0
+    for first in range(0, len(array), step):
+        if checksum is None:
+            array[first : first + step]
+        else:
+            found = text_crc32(array.asstr()[first : first + step], found)
+    if checksum is not None and found != int(np.ravel(checksum)[0]):
+        raise OSError(f"{array.name} holds another text than was written")
+
+
+def _all_groups(group: h5netcdf.Group) -> Iterator[h5netcdf.Group]:
+    """A group and all below it."""
+    yield group
+    for child in group.groups.values():
+        yield from _all_groups(child)

@@ -1,23 +1,39 @@
-"""Collects the arrays of a run, structure by structure, and lays them out as a trace."""
+"""What a run records, in memory and in a file that grows with it: whatever befalls the file, the run goes on.
+
+What cannot be written is written later, and waits in memory until then; only if that becomes too much does recording
+stop. A user's dynamics are worth more than their record, so nothing is raised meanwhile: what is wrong is said once, in
+a warning, and stays in :attr:`Recorder.problem`.
+"""
 
 import contextlib
+import errno
 import importlib
+import io
+import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import h5netcdf
 import xarray as xr
 from numpy.typing import NDArray
 
-from precision_probe.exceptions import InputError
+from precision_probe.exceptions import first_line
 from precision_probe.files import unfinished
 from precision_probe.trace.arrays import BlockArray, ModelArray, Sizes
-from precision_probe.trace.growing_file import add_tables, append, set_attributes
+from precision_probe.trace.claim import Claim
+from precision_probe.trace.growing_file import append, append_to, check_counts, finish, remove_tables, set_attributes
+from precision_probe.trace.journal import pending_changes
+from precision_probe.trace.reading import open_trace
+from precision_probe.trace.recording.layout import Collected
+from precision_probe.trace.recording.resumed import Resumed
+from precision_probe.trace.recording.signals import uninterrupted
 from precision_probe.trace.tables import StoredTable
-from precision_probe.trace.trace import SCHEMA_VERSION, Trace, encoded, open_trace
+from precision_probe.trace.trace import SCHEMA_VERSION, Trace, encoded
+from precision_probe.trace.transaction import settle
+from precision_probe.trace.variables import pop_text_checksums
 
 __all__ = ["Recorder"]
 
@@ -26,47 +42,65 @@ __all__ = ["Recorder"]
 # every ten seconds, unless what has come together would begin to crowd the memory of a laptop.
 _MANY_BYTES = 64 * 2**20
 _LONG = 10.0  # seconds
-
-
-@dataclass
-class _Column:
-    """One variable while it grows: its part of each observation that has one."""
-
-    first: BlockArray
-    parts: dict[int, NDArray[Any]] = field(default_factory=dict)
-    rows: set[str] = field(default_factory=lambda: {"structure", "atom", "edge"})
+_TOO_MANY_BYTES = 512 * 2**20  # that wait for a disk which cannot be written: a choice, less than models take
 
 
 class Recorder:
     """Grows by one graph at a time; :meth:`trace` lays out what is complete so far.
 
     Args:
-        path: A file for the trace. What was added is moved to ``<path>.partial`` now and then, so that memory stays
-            bounded and little is lost if the process is killed. Without one, everything stays in memory.
+        claim: Of the file that the trace goes to. What was added is moved to ``<path>.partial`` now and then, so that
+            memory stays bounded and little is lost if the process is killed. Without one, everything stays in memory.
 
     Attributes:
         attributes: Of the root of the trace.
         tables: What explains the errors.
         n_structures: How many were added.
+        is_interrupted: Whether the run has not come to its end: then its file stays the ``.partial`` that it is.
+        problem: What went wrong with the file, and where the data are; empty while nothing has.
+        resumed: What an earlier run left in the ``.partial``, if this one goes on from there.
+        written_to: The file that has what was recorded, the ``.partial`` or the finished one; ``None`` without any.
+
+    Raises:
+        InputError: If the file that is to be continued cannot be read.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
-        self._unfinished = unfinished(path) if path is not None else None
-        if self._unfinished is not None:
-            self._unfinished.unlink(missing_ok=True)  # of a run that was killed, which force gives up
-            with contextlib.suppress(ImportError):
-                importlib.import_module("dask.array")  # xarray asks for it when it writes: too late as Python exits
+    def __init__(self, claim: Claim | None = None) -> None:
+        self._claim = claim
+        self._process = os.getpid()
+        self._partial = unfinished(claim.path) if claim is not None else Path()
+        self._identity: tuple[int, int] | None = None  # of the file that this recorder has made, as long as it is there
+        self._collected = Collected()
         self._saved: Trace | None = None
+        self._has_stopped = self._is_closed = self._has_warned = False
+        self._n_lost = 0
         self.attributes: Mapping[str, object] = {}
         self.tables: dict[str, StoredTable] = {}
         self.n_structures = 0
-        self._clear()
+        self.is_interrupted = False
+        self.problem = ""
+        self.resumed: Resumed | None = None
+        self.written_to: Path | None = None
+        if claim is not None:
+            with contextlib.suppress(ImportError):
+                importlib.import_module("dask.array")  # xarray asks for it when it encodes: too late as Python exits
+        if claim is not None and claim.is_resumed:
+            with open_trace(self._partial) as left:
+                self.resumed = Resumed(self._partial, left.attributes, left.structures)
+            remove_tables(self._partial)
+            self._remember_file()
+            self.n_structures = self.resumed.n_structures
+        self._wait_anew()
 
     @property
     def has_file(self) -> bool:
         """Whether the trace goes to a file."""
-        return self._path is not None
+        return self._claim is not None
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether nothing more is recorded, as the file cannot be written and memory must not fill up."""
+        return self._has_stopped
 
     def add(
         self,
@@ -83,194 +117,196 @@ class Recorder:
             predictions: For each precision, the model's energy, forces, ….
             blocks: For each group (``propagated/float32``), what its blocks gave.
         """
-        staged = [(group, item, sizes.fitting(item)) for group, captured in blocks.items() for item in captured]
-        for group, captured, _ in staged:
-            self._check_shape(group, captured)
-        for name, array in structures.items():
-            self._structures.setdefault(name, []).append(array)
-        for precision, values in predictions.items():
-            variables = self._model.setdefault(f"propagated/{precision}", {})
-            for item in values:
-                variables.setdefault(item.name, []).append(item)
-        for group, captured, rows in staged:
-            column = self._columns.setdefault(group, {}).setdefault(captured.name, _Column(captured))
-            column.parts[len(self._sizes)] = captured.values
-            column.rows &= rows
-        self._sizes.append(sizes)
-        self.n_structures += sizes.structure
-        self._n_waiting += sizes.structure
-        self._n_bytes += sum(captured.values.nbytes for _, captured, _ in staged)
-
-    def _check_shape(self, group: str, captured: BlockArray) -> None:
-        """Refuse rows of another shape than a variable has: they could not be joined when the trace is laid out."""
-        earlier = self._columns.get(group, {}).get(captured.name)
-        shape = captured.values.shape[1:]
-        if earlier is not None and earlier.first.values.shape[1:] != shape:
-            raise InputError(
-                f"{captured.name} has rows of shape {shape} here and had {earlier.first.values.shape[1:]} before; one "
-                "trace holds rows of one shape. Put these inputs into a trace of their own."
-            )
+        if self._has_stopped or self._is_forked:
+            self._n_lost += sizes.structure
+            return
+        with uninterrupted():
+            self._collected.add(structures, sizes, predictions, blocks)
+            self.n_structures += sizes.structure
 
     def write_if_due(self) -> None:
         """Move what was added to the unfinished file, if there is to be one and enough has come together."""
-        is_due = self._n_bytes > _MANY_BYTES or time.monotonic() - self._since > _LONG
-        if self._unfinished is not None and is_due:
-            self._write(self._unfinished)
+        if self._may_write and (self._collected.n_bytes > self._many_bytes or time.monotonic() - self._since > _LONG):
+            self._write()
 
     def trace(self) -> Trace:
         """Everything so far: in memory, or from the file once that is in use."""
-        if self._saved is not None:
+        if self._claim is not None and self.written_to == self._claim.path:
+            self._saved = self._saved or open_trace(self._claim.path)
             return self._saved
-        if self._unfinished is None or not self._unfinished.exists():
-            return Trace(self._tree()).with_tables(self.tables)
-        self._write(self._unfinished)
-        with open_trace(self._unfinished) as opened:  # read whole: while it is open, nothing more can be added
-            return Trace(opened.tree.load()).with_tables(self.tables)
+        if self._identity is None:
+            tree = self._tree()
+        elif self._may_write and self._write():
+            with open_trace(self._partial) as opened:  # read whole, as the file goes on growing
+                tree = opened.tree.load()
+        else:
+            tree = self._tree_without_writing()
+        tree.attrs = dict(self._root())
+        return Trace(tree).with_tables(self.tables)
 
     def save(self) -> None:
-        """Put the finished file in its place, if there is to be one and anything was added."""
-        if self._path is None or self._unfinished is None or self._saved is not None or not self.n_structures:
-            return  # no file is asked for, or it is written, or there is nothing to write
-        if self._unfinished.exists():
-            self._write(self._unfinished)
-            add_tables(self.tables, self._unfinished)
-            self._unfinished.replace(self._path)
-            self._saved = open_trace(self._path)
-        else:
-            self._saved = Trace(self._tree()).with_tables(self.tables)
-            self._saved.save(self._path, force=True)
+        """Put the finished file in its place, if there is to be one and anything was added; or say why it is not.
 
-    def _write(self, path: Path) -> None:
-        """Move what was added to the file, or if that is nothing bring its attributes up to date."""
-        if self._n_waiting:
-            append(self._tree(), path)
-        else:
-            set_attributes(path, self._root())
-        self._clear()
+        Of a run that was interrupted, or of whose structures some are lost, the file stays ``<path>.partial``, beside
+        an earlier one that was complete.
+        """
+        if self._claim is None or self._is_closed or self._is_forked:
+            return
+        self._is_closed = True
+        if self.n_structures:
+            with uninterrupted():
+                self._finish(self._claim)
+        self._claim.release()
 
-    def _clear(self) -> None:
+    def _finish(self, claim: Claim) -> None:
+        """Write what is left, check the file, and move it."""
+        if not self._write() or self._identity is None:
+            return
+        try:
+            if self.is_interrupted or self._n_lost:
+                finish(self._partial, self.tables, self._root(is_finished=False), is_last=False)
+                n_lost = f"{self._n_lost} structure(s) are not in the trace" if self._n_lost else ""
+                why = n_lost or "The run did not come to its end"
+                self._tell(f"{why}: what it has recorded is in {self._partial}, which is not complete.")
+                return
+            settle(self._partial)
+            check_counts(self._partial, self.n_structures)
+            finish(self._partial, self.tables, self._root())
+            settle(self._partial)
+            if claim.path.exists() and not claim.may_replace:
+                raise FileExistsError(errno.EEXIST, f"meanwhile somebody else has made {claim.path}")
+            self._partial.replace(claim.path)
+        except Exception as error:
+            self._report(error)
+            self._mark_unfinished()
+            return
+        self.written_to = claim.path
+
+    def _mark_unfinished(self) -> None:
+        """Say in a file that could not be moved that it is not complete, if it can be written."""
+        try:
+            set_attributes(self._partial, self._root(is_finished=False))
+        except Exception as error:
+            self.problem = self.problem or first_line(error)
+
+    # Whether the file can be written
+
+    @property
+    def _is_forked(self) -> bool:
+        """Whether this is a copy of a recorder whose file belongs to another process."""
+        return self._claim is not None and self._process != os.getpid()
+
+    @property
+    def _may_write(self) -> bool:
+        return self._claim is not None and not (self._is_forked or self._is_closed or self._has_stopped)
+
+    def _write(self) -> bool:
+        """Move what was added to the file, which is made if it is not there; whether all is in it now."""
+        if not self._is_in_place():
+            return False
+        try:
+            with uninterrupted():
+                if self._collected.n_structures:
+                    append(self._tree(), self._partial, new=self._identity is None)
+                    self._remember_file()
+                    self._wait_anew()
+                    if not self._n_lost:
+                        self.problem = ""
+        except Exception as error:
+            self._report(error)
+            return False
+        return True
+
+    def _wait_anew(self) -> None:
         """Begin to collect anew, in memory."""
-        self._structures: dict[str, list[NDArray[Any]]] = {}
-        self._columns: dict[str, dict[str, _Column]] = {}
-        self._sizes: list[Sizes] = []
-        self._model: dict[str, dict[str, list[ModelArray]]] = {}
-        self._n_waiting = self._n_bytes = 0
+        self._collected.clear()
+        self._many_bytes = _MANY_BYTES
         self._since = time.monotonic()
 
-    def _root(self) -> dict[str, str | int | float]:
+    def _remember_file(self) -> None:
+        """Note which file has what was written, so that another in its place is noticed."""
+        about = self._partial.stat()
+        self._identity = about.st_dev, about.st_ino
+        self.written_to = self._partial
+
+    def _is_in_place(self) -> bool:
+        """Whether what was written is where it was written to; if it is not, say so, and what is done now."""
+        if self._identity is None:
+            return True
+        try:
+            about = self._partial.stat()
+        except FileNotFoundError:
+            if not self._partial.parent.is_dir():
+                return True  # the folder is gone, perhaps for a moment: writing will fail, and be tried again
+            n_gone = self.n_structures - self._collected.n_structures
+            self._n_lost += n_gone
+            self.n_structures -= n_gone
+            self._identity = self.written_to = None
+            self._tell(
+                f"{self._partial} was deleted while it was being written, and {n_gone} structure(s) with it. The run "
+                "goes on, and what follows goes to a new file of that name."
+            )
+            return True
+        except OSError:
+            return True
+        if (about.st_dev, about.st_ino) == self._identity:
+            return True
+        self._has_stopped = True
+        self.written_to = None
+        self._tell(
+            f"{self._partial} was replaced by another file while it was being written. That is left as it is, and "
+            f"nothing more is recorded; {self._collected.n_structures} structure(s) are in memory: "
+            "probe.trace().save(…) keeps them."
+        )
+        return False
+
+    def _report(self, error: Exception) -> None:
+        """Say that the file cannot be written, once, and when that is tried again; stop if too much waits for it."""
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {first_line(error)}"
+        n_waiting = self._collected.n_structures
+        in_file = f"{self.n_structures - n_waiting} structure(s) are in {self._partial}, and " if self._identity else ""
+        where = f"{in_file}{n_waiting} in memory: probe.trace().save(…) keeps all of them elsewhere."
+        self._since = time.monotonic()
+        self._many_bytes = 2 * max(self._collected.n_bytes, _MANY_BYTES // 2)
+        self._has_stopped |= self._collected.n_bytes > _TOO_MANY_BYTES
+        if self._is_closed:
+            goes_on = ""
+        else:
+            goes_on = " Nothing more is recorded." if self._has_stopped else " The run goes on, and it is tried again."
+        self._tell(
+            f"{self._partial} could not be written ({reason}).{goes_on} {where}",
+            warn=self._is_closed or self._has_stopped or not self._has_warned,
+        )
+
+    def _tell(self, problem: str, *, warn: bool = True) -> None:
+        """Keep what is wrong for who asks, and warn of it."""
+        self.problem = problem
+        if warn:
+            self._has_warned = True
+            warnings.warn(f"precision_probe: {problem}", RuntimeWarning, stacklevel=2)
+
+    # What is in memory
+
+    def _root(self, *, is_finished: bool = True) -> dict[str, str | int | float]:
         """The attributes of the trace as netCDF can hold them."""
-        return {"schema_version": SCHEMA_VERSION, **{key: encoded(value) for key, value in self.attributes.items()}}
+        attributes = dict(self.attributes)
+        if not is_finished or self._n_lost:
+            attributes["complete"] = False
+        return {"schema_version": SCHEMA_VERSION, **{key: encoded(value) for key, value in attributes.items()}}
 
     def _tree(self) -> xr.DataTree:
-        """What is in memory, laid out in the groups of a trace."""
-        irreps: dict[str, xr.Variable] = {}
-        groups = {"/structures": self._structures_dataset()}
-        for name in dict.fromkeys((*self._model, *self._columns)):
-            blocks = _block_variables(self._columns.get(name, {}), self._sizes, irreps)
-            groups[f"/{name}"] = xr.Dataset(self._model_variables(self._model.get(name, {})) | blocks)
-        groups["/"] = xr.Dataset(coords=irreps, attrs=self._root())  # the groups inherit the coordinates
-        return xr.DataTree.from_dict(groups)
+        """What is in memory, laid out in the groups of a trace that is not finished."""
+        n_before = self.n_structures - self._collected.n_structures
+        return self._collected.tree(n_before, self._root(is_finished=False))
 
-    def _model_variables(self, values: Mapping[str, list[ModelArray]]) -> dict[str, xr.Variable]:
-        """What one precision predicts of all structures; no stress, which would be NaN, where none is periodic."""
-        variables = {}
-        for name, parts in values.items():
-            if name == "stress" and not np.concatenate(self._structures["pbc"]).all(axis=1).any():
-                continue
-            first = parts[0]
-            attributes = {"units": first.unit, "long_name": first.long_name, "native_dtype": first.native_dtype}
-            array = np.concatenate([part.values for part in parts])
-            variables[name] = xr.Variable(first.dims, array, {key: value for key, value in attributes.items() if value})
-        return variables
-
-    def _structures_dataset(self) -> xr.Dataset:
-        """The group ``/structures``; atoms are told which structure of the whole trace they belong to."""
-        variables = {}
-        for name, (dims, unit, long_name) in _STRUCTURE_VARIABLES.items():
-            values = np.concatenate(self._structures.get(name, [[]]))
-            if name not in self._structures or (name in _LABELS and not np.isfinite(values).any()):
-                continue  # not a graph; or no input file had any
-            variables[name] = xr.Variable(dims, values, {"units": unit, "long_name": long_name})
-        if "n_atoms" in variables:
-            first = self.n_structures - self._n_waiting
-            owner = np.repeat(np.arange(first, self.n_structures), variables["n_atoms"].values)
-            attributes = {"units": "1", "long_name": "index of the structure that each atom belongs to"}
-            variables["structure_of_atom"] = xr.Variable("atom", owner, attributes)
-        return xr.Dataset(variables)
-
-
-_STRUCTURE_VARIABLES = {
-    "name": (("structure",), "1", "name of the structure"),
-    "n_atoms": (("structure",), "1", "number of atoms"),
-    "n_edges": (("structure",), "1", "number of directed edges within the cutoff"),
-    "sender": (("edge",), "1", "atom that an edge starts from, counted within its structure"),
-    "receiver": (("edge",), "1", "atom that an edge ends at, counted within its structure"),
-    "image": (("edge", "cell_vector"), "1", "cell vectors added to the receiver's position"),
-    "atomic_numbers": (("atom",), "1", "atomic number"),
-    "positions": (("atom", "xyz"), "Å", "positions"),
-    "cell": (("structure", "cell_vector", "xyz"), "Å", "cell vectors, as mace-torch uses them"),
-    "pbc": (("structure", "cell_vector"), "1", "whether periodic along each cell vector"),
-    "energy": (("structure",), "eV", "reference energy of the input file; NaN where it has none"),
-    "forces": (("atom", "xyz"), "eV/Å", "reference forces of the input file; NaN where it has none"),
-    "stress": (("structure", "xyz", "xyz_2"), "eV/Å³", "reference stress of the input file; NaN where it has none"),
-}
-_LABELS = ("energy", "forces", "stress")
-
-
-def _block_variables(
-    columns: Mapping[str, _Column], sizes: Sequence[Sizes], irreps: dict[str, xr.Variable]
-) -> dict[str, xr.Variable]:
-    """The variables of one group; the coordinates of their dimensions are added to ``irreps``."""
-    variables: dict[str, xr.Variable] = {}
-    taken: dict[str, tuple[int, str]] = {}
-    for name, column in columns.items():
-        rows = next((row for row in ("atom", "edge", "structure") if row in column.rows), f"{name}.row")
-        values = np.concatenate(_filled(column, rows, sizes))
-        dims = (rows, *_trailing_dims(column.first, values.shape[1:], taken))
-        taken.update({dim: (size, column.first.irreps) for dim, size in zip(dims[1:], values.shape[1:], strict=True)})
-        variables[name] = xr.Variable(dims, values, _attributes(column.first))
-        if column.first.components:
-            attributes = {"units": "1", "long_name": "irrep: order l, and parity e (even) or o (odd)"}
-            irreps[dims[-1]] = xr.Variable(dims[-1], list(column.first.components), attributes)
-    return variables
-
-
-def _filled(column: _Column, rows: str, sizes: Sequence[Sizes]) -> list[NDArray[Any]]:
-    """The parts of all observations: NaN for those without one, such as a training call that saw no loss."""
-    if len(column.parts) == len(sizes) or rows not in ("atom", "edge", "structure"):
-        return list(column.parts.values())
-    like = column.first.values
-    return [
-        column.parts.get(number, np.full((getattr(size, rows), *like.shape[1:]), np.nan, like.dtype))
-        for number, size in enumerate(sizes)
-    ]
-
-
-def _trailing_dims(captured: BlockArray, shape: Sequence[int], taken: Mapping[str, tuple[int, str]]) -> tuple[str, ...]:
-    """Names for all dimensions but the first: ``<block>.feature``, …; a gradient's say which input they are of.
-
-    Where a name is taken by a dimension of another size or other irreps, the tensor's own name is put in.
-    """
-    axes = {1: ("feature",), 2: ("channel", "component")}.get(len(shape), tuple(f"axis{i}" for i in range(len(shape))))
-    prefix = f"{captured.block}.{captured.tensor}" if captured.gradient else captured.block
-    names = tuple(f"{prefix}.{axis}" for axis in axes)
-    wanted = [(size, captured.irreps) for size in shape]
-    if any(taken.get(name, want) != want for name, want in zip(names, wanted, strict=True)):
-        names = tuple(f"{captured.block}.{captured.tensor}.{axis}" for axis in axes)
-    return names
-
-
-def _attributes(captured: BlockArray) -> dict[str, str]:
-    """The attributes of a variable, as ``docs/trace-schema.md`` lists them."""
-    what = f"gradient with respect to {captured.tensor} of" if captured.gradient else f"{captured.tensor} of"
-    attributes = {
-        "units": captured.unit,
-        "long_name": f"{what} {captured.block}",
-        "block": captured.block,
-        "tensor": captured.tensor,
-        "direction": "backward" if captured.gradient else "forward",
-        "pass": captured.computed_in,
-        "native_dtype": captured.native_dtype,
-    }
-    attributes |= {"irreps": captured.irreps} if captured.irreps else {}
-    return attributes | ({"layout": captured.layout} if captured.layout != "mul_ir" else {})
+    def _tree_without_writing(self) -> xr.DataTree:
+        """What the file has, and behind it what it will never have."""
+        with pending_changes(self._partial) or self._partial.open("rb") as opened:
+            image = io.BytesIO(opened.read())
+        if self._collected.n_structures:
+            with h5netcdf.File(image, "r+") as file:
+                append_to(file, self._tree())
+        with xr.open_datatree(image, engine="h5netcdf") as tree:
+            tree.load()
+        pop_text_checksums(tree)
+        return tree

@@ -4,26 +4,24 @@ Nothing here imports torch or mace: a trace made on a GPU node is analysed on a 
 describes every group and variable.
 """
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import xarray as xr
 
-from precision_probe.exceptions import InputError
+from precision_probe.exceptions import InputError, printable
 from precision_probe.files import check_writable, replacing
 from precision_probe.precisions import Precision, parse_precision
+from precision_probe.trace.schema import LOSS, MODES, SCHEMA_VERSION, TABLES
 from precision_probe.trace.tables import StoredTable, from_dataset, to_dataset
+from precision_probe.trace.transaction import making
+from precision_probe.trace.variables import write_tree
 
-__all__ = ["SCHEMA_VERSION", "Trace", "open_trace"]
-
-SCHEMA_VERSION = 1
-MODES = ("propagated", "isolated")
-TABLES = "tables"
-LOSS = "loss"  # gradients of a training loss, where the attached model was trained
+__all__ = ["LOSS", "MODES", "SCHEMA_VERSION", "TABLES", "Trace", "encoded"]
 
 
 class Trace:
@@ -32,13 +30,15 @@ class Trace:
     Args:
         tree: The groups ``/structures``, ``/propagated/<precision>``, ``/isolated/<precision>`` and
             ``/tables/<name>``.
+        file: What the tree is read from, if anything: it is closed with the trace.
 
     Attributes:
         tree: The same, for xarray's own methods.
     """
 
-    def __init__(self, tree: xr.DataTree) -> None:
+    def __init__(self, tree: xr.DataTree, file: io.IOBase | None = None) -> None:
         self.tree = tree
+        self._file = file
 
     def __enter__(self) -> "Trace":
         return self
@@ -47,9 +47,9 @@ class Trace:
         self.close()
 
     def __repr__(self) -> str:
-        about = self.attributes
+        name = printable(self.attributes.get("model_name", "?"))
         return (
-            f"<Trace of {about['model_name']}: {self.structures.sizes.get('structure', 0)} structures, "
+            f"<Trace of {name}: {self.structures.sizes.get('structure', 0)} structures, "
             f"{len(self.blocks)} blocks, {', '.join(map(str, self.precisions))}>"
         )
 
@@ -121,52 +121,15 @@ class Trace:
             InputError: If the path cannot be written, or is there and ``force`` is not given.
         """
         path = check_writable(path, force=force)
-        with replacing(path) as unfinished:
-            self.tree.to_netcdf(unfinished, engine="h5netcdf", encoding=encoding(self.tree))
+        with replacing(path) as unfinished, making(unfinished, is_last=True) as file:
+            write_tree(file, self.tree)
         return path
 
     def close(self) -> None:
         """Close the file that the trace was opened from, if any."""
         self.tree.close()
-
-
-def open_trace(path: str | Path) -> Trace:
-    """Open a trace; arrays are read from disk when they are used.
-
-    Raises:
-        InputError: If there is no such file, or it is not a trace of a schema that this version reads.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"The trace {path} does not exist. Make one with: precision-probe audit -o {path}")
-    try:
-        with h5py.File(path, "r") as file:
-            version = file.attrs.get("schema_version")
-    except OSError as error:
-        raise InputError(f"{path} is not an HDF5 file, or is damaged ({str(error)[:100]}).") from error
-    if version is None:
-        raise InputError(f"{path} is an HDF5 file but not a trace of precision_probe: it has no schema_version.")
-    version = np.ravel(version)[0]  # netCDF stores a number as an array of one
-    if version != SCHEMA_VERSION:
-        raise InputError(
-            f"{path} has schema version {version}; this precision_probe reads version {SCHEMA_VERSION}. "
-            "Open it with the version that wrote it, or make it anew."
-        )
-    return Trace(xr.open_datatree(path, engine="h5netcdf"))
-
-
-def encoding(tree: xr.DataTree) -> dict[str, dict[str, dict[str, Any]]]:
-    """Compress what was widened from a half precision (2.8 times smaller); other floats do not compress."""
-    # Shuffled, bytes of one significance lie together, and of widened numbers the lowest are all zero.
-    compressed = {"zlib": True, "complevel": 4, "shuffle": True}
-    return {
-        node.path: {
-            str(name): compressed
-            for name, variable in node.data_vars.items()
-            if variable.attrs.get("native_dtype") in ("float16", "bfloat16") and variable.size
-        }
-        for node in tree.subtree
-    }
+        if self._file is not None:
+            self._file.close()
 
 
 def encoded(value: object) -> str | int | float:

@@ -50,6 +50,14 @@ class Variant:
         # Samples are of the kind that the evaluation takes: whoever makes a variant for both sees to that.
         self._evaluation: EvaluationOf[Any, Any] = evaluation or mace_evaluation(model)
 
+    def draw_anew(self, number: int) -> None:
+        """Let stochastic rounding go on with random numbers that depend on the seed and this number alone.
+
+        So what comes of one structure does not depend on what ran before it, nor on how often that was timed.
+        """
+        if self._generator is not None:
+            self._generator.manual_seed(self.seed * 2**32 + number + 1)
+
     def follow(self, model: torch.nn.Module) -> None:
         """Take over the present weights and buffers of the model that this is a clone of."""
         theirs = _tensors(model)

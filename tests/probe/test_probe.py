@@ -314,9 +314,9 @@ def test_an_observation_that_fails_leaves_the_trace_as_it_was(model, water, monk
 def test_few_structures_are_timed_more_often(model, monkeypatch, n_structures, repeats):
     predict, asked = observer.Observer.predict, []
 
-    def noted(self, sample, repeats=1):
+    def noted(self, sample, repeats=1, number=0):
         asked.append(repeats)
-        return predict(self, sample)
+        return predict(self, sample, number=number)
 
     monkeypatch.setattr(observer.Observer, "predict", noted)
     with attach(model, **HEADLINE, blocks="readouts.1") as probe:

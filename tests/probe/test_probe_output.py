@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 
 import ase.io
 import numpy as np
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 import precision_probe as pp
 from precision_probe.cli.main import app
 from precision_probe.files import unfinished
+from precision_probe.probe.observer import Observer
 from precision_probe.trace import recorder
 
 CHEAP = {"precisions": "float32", "device": "cpu", "blocks": "readouts.*", "modes": "isolated"}
@@ -175,3 +177,75 @@ def test_no_structures_after_the_file_is_finished(mine, output):
         probe.run(molecule(1), progress=False)
     probe.detach()
     assert output.read_bytes() == written
+
+
+# A run that goes on
+
+
+def interrupted_at(monkeypatch, number):
+    """Lets the n-th structure of a run be interrupted."""
+    works, made = Observer.predict, []
+
+    def predict(self, *args, **kwargs):
+        made.append(1)
+        if len(made) == number:
+            raise KeyboardInterrupt
+        return works(self, *args, **kwargs)
+
+    monkeypatch.setattr(Observer, "predict", predict)
+    return made
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_a_resumed_run_is_bit_for_bit_one_that_was_not_interrupted(mine, tmp_path, monkeypatch, number):
+    structures = [molecule(seed) for seed in range(4)]
+    options = {"precisions": "float32,e8m7sr", "device": "cpu", "blocks": "readouts.*"}
+    with pp.attach(mine, **options, output=tmp_path / "whole.h5") as probe:
+        probe.run(structures, progress=False)
+    output = tmp_path / "out.h5"
+    with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        interrupted_at(patch, number)
+        with pytest.raises(KeyboardInterrupt), pp.attach(mine, **options, output=output) as probe:
+            probe.run(structures, progress=False)
+    assert any("did not come to its end" in str(each.message) for each in said)
+    assert (output.exists(), probe.written_to) == (False, unfinished(output))
+    with pp.open_trace(unfinished(output)) as left:
+        assert left.attributes["complete"] is False
+    with monkeypatch.context() as patch:
+        made = interrupted_at(patch, None)
+        with pp.attach(mine, **options, output=output, resume=True) as probe:
+            assert probe.n_resumed == number - 1
+            probe.run(structures, progress=False)
+    assert len(made) == 4 - (number - 1)
+    with pp.open_trace(output) as resumed, pp.open_trace(tmp_path / "whole.h5") as whole:
+        assert resumed.attributes["complete"] is True
+        for node in whole.tree.subtree:
+            for name, variable in node.data_vars.items():
+                if name != "seconds":
+                    np.testing.assert_array_equal(resumed.tree[f"{node.path}/{name}"], variable, strict=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5", "whole.h5"]
+
+
+def test_a_second_probe_with_the_same_output_is_refused(mine, output):
+    with pp.attach(mine, **CHEAP, output=output), pytest.raises(pp.InputError, match="is being written by process"):
+        pp.attach(mine, **CHEAP, output=output, force=True)
+    assert list(output.parent.iterdir()) == []
+
+
+def test_an_attach_that_fails_leaves_no_lock(mine, output):
+    with pytest.raises(pp.InputError, match="mode"):
+        pp.attach(mine, **CHEAP | {"modes": "no"}, output=output)
+    with pytest.raises(pp.InputError):
+        pp.attach(mine, **CHEAP | {"blocks": "no"}, output=output)
+    assert list(output.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"], ids=ascii)
+def test_names_that_a_file_cannot_hold_are_escaped(mine, output, name):
+    atoms = molecule(0)
+    atoms.info["name"] = name
+    with pp.attach(mine, **CHEAP, output=output) as probe:
+        probe.run([molecule(1), atoms], progress=False)
+    with pp.open_trace(output) as trace:
+        assert trace.structures["name"].values[1] == name.replace("\0", "\\x00").replace("\ud800", "\\ud800")

@@ -3,6 +3,7 @@
 import time
 
 import h5netcdf
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from precision_probe.trace import growing_file
-from precision_probe.trace.growing_file import add_tables, append, set_attributes
+from precision_probe.trace.growing_file import append, check_counts, finish, remove_tables, set_attributes
 from precision_probe.trace.tables import StoredTable
+from precision_probe.trace.transaction import changing_hdf5
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def test_what_was_appended_is_the_concatenation(tmp_path, sizes):
         for seed, (n_structures, n_atoms, n_edges, extra) in enumerate(sizes)
     ]
     for tree in trees:
-        append(tree, path)
+        append(tree, path, new=not path.exists())
     assert_grown(path, trees)
     path.unlink()
 
@@ -99,8 +101,8 @@ def test_what_was_appended_is_the_concatenation(tmp_path, sizes):
 def test_chunks_are_whole_rows_of_bounded_size(path, n_structures):
     wide = np.random.default_rng(0).normal(size=(n_structures, 5000))
     groups = {"/structures": xr.Dataset({"wide": (("structure", "feature"), wide), "n": ("structure", wide[:, 0])})}
-    for _ in range(2):
-        append(xr.DataTree.from_dict(groups), path)
+    for new in (True, False):
+        append(xr.DataTree.from_dict(groups), path, new=new)
     with h5netcdf.File(path) as file:
         rows, width = file["structures/wide"].chunks
         assert width == 5000
@@ -116,23 +118,23 @@ def test_a_group_that_a_tree_lacks_grows_with_the_others(path):
 
     loss = xr.Dataset({"a.grad": (("atom", "a.feature"), np.full((2, 3), 7.0))})
     for parts in ({}, {"loss/float32": loss}, {}):
-        append(tree(**parts), path)
+        append(tree(**parts), path, new=not path.exists())
     found = contents(path)["loss/float32"]["a.grad"]
     expected = np.concatenate([np.full((2, 3), value) for value in (np.nan, 7.0, np.nan)])
     np.testing.assert_array_equal(found, expected)
 
 
 def test_attributes_of_a_file_are_replaced(path):
-    append(tree_of(1, 0), path)
+    append(tree_of(1, 0), path, new=True)
     set_attributes(path, {"complete": "false", "number": 3, "new": "text"})
     assert {key: contents(path).attrs[key] for key in ("complete", "new")} == {"complete": "false", "new": "text"}
     assert int(contents(path).attrs["number"]) == 3
 
 
 def test_tables_stand_beside_what_the_file_holds(path):
-    append(tree_of(2, 0), path)
+    append(tree_of(2, 0), path, new=True)
     before = contents(path)
-    add_tables({"noise": StoredTable(pd.DataFrame({"x": [1.5, np.nan]}), "Noise", {"x": "eV"})}, path)
+    finish(path, {"noise": StoredTable(pd.DataFrame({"x": [1.5, np.nan]}), "Noise", {"x": "eV"})}, {})
     found = contents(path)
     np.testing.assert_array_equal(found["tables/noise"]["x"], [1.5, np.nan])
     assert (found["tables/noise"].attrs["title"], found["tables/noise"]["x"].attrs["units"]) == ("Noise", "eV")
@@ -140,63 +142,107 @@ def test_tables_stand_beside_what_the_file_holds(path):
         xr.testing.assert_identical(found[node.path].to_dataset(), node.to_dataset())
 
 
+def test_tables_can_be_removed(path):
+    append(tree_of(2, 0), path, new=True)
+    before = contents(path)
+    finish(path, {"noise": StoredTable(pd.DataFrame({"x": [1.5, np.nan]}), "Noise", {})}, {}, is_last=False)
+    remove_tables(path)
+    remove_tables(path)
+    xr.testing.assert_identical(contents(path), before)
+
+
+def test_coordinates_that_come_late_are_kept(path):
+    def tree(**more):
+        names = {"/structures": xr.Dataset({"name": ("structure", np.array(["x"], dtype=object))})}
+        late = {"/isolated/float32": xr.Dataset({"a.output": (("structure", "a.component"), np.ones((1, 2)))})}
+        coords = xr.Dataset(coords={"a.component": ["0e", "1o"]})
+        return xr.DataTree.from_dict(names | ({"/": coords, **late} if more else {}))
+
+    for more in ({}, {"late": True}, {"late": True}):
+        append(tree(**more), path, new=not path.exists())
+    found = contents(path)["isolated/float32"]["a.output"]
+    assert found.coords["a.component"].values.tolist() == ["0e", "1o"]
+    np.testing.assert_array_equal(found, [[np.nan] * 2, [1, 1], [1, 1]])
+
+
 # Failures
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 5, 8])
-def test_a_write_that_fails_leaves_the_file_and_is_made_up_for(path, monkeypatch, number):
-    first, second = tree_of(2, 0), tree_of(3, 1)
-    append(first, path)
-    before = contents(path)
-    failing_at(monkeypatch, h5netcdf.Variable, "__setitem__", number)
-    try:
-        append(second, path)
-    except FullError:
-        xr.testing.assert_identical(contents(path), before)
-        append(second, path)
-    assert_grown(path, [first, second])
+STEPS = [(h5netcdf.Variable, "__setitem__"), (growing_file, "create"), (growing_file, "_extend")]
 
 
-@pytest.mark.parametrize(
-    ("name", "number"),
-    [("_create_variable", 1), ("_create_variable", 2), ("_chunks", 1), ("_extend", 2)],
-)
-def test_a_failure_with_new_variables_leaves_the_file_as_it_was(path, monkeypatch, name, number):
+@pytest.mark.parametrize(("owner", "name"), STEPS, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_failure_leaves_the_file_as_it_was(path, monkeypatch, owner, name, number):
     first, second = tree_of(2, 0), tree_of(3, 1, extra=("late", "later"))
-    append(first, path)
-    before = contents(path)
-    failing_at(monkeypatch, growing_file, name, number)
+    append(first, path, new=True)
+    before = path.read_bytes()
+    failing_at(monkeypatch, owner, name, number)
     with pytest.raises(FullError):
         append(second, path)
-    found = contents(path)
-    for node in before.subtree:  # a variable new to the file may stay, with no row that is not NaN
-        new = [name for name in found[node.path].data_vars if name not in node.data_vars]
-        assert all(np.isnan(found[node.path][name].values).all() for name in new)
-        xr.testing.assert_identical(found[node.path].to_dataset().drop_vars(new), node.to_dataset())
+    assert path.read_bytes() == before
+    append(second, path)  # made up for
+    assert_grown(path, [first, second])
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_retry_after_new_variables_could_not_be_made(path, monkeypatch, number):
-    first, second = tree_of(2, 0), tree_of(3, 1, extra=("late", "later"))
-    append(first, path)
-    failing_at(monkeypatch, growing_file, "_create_variable", number)
+def test_a_file_that_cannot_be_made_is_not_half_made(path, monkeypatch, number):
+    failing_at(monkeypatch, growing_file, "_extend", number)
     with pytest.raises(FullError):
-        append(second, path)
-    append(second, path)
-    assert_grown(path, [first, second])
-
-
-def test_a_file_that_cannot_be_made_is_not_half_made(path, monkeypatch):
-    failing_at(monkeypatch, xr.DataTree, "to_netcdf", 1)
-    with pytest.raises(FullError):
-        append(tree_of(2, 0), path)
+        append(tree_of(2, 0), path, new=True)
     assert list(path.parent.iterdir()) == []
-    append(tree_of(2, 0), path)
+    append(tree_of(2, 0), path, new=True)
     assert_grown(path, [tree_of(2, 0)])
 
 
+def test_a_new_file_takes_the_place_of_one_that_is_there(path):
+    append(tree_of(2, 0), path, new=True)
+    append(tree_of(1, 1), path, new=True)
+    assert_grown(path, [tree_of(1, 1)])
+
+
+# What is checked at the end
+
+
+def test_counts_are_right(path):
+    append(whole_tree(), path, new=True)
+    append(whole_tree(), path)
+    check_counts(path, 4)
+    with pytest.raises(ValueError, match="/structures/name has 4 rows, and there are 5 structures"):
+        check_counts(path, 5)
+
+
+def whole_tree():
+    """Two structures of two atoms each."""
+    structures = {"name": ("structure", np.array(["first", "second"], dtype=object)), "n_atoms": ("structure", [2, 2])}
+    values = {"x": (("atom", "xyz"), np.ones((4, 3)))}
+    return xr.DataTree.from_dict({"/structures": xr.Dataset(structures), "/values": xr.Dataset(values)})
+
+
+@pytest.mark.parametrize("name", ["values/x", "structures/n_atoms"])
+def test_a_variable_that_is_too_short_is_found(path, name):
+    append(whole_tree(), path, new=True)
+    with changing_hdf5(path) as file:
+        file[name].resize(file[name].shape[0] - 1, axis=0)
+    with pytest.raises(ValueError, match="rows, and there are"):
+        check_counts(path, 2)
+
+
+def test_a_flipped_bit_is_found_at_the_end(path):
+    append(whole_tree(), path, new=True)
+    whole = path.read_bytes()
+    with h5py.File(path) as file:
+        places = [file[name].id.get_chunk_info(0).byte_offset for name in ("values/x", "structures/n_atoms")]
+    for place in (*places, whole.index(b"first"), whole.index(b"second")):
+        damaged = bytearray(whole)
+        damaged[place] ^= 2
+        path.write_bytes(damaged)
+        with pytest.raises(OSError, match=r"filter returned failure|Fletcher32|/structures/name holds another text"):
+            check_counts(path, 2)
+
+
 def test_rows_that_count_something_else_are_refused_and_change_nothing(path):
-    append(tree_of(2, 0), path)
+    append(tree_of(2, 0), path, new=True)
     before = contents(path)
     other = tree_of(3, 1)
     turned = other["values"].to_dataset().assign(x=(("structure", "xyz"), np.zeros((3, 3))))

@@ -11,12 +11,12 @@ import pytest
 import torch
 import xarray as xr
 from ase.calculators.singlepoint import SinglePointCalculator
-from full_disk import FullError, failing_at
+from full_disk import failing_at
 from runs import data_of, molecule, trace_of
 
 import precision_probe as pp
 from precision_probe.files import unfinished
-from precision_probe.trace import growing_file, recorder
+from precision_probe.trace import recorder
 
 CHEAP = {"precisions": "float32", "device": "cpu", "blocks": "readouts.*", "modes": "isolated"}
 MORE = {"precisions": "float32,float16", "device": "cpu", "blocks": ["interactions.0", "readouts.*"]}
@@ -230,7 +230,7 @@ def test_a_call_whose_write_fails_is_written_with_the_next(mine, output, monkeyp
     with pp.attach(mine, **CHEAP) as expected:
         for seed in range(4):
             call(mine, molecule(seed))
-    failing_at(monkeypatch, growing_file, "_extend", 2)
+    failing_at(monkeypatch, recorder, "append", 2)
     with pp.attach(mine, **CHEAP, output=output) as probe:
         call(mine, molecule(0))
         with pytest.warns(RuntimeWarning, match="No space left"):
@@ -244,14 +244,13 @@ def test_a_call_whose_write_fails_is_written_with_the_next(mine, output, monkeyp
 
 
 def test_a_run_whose_write_fails_can_go_on(mine, output, monkeypatch, after_every_structure):
-    failing_at(monkeypatch, growing_file, "_extend", 3)
+    failing_at(monkeypatch, recorder, "append", 3)
     with pp.attach(mine, **CHEAP, output=output) as probe:
-        with pytest.raises(FullError):
+        with pytest.warns(RuntimeWarning, match="No space left"):
             probe.run([molecule(seed) for seed in range(4)], progress=False)
         probe.run([molecule(4)], progress=False)
+        assert probe.output_problem == ""
     found = probe.trace().structures["positions"].values.reshape(-1, 3, 3)
-    n = probe.n_structures
-    assert n >= 2
-    np.testing.assert_array_equal(found[-1], molecule(4).positions)
-    np.testing.assert_array_equal(found[: n - 1], [molecule(seed).positions for seed in range(n - 1)])
-    assert probe.trace().attributes["complete"] is False
+    np.testing.assert_array_equal(found, [molecule(seed).positions for seed in range(5)])
+    assert probe.trace().attributes["complete"] is True
+    assert probe.written_to == output

@@ -39,7 +39,8 @@ MIXED = StoredTable(
 @pytest.fixture(scope="module")
 def small_trace():
     """Just enough of a trace to be written and opened."""
-    return Trace(xr.DataTree.from_dict({"/": xr.Dataset(attrs={"schema_version": SCHEMA_VERSION})}))
+    attributes = {"precisions": '["float64"]', "modes": "[]", "blocks": "[]"}
+    return Trace(xr.DataTree.from_dict({"/": xr.Dataset(attrs={"schema_version": SCHEMA_VERSION, **attributes})}))
 
 
 @pytest.fixture(scope="module")

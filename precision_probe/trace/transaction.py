@@ -1,0 +1,300 @@
+"""Changes of an HDF5 file that are made all or none, whatever fails or is killed meanwhile.
+
+HDF5 does not survive an error inside a file: a full disk leaves it with a cache that it cannot empty, and it ends the
+process when it closes the file. So HDF5 is given a file object that never fails, and what can fail is done by ordinary
+I/O outside it:
+
+* Bytes beyond the old end of the file are written through, so that memory stays bounded. They are no part of the file
+  until the old bytes say so. Where that fails, the error is kept for later, and the bytes are kept in memory.
+* Bytes before the old end are changed in memory, page by page.
+* When HDF5 has closed the file, an error that was kept is raised, and the file is cut back to its old end. Else the
+  changed pages go to ``<path>.journal``, and then into the file; then the journal is removed.
+
+Whoever opens a file beside which a whole journal lies takes the pages in it for those of the file: readers by
+:func:`~precision_probe.trace.journal.pending_changes`, and the next writer puts them there. One that was not finished
+is as good as none. So the file is at any moment what it was before or what it is after. Each step is on the disk before
+the next is taken: this holds for a machine that loses power, too, and for file systems that tell of a full disk late.
+"""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5netcdf
+import h5py
+
+from precision_probe.trace.digest import TRAILER_LENGTH, hdf5_end, is_trailer, trailer
+from precision_probe.trace.journal import Journal, Part, read_at, read_journal, write_at
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+__all__ = ["Transaction", "changing", "changing_hdf5", "making", "settle"]
+
+_PIECE = 2**20  # bytes that are read at once: a choice, beyond which nothing gets faster
+_PAGE = 4096  # bytes, those of file systems: a smaller change has a page written anyway
+# Versions of HDF5's format: of 1.10, in which all metadata have checksums; and no newer one, so that it is read by
+# whatever reads files of the last ten years.
+_FORMAT = ("v110", "v110")
+
+
+@contextlib.contextmanager
+def changing(path: Path, *, is_last: bool = False) -> Iterator[h5netcdf.File]:
+    """Change an HDF5 file: all that is done in the ``with`` block takes effect at its end, or nothing does.
+
+    Args:
+        path: The file.
+        is_last: Whether it is finished with this: then it gets the line at its end that says what it is
+            (:mod:`precision_probe.trace.digest`), in the same moment.
+
+    Raises:
+        OSError: If the file cannot be read or written; it is what it was.
+    """
+    with (
+        _committed(Transaction(path), is_last=is_last) as transaction,
+        h5netcdf.File(transaction, "r+", libver=_FORMAT) as file,
+    ):
+        yield file
+
+
+@contextlib.contextmanager
+def changing_hdf5(path: Path) -> Iterator[h5py.File]:
+    """The same for what h5netcdf cannot do."""
+    with _committed(Transaction(path)) as transaction, h5py.File(transaction, "r+", libver=_FORMAT) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def making(path: Path, *, is_last: bool = False) -> Iterator[h5netcdf.File]:
+    """Make an HDF5 file, in place of what may be there; one that could not be made is left empty.
+
+    Args:
+        path: The file.
+        is_last: As for :func:`changing`.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with (
+        _committed(Transaction(path, new=True), is_last=is_last) as transaction,
+        h5netcdf.File(transaction, "w", libver=_FORMAT) as file,
+    ):
+        yield file
+
+
+def settle(path: Path) -> None:
+    """Put what a journal says into its file, so that this is whole without it.
+
+    Raises:
+        OSError: If it cannot be read or written.
+    """
+    Transaction(path).close()
+
+
+@contextlib.contextmanager
+def _committed(transaction: "Transaction", *, is_last: bool = False) -> Iterator["Transaction"]:
+    """Let HDF5 work on a file object, and make the changes once it has closed it."""
+    with contextlib.closing(transaction):
+        try:
+            yield transaction
+        except Exception:
+            if transaction.failure is not None:  # what HDF5 says of bytes that it could not read is not the reason
+                raise transaction.failure from None
+            raise
+        if is_last:
+            transaction.add_trailer()
+        transaction.commit()
+
+
+class Transaction(io.RawIOBase):
+    """The file object that HDF5 is given: it reads and writes as HDF5 wants it, and never raises meanwhile.
+
+    Args:
+        path: The file.
+        new: Begin with an empty one.
+
+    Attributes:
+        failure: The first error, which HDF5 was not told of.
+
+    Raises:
+        OSError: If the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, new: bool = False) -> None:
+        self._path = path
+        self._position = 0
+        self._has_appended = False  # since the last commit
+        self._trailer = b""
+        self._pages: dict[int, bytearray] = {}
+        self.failure: BaseException | None = None
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_TRUNC if new else 0), 0o666)
+        try:
+            self._old = 0 if new else self._repaired()
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._end = self._old
+
+    def _repaired(self) -> int:
+        """Apply or remove the journal of a writer that was killed; the size of the file without what it left behind."""
+        journal = read_journal(self._path)
+        if journal is not None:
+            journal.apply(self._fd)
+        Journal.remove(self._path)
+        end, line = hdf5_end(self._fd), bytearray(TRAILER_LENGTH)
+        read_at(self._fd, memoryview(line), end)
+        return end + (len(line) if is_trailer(bytes(line)) else 0)
+
+    # What HDF5 calls
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to a place."""
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        """The place."""
+        return self._position
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        """Read as many bytes as asked for: zeros where there are none, as in a file with holes."""
+        into = memoryview(buffer).cast("B")
+        try:
+            self._read(into, self._position)
+        except BaseException as error:
+            self._keep(error)
+        self._position += len(into)
+        return len(into)
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Write all bytes, to the disk or to memory."""
+        given = memoryview(data).cast("B")
+        first, self._position = self._position, self._position + len(given)
+        self._end = max(self._end, self._position)
+        n_old = min(max(self._old - first, 0), len(given))
+        try:
+            if n_old:
+                self._change(given[:n_old], first)
+            if n_old < len(given):
+                self._append(given[n_old:], first + n_old)
+        except BaseException as error:
+            self._keep(error)
+        return len(given)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Say where the file is to end."""
+        self._end = self._position if size is None else size
+        return self._end
+
+    def flush(self) -> None:
+        """Do nothing: that is for :meth:`commit`."""
+
+    # What is done with it
+
+    def _keep(self, error: BaseException) -> None:
+        """Remember the first error, which means that nothing of all this is to be kept."""
+        self.failure = self.failure or error
+
+    def _read(self, into: memoryview, first: int) -> None:
+        """What the disk has, and over it what is in memory."""
+        read_at(self._fd, into, first)
+        if not self._pages:
+            return
+        for number in range(first // _PAGE, (first + len(into) - 1) // _PAGE + 1):
+            if (page := self._pages.get(number)) is not None:
+                begin = max(first, number * _PAGE)
+                end = min(first + len(into), (number + 1) * _PAGE)
+                into[begin - first : end - first] = page[begin - number * _PAGE : end - number * _PAGE]
+
+    def _change(self, given: memoryview, first: int) -> None:
+        """Change bytes in memory."""
+        for number in range(first // _PAGE, (first + len(given) - 1) // _PAGE + 1):
+            page = self._pages.get(number)
+            if page is None:
+                page = bytearray(_PAGE)
+                read_at(self._fd, memoryview(page), number * _PAGE)
+                self._pages[number] = page
+            begin, end = max(first, number * _PAGE), min(first + len(given), (number + 1) * _PAGE)
+            page[begin - number * _PAGE : end - number * _PAGE] = given[begin - first : end - first]
+
+    def _append(self, given: memoryview, first: int) -> None:
+        """Write bytes beyond the old end to the disk; into memory too where they share a page that is there."""
+        if self.failure is None:
+            self._has_appended = True
+            try:
+                write_at(self._fd, given, first)
+            except OSError as error:
+                self._keep(error)
+        shared = self._pages.get(first // _PAGE)
+        if self.failure is not None:
+            self._change(given, first)
+        elif shared is not None:
+            begin = first % _PAGE
+            n_shared = min(_PAGE - begin, len(given))
+            shared[begin : begin + n_shared] = given[:n_shared]
+
+    def add_trailer(self) -> None:
+        """Write the line that says what the file is, as it is to be, behind it."""
+        pieces = (memoryview(bytearray(min(_PIECE, self._end - first))) for first in range(0, self._end, _PIECE))
+        line = trailer(self._filled(piece, number * _PIECE) for number, piece in enumerate(pieces))
+        if self._old:
+            self._trailer = line  # not on the disk before the rest is: there it would be that of another file
+        else:
+            self.seek(0, os.SEEK_END)
+            self.write(line)
+
+    def _filled(self, piece: memoryview, first: int) -> memoryview:
+        """A piece of memory with what the file is to have at a place."""
+        self._read(piece, first)
+        return piece
+
+    def commit(self) -> None:
+        """Make the changes that HDF5 has made, or none: then the file is as it was.
+
+        Raises:
+            OSError: If something failed, now or when HDF5 wrote.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if self._end > self._old:
+            os.ftruncate(self._fd, self._end)
+        os.fsync(self._fd)  # a file system may say only now that there is no space
+        journal = Journal.of_pages(self._pages, _PAGE, self._old, self._end)
+        if self._trailer:
+            journal = Journal(self._end + len(self._trailer), [*journal.parts, Part(self._end, self._trailer)])
+            self._end = journal.size
+        if journal.parts:
+            journal.write(self._path, self._fd)
+        self._old = self._end
+        self._pages = {}
+        self._has_appended = False
+        with contextlib.suppress(OSError):  # if this fails, the journal stays, and stands for the changes
+            journal.apply(self._fd)
+            Journal.remove(self._path)
+
+    def close(self) -> None:
+        """Close the file; what was written behind its end and not committed is cut off."""
+        fd, self._fd = self._fd, -1  # first, as whatever comes between would have it done again, when others write
+        if fd >= 0:
+            try:
+                if self._has_appended:
+                    with contextlib.suppress(OSError):  # what lies behind the end of an HDF5 file does no harm
+                        os.ftruncate(fd, self._old)
+            finally:
+                os.close(fd)
+        super().close()
