@@ -1,11 +1,12 @@
 """What a model says of itself: cutoff, elements, heads, and a hash of its weights."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-__all__ = ["cutoff", "elements", "heads", "inputs_needed", "not_finite", "weights_sha256"]
+__all__ = ["cutoff", "elements", "heads", "inputs_needed", "not_finite", "state_sha256", "weights_sha256"]
 
 _INPUTS = {  # of the classes that take more than a geometry, by the names that mace-torch's data has
     "AtomicDipolesMACE": {"charges"},
@@ -47,8 +48,13 @@ def not_finite(model: torch.nn.Module) -> list[str]:
 
 def weights_sha256(model: torch.nn.Module) -> str:
     """SHA-256 of the model's parameters and buffers: their names, dtypes, shapes and bytes, in order of name."""
+    return state_sha256(model.state_dict())
+
+
+def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """The same of a state dict."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         data = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {data.dtype} {tuple(data.shape)}\n".encode())
         digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16, but bytes

@@ -28,7 +28,7 @@ _MODEL_CLASSES = (
     "PolarMACE",
 )
 # by the names that mace_run_train's --gate takes
-_GATES = {"silu": torch.nn.functional.silu, "tanh": torch.tanh, "abs": torch.abs}
+GATES = {"silu": torch.nn.functional.silu, "tanh": torch.tanh, "abs": torch.abs}
 
 
 def default_config() -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _arguments(config: Mapping[str, object]) -> tuple[type[torch.nn.Module], dic
             options["atomic_energies"] = np.asarray(options["atomic_energies"], dtype=float)
         if "readout_cls" in options:
             options["readout_cls"] = modules.readout_classes[options["readout_cls"]]
-        options["gate"] = None if options["gate"] is None else _GATES[options["gate"]]
+        options["gate"] = None if options["gate"] is None else GATES[options["gate"]]
     except KeyError as missing:
         raise InputError(
             f"The architecture has no usable value for {missing}. Start from default_config() and change what differs; "

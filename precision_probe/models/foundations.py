@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from precision_probe.exceptions import InputError
+from precision_probe.pickles import check_pickle
 
 __all__ = ["FAMILIES", "load_foundation"]
 
@@ -41,6 +42,9 @@ def load_foundation(name: str) -> torch.nn.Module:
         raise InputError(
             f"mace-torch knows no foundation model {name!r}. Known: {', '.join(f'{family}:{key}' for key in urls)}."
         )
+    cached = _cached(family, urls[size])
+    if cached.is_file():  # else mace-torch loads it as soon as it has it
+        check_pickle(cached)
     load: Any = getattr(foundations_models, family.replace("-", "_"))  # a function of mace-torch, which has no types
     try:
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():  # stdout is for results
@@ -49,7 +53,7 @@ def load_foundation(name: str) -> torch.nn.Module:
     except Exception as error:  # mace-torch wraps whatever the network raised
         raise InputError(
             f"{name} is not in the cache and cannot be downloaded ({error.__cause__ or error}). "
-            f"Fetch {urls[size]} on a machine with a network and save it as {_cached(family, urls[size])}."
+            f"Fetch {urls[size]} on a machine with a network and save it as {cached}."
         ) from error
     return model
 

@@ -4,13 +4,14 @@ Nothing here changes the model it is given, and nothing leaves torch's global de
 """
 
 import contextlib
+import importlib
 import io
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias, cast
 
 import torch
 
@@ -18,6 +19,7 @@ from precision_probe.exceptions import InputError, first_line
 from precision_probe.models import foundations
 from precision_probe.models.attributes import not_finite
 from precision_probe.models.building import load_saved
+from precision_probe.pickles import check_pickle
 from precision_probe.structures import DEMO
 
 __all__ = ["Calculator", "ModelSource", "check_module", "load_model"]
@@ -40,19 +42,21 @@ def load_model(source: ModelSource) -> tuple[torch.nn.Module, str]:
 
     Args:
         source: ``"demo"``; a foundation model by name, such as ``"mace-mp:small"`` or ``"mace-off:medium"``, which
-            mace-torch downloads unless it is in its cache; the path of a MACE checkpoint (``.model``), or of the
-            ``.json`` that :func:`save_model` wrote; a ``MACECalculator``, of whose committee the first member is
-            taken; or a MACE module, which is returned as it is.
+            mace-torch downloads unless it is in its cache; the path of a MACE checkpoint (``.model``), of the
+            ``.safetensors`` that :func:`precision_probe.convert` wrote, or of the ``.json`` that :func:`save_model`
+            wrote; a ``MACECalculator``, of whose committee the first member is taken; or a MACE module, which is
+            returned as it is.
 
     Returns:
         The module (from a file: on the CPU, in evaluation mode) and a short name.
 
     Raises:
-        InputError: If there is no such file, it cannot be read, what it holds is not a MACE model, or a weight of it is
-            NaN or infinite.
+        InputError: If there is no such file, it cannot be read, what it holds is not a MACE model, a weight of it is
+            NaN or infinite, or, where picklescan is installed, its pickle imports what is known to be dangerous.
 
     Warning:
-        A ``.model`` file is a pickle: loading it runs code from the file. Load only files whose source you trust.
+        A ``.model`` file is a pickle: loading it runs code from the file. Load only files whose source you trust. A
+        path that ends in ``.safetensors`` or ``.json`` is never taken for a pickle, and runs none.
     """
     # names before paths: a file that is called as a model is here can still be given as ./demo or ./mace-mp:small
     if isinstance(source, str) and source == DEMO:
@@ -78,6 +82,8 @@ def _load_file(path: Path) -> object:
         raise InputError(f"The model file {path} {what}. Give a MACE checkpoint (.model) or {DEMO!r}.")
     if path.suffix == ".json":
         return load_saved(path)
+    if path.suffix == ".safetensors":
+        return _safe_files().load(path)
     # before torch.load, which would load it as a program; constants.pkl is what it tells TorchScript by, too. A file
     # that is no archive may be a checkpoint in torch's older format.
     with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
@@ -86,14 +92,29 @@ def _load_file(path: Path) -> object:
                 f"{path} is a TorchScript file. Compiled models refuse hooks and cannot be probed; "
                 "give the eager checkpoint (.model) that it was compiled from."
             )
+    pickle_module = _GuardedPickle if check_pickle(path, {_GETATTR}) else _PickleOnCpu
     try:
-        return torch.load(path, weights_only=False, map_location="cpu", pickle_module=_PickleOnCpu)
+        return torch.load(path, weights_only=False, map_location="cpu", pickle_module=pickle_module)
+    except _GuardedError as error:
+        raise InputError(f"{path} was not loaded: {error}. Do not use it; get the model from its makers.") from error
     except Exception as error:  # a pickle can raise anything at all
         raise InputError(
             f"{path} cannot be read as a torch checkpoint ({type(error).__name__}: {first_line(error)}). "
             "It may be truncated, of another kind, or made with another version of mace-torch; expected is a MACE "
             "model saved whole with torch.save."
         ) from error
+
+
+class _SafeFiles(Protocol):
+    """What of :mod:`precision_probe.safe_models.files` is used here."""
+
+    def load(self, path: Path) -> torch.nn.Module:
+        """The model that a file holds."""
+
+
+def _safe_files() -> _SafeFiles:
+    """What reads the safe format, found by name: it makes models in mixed precision too, which are loaded from here."""
+    return cast("_SafeFiles", importlib.import_module("precision_probe.safe_models.files"))
 
 
 _load_build: Callable[..., None] = pickle._Unpickler.dispatch[pickle.BUILD[0]]
@@ -134,6 +155,34 @@ class _PickleOnCpu:
 
     Unpickler = _UnpicklerOnCpu
     load = staticmethod(pickle.load)
+
+
+_GETATTR = "builtins.getattr"  # by which torch pickles its own functions, such as torch.tanh
+_ACTIVATIONS = ("abs", "sigmoid", "tanh")
+
+
+class _GuardedError(Exception):
+    """What a pickle does that no checkpoint of a MACE does, as the second half of a sentence."""
+
+
+class _GuardedUnpickler(_UnpicklerOnCpu):
+    """Gives pickles a ``getattr`` that knows the functions of torch and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        return _function_of_torch if found is getattr else found
+
+
+def _function_of_torch(owner: object, name: str) -> object:
+    if owner is not getattr(torch._C, "_VariableFunctionsClass") or name not in _ACTIVATIONS:  # noqa: B009  no type has it
+        raise _GuardedError(f"its pickle calls getattr({owner!r:.60}, {name!r:.60}), which no MACE needs")
+    return getattr(owner, name)
+
+
+class _GuardedPickle(_PickleOnCpu):
+    """What torch.load uses of the module pickle where pickles are scanned."""
+
+    Unpickler = _GuardedUnpickler
 
 
 def check_module(module: object, what: str = "the object given") -> torch.nn.Module:
