@@ -12,8 +12,8 @@ from stands in ``__init__.pyi``.
 
 What lies in the package itself needs nothing of the rest and neither torch nor mace: what a precision and a policy are,
 structures as people have them, files written whole or not at all. The packages, each of which says what belongs in it:
-``trace``, ``analysis`` and ``report`` read what a run recorded; ``models``, ``variants``, ``diagnostics``, ``probe``
-and ``search`` run a model; ``cli`` is the command line.
+``trace``, ``analysis`` and ``report`` read what a run recorded; ``models``, ``variants``, ``safe_models``,
+``diagnostics``, ``probe`` and ``search`` load and run a model; ``cli`` is the command line.
 """
 
 import lazy_loader

@@ -10,8 +10,10 @@ from .exceptions import InputError, ProbeError
 from .policy import Policy, Rule
 from .precisions import PRECISIONS, Precision
 from .probe.probe import Probe, attach
+from .safe_models.conversion import convert
 from .search.recommendation import recommend
-from .trace.trace import Trace, open_trace
+from .trace.reading import open_trace
+from .trace.trace import Trace
 from .version import __version__
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "by_structure",
     "compare",
     "compare_traces",
+    "convert",
     "energy_drift",
     "errors",
     "explain",

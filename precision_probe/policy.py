@@ -267,7 +267,7 @@ def _policy(text: str, what: str) -> Policy:
     for name, limit in content.get("tolerance", {}).items():
         if not _is_number(limit) or not 0 < limit < math.inf:
             raise InputError(
-                f"{what}: the tolerance of {name} is a number above zero, such as 1e-3; got {limit!r:.60}."
+                f"{what}: the tolerance of {name!r:.60} is a number above zero, such as 1e-3; got {limit!r:.60}."
             )
     try:
         rules = tuple(_rule(entry, f"rule {index}") for index, entry in enumerate(content["rules"]))

@@ -1,10 +1,12 @@
 """A progress bar for long work."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import track
+
+from precision_probe.interruption import INTERRUPTIONS
 
 __all__ = ["shown"]
 
@@ -12,8 +14,18 @@ T = TypeVar("T")
 
 
 def shown(items: Sequence[T], description: str, *, progress: bool) -> Iterable[T]:
-    """The items one by one, with a bar on stderr, where that is a terminal and ``progress`` is asked for."""
+    """The items one by one, with a bar on stderr, where that is a terminal and ``progress`` is asked for.
+
+    Raises:
+        KeyboardInterrupt: At the next item, if the command line was interrupted and its work was not told.
+    """
     console = Console(stderr=True)
     if not (progress and console.is_terminal):  # before version 15, rich leaves an empty line where a bar was hidden
-        return items
-    return track(items, description=description, console=console, transient=True)
+        return _unless_interrupted(items)
+    return track(_unless_interrupted(items), description, total=len(items), console=console, transient=True)
+
+
+def _unless_interrupted(items: Iterable[T]) -> Iterator[T]:
+    for item in items:
+        INTERRUPTIONS.check()
+        yield item

@@ -1,7 +1,10 @@
 """Structures from wherever the user has them: anything ASE reads → ``Atoms`` that can be run."""
 
+import itertools
+import os
 import re
 import warnings
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -22,6 +25,8 @@ DEMO = "demo"
 # Å³. Far below the volume of any atom, far above what rounding leaves of the determinant of a flat cell (at most
 # 1e-9 of 200,000 random ones with vectors of 100 Å).
 _NO_VOLUME = 1e-6
+_XYZ = ("xyz", "extxyz")  # ASE's names of formats that begin with a number of atoms, and suffixes of their files
+_DIGITS = 18  # of a number of atoms; Python itself refuses to read numbers of some thousands
 _BEGINNING = 2000  # bytes of a file that are looked at, as many as ASE does
 _LAMMPS_DATA = re.compile(rb"^\s*\d+\s+atom(s| types)\s*$", re.MULTILINE)
 _ONE_PLACE = 1e-3  # in cell vectors: how near ASE takes two sites of a CIF for one
@@ -98,6 +103,8 @@ def _read_file(source: str | Path, format: str | None) -> tuple[Sequence[ase.Ato
 
 def _read(path: Path, index: str | int | slice | None, format: str | None, source: str) -> Sequence[ase.Atoms]:  # noqa: A002
     """What ASE reads of a file, as a list; of an empty one it may say nothing, or raise whatever it meets."""
+    if format in _XYZ or (format is None and path.suffix.lower().removeprefix(".") in _XYZ):
+        _check_counts(path)
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -119,6 +126,22 @@ def _read(path: Path, index: str | int | slice | None, format: str | None, sourc
             f"{source} holds no structures that ASE sees. At least one is needed. {_how_to_name_a_format(path, format)}"
         )
     return list(structures)
+
+
+def _check_counts(path: Path) -> None:
+    """Refuse an XYZ file that says it has more atoms than bytes: ASE would look for each of them, for hours."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        for number, line in enumerate(file):
+            count = line.strip()
+            if not count.isdigit():
+                return  # no XYZ file, or another kind of it: ASE will see
+            if len(count) > _DIGITS or int(count) > size:
+                raise InputError(
+                    f"{path} says that its structure {number} has {count.decode()[:_DIGITS]} atoms, and has {size} "
+                    "bytes in all. Check that the file is whole."
+                )
+            deque(itertools.islice(file, int(count) + 1), maxlen=0)  # a comment and the atoms
 
 
 def _how_to_name_a_format(path: Path, format: str | None) -> str:  # noqa: A002

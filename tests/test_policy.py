@@ -238,7 +238,7 @@ BAD = [
     (GOOD | {"tolerence": {}}, "unknown key 'tolerence'.*Did you mean 'tolerance'"),
     (GOOD | {"rules": {}}, "its rules are a list"),
     (GOOD | {"evidence": []}, "its evidence is a dictionary"),
-    (GOOD | {"tolerance": {"forces": "small"}}, "the tolerance of forces is a number above zero.*got 'small'"),
+    (GOOD | {"tolerance": {"forces": "small"}}, "the tolerance of 'forces' is a number above zero.*got 'small'"),
     (GOOD | {"tolerance": {"forces": True}}, "got True"),
     (GOOD | {"tolerance": {"forces": 0}}, "got 0"),
     ('{"schema_version": 1, "rules": [], "tolerance": {"forces": NaN}}', "got nan"),

@@ -1,5 +1,7 @@
 """structures.py: reading structures from every kind of source, and refusing those that cannot be run."""
 
+import time
+
 import ase
 import ase.build
 import ase.io
@@ -295,6 +297,24 @@ def test_file_without_structures(tmp_path):
     (tmp_path / "empty.xyz").write_text("")
     with pytest.raises(InputError, match="empty"):
         read_structures(tmp_path / "empty.xyz")
+
+
+@pytest.mark.parametrize("count", [10**12, "1" * 30, "1" * 5000])
+@pytest.mark.parametrize("before", ["", "1\ncomment\nO 0 0 0\n"])
+def test_a_number_of_atoms_that_the_file_cannot_hold_is_refused_at_once(tmp_path, count, before):
+    """ASE would look for every one of them."""
+    path = tmp_path / "damaged.xyz"
+    path.write_text(f"{before}{count}\n\nO 0 0 0\n")
+    start = time.monotonic()
+    with pytest.raises(InputError, match=rf"damaged\.xyz says that its structure {int(bool(before))} has 1.* atoms"):
+        read_structures(path)
+    assert time.monotonic() - start < 1.0
+
+
+def test_a_comment_that_is_a_large_number_is_no_number_of_atoms(tmp_path):
+    path = tmp_path / "times.xyz"
+    path.write_text("1\n20240101120000\nO 0 0 0\n1\n20240101120001\nO 0 0 1\n")
+    assert [len(atoms) for atoms in read_structures(path)] == [1, 1]
 
 
 def test_selection_outside_the_file(file):

@@ -1,6 +1,10 @@
 """The verb that runs a model on structures in each precision: audit."""
 
-import itertools
+import glob
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,15 +25,18 @@ from precision_probe.cli.common import (
     complain,
     exit_codes,
     say,
-    termination_interrupts,
     wide_console,
 )
+from precision_probe.cli.trust import SafeOption, admit
 from precision_probe.exceptions import InputError, ProbeError
+from precision_probe.files import check_writable, unfinished
+from precision_probe.interruption import INTERRUPTIONS
 
 if TYPE_CHECKING:
     import ase
 
     import precision_probe as pp
+    from precision_probe.trace.claim import Claim
 
 __all__ = ["audit"]
 
@@ -71,81 +78,157 @@ def audit(
         int, typer.Option(help="With --explain: steps of dynamics at constant energy, whose drift is compared.", min=0)
     ] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from what an interrupted run of the same command left.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")] = False,
+    safe: SafeOption = False,
     traceback: TracebackOption = False,
 ) -> None:
     """Run a model in each precision, record what every block computes, and print the errors."""
     with exit_codes(traceback):
         from precision_probe.analysis.errors import parse_tolerances
-        from precision_probe.files import check_writable
 
         if dynamics and not explain:
             raise InputError(f"--dynamics {dynamics} needs --explain, which the drift is a part of.")
         limits = parse_tolerances(tolerance) if tolerance else None
         if output is not None:
-            check_writable(output, force=force)
+            check_writable(output, force=force or resume)  # at once; again when it is claimed
+        admit(model, safe=safe, quiet=quiet)
         import precision_probe as pp
         from precision_probe.labels import LabelKeys
         from precision_probe.structures import read_structures
 
         keys = LabelKeys(energy_key, forces_key, stress_key)
-        atoms = read_structures(structures, keys=keys, format=format)  # once, for the audit and what explains it
-        output = output or _free_name(model, structures)
-        with pp.attach(
-            model,
-            precisions=precisions,
-            blocks=blocks,
-            modes=modes,
-            head=head,
-            device=device,
-            output=output,
-            force=force,
-        ) as probe:
-            say(quiet, f"Auditing {probe.name} on {structures}, {probe.device}, in {probe.precision_names}")
-            outcome = _run(probe, atoms, quiet=quiet, steps=dynamics if explain else None)
-        over = _finish(probe, output, limits, quiet=quiet)
-        if outcome is not None:
-            raise outcome
+        attach = pp.attach  # imported here, while an interruption ends the process at once
+        with _claimed(output, model, structures, force=force, resume=resume, quiet=quiet) as claim:
+            atoms = read_structures(structures, keys=keys, format=format)  # once, for the audit and what explains it
+            with attach(
+                model,
+                precisions=precisions,
+                blocks=blocks,
+                modes=modes,
+                head=head,
+                device=device,
+                output=claim,
+                force=force,
+                resume=resume,
+            ) as probe:
+                say(quiet, f"Auditing {probe.name} on {structures}, {probe.device}, in {probe.precision_names}")
+                if probe.n_resumed:
+                    say(quiet, f"{probe.n_resumed} structure(s) are done already, in {unfinished(claim.path)}.")
+                outcome = _run(probe, atoms, quiet=quiet, steps=dynamics if explain else None)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", RuntimeWarning)  # what it warns of is said below
+                    probe.detach()
+            INTERRUPTIONS.keep(f"The trace is in {probe.written_to}." if probe.written_to else "Nothing was written.")
+        over = _finish(probe, limits, quiet=quiet)
+        if outcome is not None or probe.written_to != claim.path:
+            raise _failure(outcome, probe, claim.path)
         if over:
             raise typer.Exit(EXCEEDED)
 
 
-def _run(probe: "pp.Probe", structures: "list[ase.Atoms]", *, quiet: bool, steps: int | None) -> ProbeError | None:
+@contextmanager
+def _claimed(
+    output: Path | None, model: str, structures: str, *, force: bool, resume: bool, quiet: bool
+) -> "Iterator[Claim]":
+    """The output, which nobody else writes meanwhile: by default the first free name, or what is to be resumed.
+
+    Raises:
+        InputError: If it cannot be used, or it is not clear what is to be resumed.
+        ProbeError: If the work is interrupted.
+    """
+    from precision_probe.trace.claim import claim_free_name, claim_output
+
+    stem = f"{Path(model).stem.replace(':', '-')}-{Path(structures.split('@')[0]).stem}"
+    places: list[Path] = []
+    with INTERRUPTIONS.working(lambda: _kept(*places)):
+        left = _interrupted(stem) if output is None else []
+        if resume and output is None:
+            if len(left) != 1:
+                found = ", ".join(str(unfinished(path)) for path in left) or "none"
+                raise InputError(f"Say with --output what --resume is to go on with. Interrupted runs left: {found}.")
+            (output,) = left
+        elif left:
+            say(quiet, f"{unfinished(left[0])} is what an interrupted run left: --resume --output {left[0]} goes on.")
+        with (
+            warnings.catch_warnings(),
+            claim_free_name(stem) if output is None else claim_output(output, force=force, resume=resume) as claim,
+        ):
+            warnings.filterwarnings(
+                "ignore", "precision_probe: The run did not come", RuntimeWarning
+            )  # an error says it
+            places.append(claim.path)
+            yield claim
+
+
+def _interrupted(stem: str) -> list[Path]:
+    """The outputs STEM-N.h5 of which an interrupted run left a part, and that no run is writing now."""
+    from precision_probe.trace.claim import claim_output
+
+    outputs = []
+    for part in sorted(Path().glob(f"{glob.escape(stem)}-*.h5.partial")):
+        output = part.with_suffix("")
+        if re.fullmatch(r"\d+", output.stem.removeprefix(f"{stem}-")):
+            with suppress(InputError), claim_output(output, resume=True):
+                outputs.append(output)
+    return outputs
+
+
+def _kept(output: Path | None = None) -> str:
+    """What an interrupted audit leaves."""
+    if output is None or not unfinished(output).exists():
+        return "Nothing was written."
+    return f"What was finished is in {unfinished(output)}; the same command with --resume goes on from there."
+
+
+def _run(probe: "pp.Probe", structures: "list[ase.Atoms]", *, quiet: bool, steps: int | None) -> BaseException | None:
     """Run the structures, and explain their errors if there is a number of steps of dynamics, even none.
 
-    An interruption or a failure is returned, so that what is done can be kept first.
+    What ends that is returned, if there are structures whose results can be kept.
     """
     is_audited = False
     try:
-        with termination_interrupts():
-            probe.run(structures, progress=not quiet)
-            is_audited = True
-            if steps is not None:
-                probe.explain(structures, steps=steps, progress=not quiet)
-            elif probe.predicts_energies:
-                probe.explain(structures, only=("contributions",), progress=not quiet)
-    except InputError as error:
-        if not is_audited:
+        probe.run(structures, progress=not quiet)
+        is_audited = True
+        if steps is not None:
+            probe.explain(structures, steps=steps, progress=not quiet)
+        elif probe.predicts_energies:
+            probe.explain(structures, only=("contributions",), progress=not quiet)
+    except (KeyboardInterrupt, Exception) as error:
+        if not probe.n_structures or (isinstance(error, InputError) and not is_audited):
             raise
-        return InputError(f"{error} The audit itself is complete, and in the trace.")
-    except KeyboardInterrupt:
-        if not probe.n_structures:
-            raise
-        return ProbeError(f"Interrupted after {probe.n_structures} structure(s); those that finished are in the trace.")
-    except Exception as error:
-        if not probe.n_structures:
-            raise
-        failure = ProbeError(
-            f"The run failed after {probe.n_structures} structure(s) ({type(error).__name__}: {error}). "
-            "Those that finished are in the trace."
-        )
-        failure.__cause__ = error
-        return failure
+        INTERRUPTIONS.told()
+        return error
     return None
 
 
-def _finish(probe: "pp.Probe", output: Path, limits: dict[str, float] | None, *, quiet: bool) -> bool:
-    """Write the trace, print the tables, and judge the tolerance: whether it is exceeded."""
+def _failure(outcome: BaseException | None, probe: "pp.Probe", output: Path) -> ProbeError:
+    """What ended an audit before it was complete, and what there is of it."""
+    n, problem = probe.n_structures, probe.output_problem
+    if outcome is None:
+        what = []
+    elif isinstance(outcome, ProbeError):
+        what = [str(outcome)]
+    elif isinstance(outcome, KeyboardInterrupt):
+        what = [f"Interrupted after {n} structure(s)."]
+    else:
+        what = [f"The run failed after {n} structure(s) ({type(outcome).__name__}: {outcome})."]
+    if probe.written_to == output:
+        what.append(f"The audit itself is complete, and in {output}.")
+    else:
+        # what is in memory ends with the process, whose user has no probe
+        known, in_memory, _ = problem.partition(" in memory:")
+        what += [] if problem.startswith("The run did not") else [f"{known} nowhere." if in_memory else known]
+        what.append(_kept(output))
+    failure = (InputError if isinstance(outcome, InputError) else ProbeError)(" ".join(what))
+    failure.__cause__ = outcome
+    return failure
+
+
+def _finish(probe: "pp.Probe", limits: dict[str, float] | None, *, quiet: bool) -> bool:
+    """Print the tables, and judge the tolerance: whether it is exceeded."""
     import precision_probe as pp
     from precision_probe.analysis.causes import main_causes
     from precision_probe.analysis.errors import exceeded
@@ -167,7 +250,8 @@ def _finish(probe: "pp.Probe", output: Path, limits: dict[str, float] | None, *,
                 console.print(each)
         for note in probe.notes:
             console.print(f"Note: {note}", markup=False)
-    say(quiet, f"Trace written to {output}")
+    if probe.written_to is not None:
+        say(quiet, f"Trace written to {probe.written_to}")
     if limits is None:
         return False
     for name in set(limits) - set(summary):
@@ -179,12 +263,3 @@ def _finish(probe: "pp.Probe", output: Path, limits: dict[str, float] | None, *,
             f"{row['tolerance']:.2e} {row['unit']} ({row['error'] / row['tolerance']:.1f} times)."
         )
     return len(over) > 0
-
-
-def _free_name(model: str, structures: str) -> Path:
-    """The first of MODEL-STRUCTURES-1.h5, -2.h5, … that is not taken, nor by a run under way."""
-    from precision_probe.files import unfinished
-
-    stem = f"{Path(model).stem.replace(':', '-')}-{Path(structures.split('@')[0]).stem}"
-    names = (Path(f"{stem}-{number}.h5") for number in itertools.count(1))
-    return next(name for name in names if not name.exists() and not unfinished(name).exists())

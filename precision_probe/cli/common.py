@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import signal
 import sys
-import threading
 import traceback as traceback_module
 from collections.abc import Iterator
 from enum import StrEnum
@@ -14,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from precision_probe.cli.console import PlainConsole, csv_cell, json_text
 from precision_probe.exceptions import InputError, ProbeError
+from precision_probe.interruption import INTERRUPTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,6 @@ __all__ = [
     "complain",
     "exit_codes",
     "say",
-    "termination_interrupts",
     "wide_console",
     "write",
 ]
@@ -49,9 +48,9 @@ EXCEEDED, BAD_INPUT, FAILED = 1, 2, 3  # exit codes; 2 is also what typer gives 
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        help="A MACE checkpoint (.model), 'demo', or a foundation model (mace-mp:small, mace-off:medium, …), which "
-        "mace-torch downloads. A checkpoint is a pickle: loading it runs code from the file, so "
-        "use only files whose source you trust.",
+        help="A MACE checkpoint (.model), a file that convert wrote (.safetensors), 'demo', or a foundation model "
+        "(mace-mp:small, mace-off:medium, …), which mace-torch downloads. A checkpoint is a pickle: loading it runs "
+        "code from the file, so use only files whose source you trust, or --safe.",
         show_default=True,
     ),
 ]
@@ -100,12 +99,16 @@ class Format(StrEnum):
 
 
 def write(table: "pd.DataFrame", format: Format) -> None:  # noqa: A002
-    """Write a table to stdout as CSV or JSON, where inf and NaN are null."""
+    """Write a table to stdout as CSV or JSON, where inf and NaN are null.
+
+    Texts come from files: what a terminal would obey is escaped, and what a spreadsheet would take for a formula gets
+    an apostrophe before it in CSV.
+    """
     if format is Format.csv:
-        table.to_csv(sys.stdout, index=False)
+        table.rename(columns=csv_cell).map(csv_cell).to_csv(sys.stdout, index=False)
         return
     rows = table.astype(object).where(table.notna() & ~table.isin([float("inf"), float("-inf")]), None)
-    sys.stdout.write(json.dumps(rows.to_dict("records"), indent=1, ensure_ascii=False, default=int) + "\n")
+    sys.stdout.write(json_text(json.dumps(rows.to_dict("records"), indent=1, ensure_ascii=False, default=int)) + "\n")
 
 
 @contextlib.contextmanager
@@ -120,41 +123,28 @@ def exit_codes(traceback: bool) -> Iterator[None]:
     except ProbeError as error:
         code, message = FAILED, str(error)
     except KeyboardInterrupt:
-        code, message = FAILED, "Interrupted before anything had finished; nothing was written."
+        code, message = FAILED, INTERRUPTIONS.message
     except Exception as error:
         code, message = FAILED, f"The run failed: {type(error).__name__}: {error}. See --traceback for where."
     else:
         return
     if traceback:
-        traceback_module.print_exc()
+        complain(traceback_module.format_exc())
     complain(f"Error: {message}")
     raise typer.Exit(code)
 
 
-@contextlib.contextmanager
-def termination_interrupts() -> Iterator[None]:
-    """Treat SIGTERM, which batch systems send before they kill a job, like Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def wide_console(width: int) -> Console:
     """A console at least this wide: a narrower terminal wraps lines, a pipe gets them whole; no digit is cut off."""
-    return Console(width=max(width, Console().width))
+    return PlainConsole(width=max(width, PlainConsole().width))
 
 
 def say(quiet: bool, message: str) -> None:
     """Write a line to stderr, unless asked to be quiet."""
     if not quiet:
-        Console(stderr=True).print(message, markup=False, highlight=False)
+        PlainConsole(stderr=True).print(message, highlight=False)
 
 
 def complain(message: object) -> None:
     """Write what went wrong to stderr, quiet or not."""
-    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+    PlainConsole(stderr=True).print(message, highlight=False, soft_wrap=True)

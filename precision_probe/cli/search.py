@@ -1,5 +1,6 @@
 """Verbs that run a model many times: sweep, recommend, apply."""
 
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -16,11 +17,12 @@ from precision_probe.cli.common import (
     TracebackOption,
     exit_codes,
     say,
-    termination_interrupts,
     wide_console,
     write,
 )
-from precision_probe.exceptions import InputError, ProbeError
+from precision_probe.cli.trust import SafeOption, admit
+from precision_probe.exceptions import InputError
+from precision_probe.interruption import INTERRUPTIONS
 
 __all__ = ["apply", "recommend", "sweep"]
 
@@ -65,6 +67,7 @@ def sweep(
         Path | None, typer.Option("--output", "-o", help="A trace to keep the errors in, with the reference run.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="A figure to draw, .png, .svg or .pdf. Needs matplotlib.")] = None,
+    safe: SafeOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")] = False,
     format: Annotated[Format, typer.Option(help="How to print the errors.")] = Format.table,  # noqa: A002
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
@@ -78,28 +81,42 @@ def sweep(
         if len(limits) != 1 or not set(limits) <= {"energy", "forces"}:
             raise InputError(f"A sweep has one tolerance, of energy or of forces; got {tolerance!r}.")
         numbers = _whole_numbers(bits)
-        if output is not None:
-            from precision_probe.files import check_writable
-
-            check_writable(output, force=force)
+        log = None if output is None else _log_of(output, force=force)
         if plot is not None:
-            from precision_probe.report.plots import check_figure
+            from precision_probe.report.plots import check_figure, plot_sweep
 
             check_figure(plot, force=force)
+        admit(model, safe=safe, quiet=quiet)
         import precision_probe as pp
+        from precision_probe.trace.claim import claim_output
         from precision_probe.trace.tables import StoredTable
 
-        table = pp.sweep(model, structures, bits=numbers, blocks=blocks, head=head, device=device, progress=not quiet)
+        find, attach = pp.sweep, pp.attach  # imported here, while an interruption ends the process at once
         ((quantity, limit),) = limits.items()
-        if output is not None:
-            with pp.attach(model, precisions="float64", blocks=blocks, head=head, device=device) as probe:
-                probe.run(structures, progress=not quiet)
-            probe.add_tables({"sweep": StoredTable(table, table.attrs["title"], table.attrs["units"])})
-            probe.trace().save(output, force=force)
-        if plot is not None:
-            from precision_probe.report.plots import plot_sweep
-
-            plot_sweep(table, quantity, limit, plot)
+        with (
+            INTERRUPTIONS.working(lambda: _kept(log, "; give an --output to keep errors as they are measured")),
+            nullcontext() if output is None else claim_output(output, force=force, resume=True),
+        ):
+            table = find(
+                model,
+                structures,
+                bits=numbers,
+                blocks=blocks,
+                head=head,
+                device=device,
+                log=log,
+                force=force,
+                progress=not quiet,
+            )
+            if output is not None and log is not None:
+                with attach(model, precisions="float64", blocks=blocks, head=head, device=device) as probe:
+                    probe.run(structures, progress=not quiet)
+                probe.add_tables({"sweep": StoredTable(table, table.attrs["title"], table.attrs["units"])})
+                probe.trace().save(output, force=True)
+                INTERRUPTIONS.keep(f"The trace is complete: {output}.")
+                log.unlink(missing_ok=True)
+            if plot is not None:
+                plot_sweep(table, quantity, limit, plot)
         if format is not Format.table:
             write(table, format)
             return
@@ -131,24 +148,24 @@ def recommend(
     device: DeviceOption = None,
     interface: Annotated[Interface, typer.Option(help=_INTERFACE)] = Interface.float64,
     seed: Annotated[int, typer.Option(help="Of the choice of structures that are held out.")] = 0,
+    safe: SafeOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")] = False,
     traceback: TracebackOption = False,
 ) -> None:
     """Find the fastest precision for each block within a tolerance, and test its file on structures held out."""
-    with exit_codes(traceback), termination_interrupts():
+    with exit_codes(traceback):
         from precision_probe.analysis.errors import parse_tolerances
-        from precision_probe.files import check_writable, unfinished
 
         limits = parse_tolerances(tolerance)
-        log = unfinished(output)
-        check_writable(output, force=force or log.exists())  # an interrupted search goes on
-        if output.exists() and not force:
-            raise InputError(f"The output {output} exists. Choose another name, or replace it with --force.")
+        log = _log_of(output, force=force)
+        admit(model, safe=safe, quiet=quiet)
         import precision_probe as pp
+        from precision_probe.trace.claim import claim_output
 
-        try:
-            recommendation = pp.recommend(
+        find = pp.recommend  # imported here, while an interruption ends the process at once
+        with INTERRUPTIONS.working(lambda: _kept(log)), claim_output(output, force=force, resume=True):
+            recommendation = find(
                 model,
                 structures,
                 limits,
@@ -160,16 +177,12 @@ def recommend(
                 interface=interface.value,
                 seed=seed,
                 log=log,
+                force=force,
                 progress=not quiet,
             )
-        except KeyboardInterrupt:
-            if not log.exists():
-                raise
-            raise ProbeError(
-                f"Interrupted. The errors measured so far are in {log}; the same command goes on from there."
-            ) from None
-        recommendation.policy.save(output, force=True)
-        log.unlink(missing_ok=True)
+            recommendation.policy.save(output, force=True)
+            INTERRUPTIONS.keep(f"The policy is complete: {output}.")
+            log.unlink(missing_ok=True)
         if not quiet:
             from precision_probe.cli.search_tables import recommendation_table
             from precision_probe.cli.style import FULL_WIDTH
@@ -185,12 +198,14 @@ def apply(
     output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write; MACECalculator loads it.")],
     device: DeviceOption = None,
     interface: Annotated[Interface, typer.Option(help=_INTERFACE)] = Interface.float64,
+    safe: SafeOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing.")] = False,
     traceback: TracebackOption = False,
 ) -> None:
     """Write a checkpoint of a model that computes as a policy says."""
     with exit_codes(traceback):
+        admit(model, safe=safe, quiet=quiet)
         import precision_probe as pp
         from precision_probe.files import check_writable, replacing
 
@@ -201,9 +216,31 @@ def apply(
         from precision_probe.models.loading import load_model
 
         mixed = rules.apply(load_model(model)[0], device, interface=interface.value)
-        with replacing(output) as unfinished:
+        with INTERRUPTIONS.working(lambda: "Nothing was written."), replacing(output) as unfinished:
             torch.save(mixed, unfinished)
         say(quiet, f"{output}: {len(rules.rules)} rule(s). Load it with MACECalculator(model_paths={str(output)!r}).")
+
+
+def _log_of(output: Path, *, force: bool) -> Path:
+    """Where a search keeps what it measures until its output is written; an interrupted search goes on from there.
+
+    Raises:
+        InputError: If the output cannot be written, or exists and is not to be replaced.
+    """
+    from precision_probe.files import check_writable, unfinished
+
+    log = unfinished(output)
+    if output.is_file() and not force:
+        raise InputError(f"The output {output} exists. Choose another name, or replace it with --force.")
+    check_writable(output, force=force or log.exists())
+    return log
+
+
+def _kept(log: Path | None, otherwise: str = "") -> str:
+    """What an interrupted search leaves."""
+    if log is None or not log.exists():
+        return f"Nothing was written{otherwise}."
+    return f"The errors measured so far are in {log}; the same command goes on from there."
 
 
 def _whole_numbers(text: str) -> list[int]:

@@ -1,7 +1,10 @@
 """Verbs that read traces: errors, explain, compare."""
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,9 +19,27 @@ from precision_probe.cli.common import (
     wide_console,
     write,
 )
+from precision_probe.cli.validate import UntrustedOption, validate_first
 from precision_probe.exceptions import InputError
 
+if TYPE_CHECKING:
+    from precision_probe.trace.trace import Trace
+
 __all__ = ["compare", "errors", "explain"]
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator["Trace"]:
+    """A trace; what its reader should know of the file is said as a note, without a line of Python."""
+    from precision_probe.trace.reading import open_trace
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", UserWarning)
+        trace = open_trace(path)
+    for warning in found:
+        complain(f"Note: {warning.message}")
+    with trace:
+        yield trace
 
 
 def errors(
@@ -26,13 +47,15 @@ def errors(
     format: Annotated[Format, typer.Option(help="How to print them.")] = Format.table,  # noqa: A002
     eps: Annotated[float, typer.Option(help="The ε of mean_rel, |Δ| / (|y| + ε).", min=0)] = 1e-12,
     by: Annotated[Resolved | None, typer.Option(help="Resolve every array by irrep or by chemical element.")] = None,
+    untrusted: UntrustedOption = False,
     traceback: TracebackOption = False,
 ) -> None:
     """Print every error in a trace: each block, tensor, precision and mode, with all metrics."""
     with exit_codes(traceback):
+        validate_first(untrusted, trace)
         import precision_probe as pp
 
-        with pp.open_trace(trace) as opened:
+        with _opened(trace) as opened:
             table = pp.errors(opened, eps=eps, by=None if by is None else by.value)
         if format is Format.table:
             from precision_probe.cli.style import FULL_WIDTH
@@ -47,15 +70,16 @@ def explain(
     trace: TraceArgument,
     table: Annotated[str | None, typer.Option(help="One table alone, such as physics or budget. Default: all.")] = None,
     format: Annotated[Format, typer.Option(help="How to print one table.")] = Format.table,  # noqa: A002
+    untrusted: UntrustedOption = False,
     traceback: TracebackOption = False,
 ) -> None:
     """Print why the digits go, from a trace that audit --explain wrote: in your units, budgets, symmetry, bits."""
     with exit_codes(traceback):
-        import precision_probe as pp
+        validate_first(untrusted, trace)
         from precision_probe.cli.style import WIDTH
         from precision_probe.cli.tables import view_tables
 
-        with pp.open_trace(trace) as opened:
+        with _opened(trace) as opened:
             if format is Format.table:
                 for each in view_tables(opened, table):
                     wide_console(WIDTH).print(each)
@@ -73,14 +97,16 @@ def compare(
     a: Annotated[Path, typer.Argument(metavar="TRACE_A", help="A trace that audit wrote.")],
     b: Annotated[Path, typer.Argument(metavar="TRACE_B", help="Another, of the same structures.")],
     format: Annotated[Format, typer.Option(help="How to print the differences.")] = Format.table,  # noqa: A002
+    untrusted: UntrustedOption = False,
     traceback: TracebackOption = False,
 ) -> None:
     """Compare two runs block by block: backends, versions, machines. Exits with 1 if rounding does not explain it."""
     with exit_codes(traceback):
+        validate_first(untrusted, a, b)
         import precision_probe as pp
         from precision_probe.analysis.comparison import first_difference, provenance_differences
 
-        with pp.open_trace(a) as ours, pp.open_trace(b) as theirs:
+        with _opened(a) as ours, _opened(b) as theirs:
             table = pp.compare_traces(ours, theirs)
             differences = provenance_differences(ours, theirs)
         if format is Format.table:

@@ -1,11 +1,13 @@
 """How many bits each block needs: emulated formats with fewer and fewer bits, in the whole model and block by block."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pandas as pd
 
-from precision_probe.diagnostics.reference import ERROR_UNITS, Reference
+from precision_probe.diagnostics.reference import ERROR_UNITS, STRUCTURES, Reference
 from precision_probe.exceptions import InputError
+from precision_probe.measurement_log import MeasurementLog
 from precision_probe.models.blocks import select_blocks
 from precision_probe.models.loading import ModelSource
 from precision_probe.precisions import Precision, parse_precision
@@ -31,6 +33,8 @@ def sweep(
     blocks: str | Sequence[str] | None = None,
     head: str | None = None,
     device: str | None = None,
+    log: str | Path | None = None,
+    force: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Round to fewer and fewer bits, in the whole model and in one block at a time, and see what forces make of it.
@@ -46,6 +50,8 @@ def sweep(
         blocks: Globs; by default the embeddings, interactions, products and readouts.
         head: Which head of a multi-head model.
         device: Where to run; by default a GPU if there is one.
+        log: A file of errors as they are measured, from which an interrupted sweep goes on.
+        force: Begin a log anew that is of something else.
         progress: Show a progress bar, where there is a terminal.
 
     Returns:
@@ -56,14 +62,21 @@ def sweep(
         the ``title`` and the ``units`` that a :class:`precision_probe.trace.tables.StoredTable` of it takes.
 
     Raises:
-        InputError: If the model, a structure, a pattern or a number of bits cannot be used.
+        InputError: If the model, a structure, a pattern or a number of bits cannot be used, or the log is of another
+            model, other structures or another device and there is no ``force``.
     """
     numbers = _checked(bits)
     searched = read_structures(structures)
     others = searched[1::2] if held_out is None else read_structures(held_out)
     reference = Reference(model, searched[::2] if held_out is None else searched, head=head, device=device)
     held = reference.on(others, head=head) if others else None
-    return sweep_of(reference, numbers, blocks, held=held, progress=progress)
+    of = {
+        "log": "sweep",
+        **reference.about(),
+        "choice of structures held out": held.about()[STRUCTURES] if held else "",
+    }
+    kept = MeasurementLog(None if log is None else Path(log), of, force=force)
+    return sweep_of(reference, numbers, blocks, held=held, log=kept, progress=progress)
 
 
 def sweep_of(
@@ -72,19 +85,23 @@ def sweep_of(
     blocks: str | Sequence[str] | None = None,
     *,
     held: Reference | None = None,
+    log: MeasurementLog | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """The same of a model and structures whose float64 results are there already, and of others that are held out."""
+    known = log or MeasurementLog(None, {})
     formats = {number: parse_precision(f"m{number}") for number in _checked(bits)}
     names = [WHOLE, *(block.name for block in select_blocks(reference.model, blocks))]
     cases = shown([(name, number) for name in names for number in formats], "rounding", progress=progress)
     counts = {"n_searched": len(reference.graphs), "n_held_out": len(held.graphs) if held else 0}
     rows = []
     for name, number in cases:
-        errors = _errors(reference, name, formats[number])
-        others = _errors(held, name, formats[number]) if held else {}
-        of_others = {f"{HELD_OUT}{key}": value for key, value in others.items()}
-        rows.append({"block": name, "bits": number, **errors, **of_others, **counts})
+        key = f"{name} m{number}"
+        if key not in known:
+            others = _errors(held, name, formats[number]) if held else {}
+            of_others = {f"{HELD_OUT}{each}": value for each, value in others.items()}
+            known.add(key, _errors(reference, name, formats[number]) | of_others)
+        rows.append({"block": name, "bits": number, **known[key], **counts})
     table = pd.DataFrame(rows)
     units = ERROR_UNITS | {f"{HELD_OUT}{name}": unit for name, unit in ERROR_UNITS.items()}
     table.attrs = {"title": SWEEP_TITLE, "units": {name: unit for name, unit in units.items() if name in table}}

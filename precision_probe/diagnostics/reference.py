@@ -1,6 +1,7 @@
 """What a float64 model predicts exactly, and how far from it the same structures are with something rounded."""
 
 import copy
+import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from precision_probe.exceptions import InputError
+from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.backends import backend
 from precision_probe.models.evaluation import Prediction
 from precision_probe.models.graphs import Graph, build_graph
 from precision_probe.models.loading import ModelSource, load_model
@@ -17,8 +20,11 @@ from precision_probe.precisions import PRECISIONS
 from precision_probe.structures import StructureSource, read_structures
 from precision_probe.variants.devices import check_device
 from precision_probe.variants.variant import Variant
+from precision_probe.version import __version__
 
-__all__ = ["ERROR_UNITS", "Predict", "Reference"]
+__all__ = ["ERROR_UNITS", "STRUCTURES", "Predict", "Reference"]
+
+STRUCTURES = "choice of structures"  # its name in what errors depend on
 
 ERROR_UNITS = {
     "energy": "eV/atom",
@@ -87,6 +93,20 @@ class Reference:
         for _ in range(2):  # TorchScript compiles in the second call, and what it compiles may round otherwise
             self.variant.predict(self.graphs[0])
         self.exact = [self.variant.predict(graph) for graph in self.graphs]
+
+    def about(self) -> dict[str, str]:
+        """What errors depend on, by its name in a sentence: what a log of them must be of."""
+        digest = hashlib.sha256()
+        for graph in self.graphs:
+            for key, tensor in sorted(graph.data.items()):
+                digest.update(f"{key} {tuple(tensor.shape)}".encode() + tensor.detach().cpu().numpy().tobytes())
+        return {
+            "model": weights_sha256(self.model),
+            "backend": backend(self.model),
+            "device": str(self.device),
+            STRUCTURES: digest.hexdigest(),
+            "version of precision-probe": __version__,
+        }
 
     def not_finite(self) -> list[tuple[str, list[str]]]:
         """The structures for which float64 itself gives NaN or infinity, with the quantities: energy, forces."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from precision_probe.analysis.errors import TOLERANCE_UNITS
-from precision_probe.exceptions import InputError
+from precision_probe.exceptions import InputError, printable
 from precision_probe.files import check_writable
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _draw_blocks(axes: "Axes", sweep: pd.DataFrame, quantity: str) -> None:
             linewidth=2 if is_whole else 1.2,
             marker="o",
             markersize=3,
-            label=str(block),
+            label=printable(block).replace("$", r"\$"),  # between dollars matplotlib takes text for formulas
         )
 
 

@@ -1,17 +1,14 @@
 """Policies measured: what each does to energies, forces and stress, how long it takes, and how much memory."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
 
 import pandas as pd
 import torch
 
 from precision_probe.diagnostics.reference import Reference
-from precision_probe.models.attributes import weights_sha256
-from precision_probe.models.backends import backend
+from precision_probe.measurement_log import MeasurementLog
 from precision_probe.models.graphs import Graph
 from precision_probe.policy import Policy
 from precision_probe.precisions import PRECISIONS
@@ -25,37 +22,33 @@ __all__ = ["CAST", "Candidates"]
 CAST = "model.to({})"  # name of a model that is cast as a whole, as people do today
 
 
-class _Entry(TypedDict):
-    """A line of the log: what was measured, and its errors by quantity, one for each structure."""
-
-    rules: str
-    errors: dict[str, list[float]]
-
-
 class Candidates:
     """Measures policies, and casts of the model, on structures, each once.
 
     Args:
         reference: A model and structures.
-        log: A file of errors measured before, which is added to; so an interrupted search goes on where it was. It is
-            begun anew if it is of other structures or heads, another model, interface or device, and not touched before
-            something is measured.
+        log: A file of errors measured before, which is added to; so an interrupted search goes on where it was.
         interface: What models under a policy take and give, as :func:`precision_probe.variants.mixed.apply` has it; of
             float32, what is measured includes that callers round the structures first.
+        force: Begin the log anew if it is of other structures or heads, another model, interface or device.
 
     Attributes:
         n_runs: How often the model was run to measure errors.
+
+    Raises:
+        InputError: If the log cannot be used, or is of something else and there is no ``force``.
     """
 
-    def __init__(self, reference: Reference, log: Path | None = None, interface: str = "float64") -> None:
+    def __init__(
+        self, reference: Reference, log: Path | None = None, interface: str = "float64", *, force: bool = False
+    ) -> None:
         self.reference, self.interface = reference, interface
         self.n_runs = 0
         self._casts: dict[str, Variant] = {}
         self._dtype = check_interface(interface)
         self._assembly = Assembly(reference.model, reference.device, self._dtype)
-        self._log = log
-        self._kept: list[dict[str, str] | _Entry] = []  # of the log, to be written anew before anything is added
-        self._known = self._read_log()
+        of = {"log": "recommend", **reference.about(), "interface": interface}
+        self._known = MeasurementLog(log, of, force=force)
 
     def model(self, policy: Policy) -> MixedModel:
         """The model under a policy."""
@@ -104,8 +97,7 @@ class Candidates:
         if key not in self._known:
             table = self.reference.errors_by_structure(made().predict)
             self.n_runs += len(table)
-            self._known[key] = {str(name): values.tolist() for name, values in table.items()}
-            self._append({"rules": key, "errors": self._known[key]})
+            self._known.add(key, {str(name): values.tolist() for name, values in table.items()})
         return pd.DataFrame(self._known[key], dtype=float)
 
     def _cast(self, name: str) -> Variant:
@@ -114,53 +106,6 @@ class Candidates:
             made = reference.variant if is_reference else Variant(reference.model, PRECISIONS[name], reference.device)
             self._casts[name] = made
         return self._casts[name]
-
-    def _read_log(self) -> dict[str, dict[str, list[float]]]:
-        """What was measured before by the same model on the same structures, by key."""
-        if self._log is None:
-            return {}
-        text = self._log.read_bytes().decode(errors="replace") if self._log.exists() else ""
-        header = self._header()
-        first, *entries = _complete(text) or [None]
-        if first != header:
-            entries = []
-        self._kept = [header, *entries]
-        return {entry["rules"]: entry["errors"] for entry in entries}
-
-    def _append(self, entry: _Entry) -> None:
-        """Write an entry at the end of the log, so that it is kept whatever happens next."""
-        if self._log is None:
-            return
-        new = [*self._kept, entry]  # the first time what was kept too: the file may end in a line that is cut off
-        with self._log.open("w" if self._kept else "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(each) + "\n" for each in new)
-        self._kept = []
-
-    def _header(self) -> dict[str, str]:
-        """What errors depend on."""
-        reference = self.reference
-        digest = hashlib.sha256()
-        for graph in reference.graphs:
-            for key, tensor in sorted(graph.data.items()):
-                digest.update(f"{key} {tuple(tensor.shape)}".encode() + tensor.detach().cpu().numpy().tobytes())
-        return {
-            "model": weights_sha256(reference.model),
-            "backend": backend(reference.model),
-            "device": str(reference.device),
-            "interface": self.interface,
-            "structures": digest.hexdigest(),
-        }
-
-
-def _complete(text: str) -> list[Any]:
-    """The lines that are JSON, up to the first that is not: an interruption may have cut off the last."""
-    entries = []
-    for line in text.splitlines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            break
-    return entries
 
 
 def _key(policy: Policy) -> str:

@@ -85,6 +85,7 @@ def recommend(
     interface: str = "float64",
     seed: int = 0,
     log: str | Path | None = None,
+    force: bool = False,
     progress: bool = True,
 ) -> Recommendation:
     """Search the fastest assignment of precisions to blocks, within a tolerance.
@@ -112,11 +113,13 @@ def recommend(
             give it more. Then the structures are rounded, as such callers do, wherever a policy is measured.
         seed: Of the choice of structures.
         log: A file of errors as they are measured, from which an interrupted search goes on.
+        force: Begin a log anew that is of something else.
         progress: Show a progress bar, where there is a terminal.
 
     Raises:
         InputError: If the model, a structure, a precision, the tolerance, the interface or the device cannot be used,
-            the model predicts NaN or infinity in float64, or the tolerance is of nothing that the structures have.
+            the model predicts NaN or infinity in float64, the tolerance is of nothing that the structures have, or the
+            log is of another model, other structures, another interface or device and there is no ``force``.
     """
     _check(tolerance, objective, granularity)
     check_interface(interface)
@@ -127,7 +130,7 @@ def recommend(
     held = reference.on(held_out, head=head) if held_out else None
     for each in (reference, *([] if held is None else [held])):
         _check_finite(each)
-    candidates = Candidates(reference, None if log is None else Path(log), interface)
+    candidates = Candidates(reference, None if log is None else Path(log), interface, force=force)
     search = Search(candidates, tolerance, objective)
     blocks = search.alone(precisions, progress=progress)
     return answer(search, blocks, precisions, held, granularity=granularity, progress=progress)

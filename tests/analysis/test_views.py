@@ -35,7 +35,7 @@ def real(model):
 
 def trace_with(tables):
     """A trace that has nothing but tables."""
-    attributes = {"schema_version": SCHEMA_VERSION, "precisions": '["float64"]'}
+    attributes = {"schema_version": SCHEMA_VERSION, "precisions": '["float64"]', "blocks": "[]", "modes": "[]"}
     return Trace(xr.DataTree.from_dict({"/": xr.Dataset(attrs=attributes)})).with_tables(tables)
 
 

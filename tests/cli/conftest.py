@@ -12,10 +12,11 @@ from precision_probe.models.building import build
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Work in an empty folder, on a CPU."""
+    """Work in an empty folder, on a CPU, and remember no model beyond the test."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return work
 

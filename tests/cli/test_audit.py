@@ -273,7 +273,7 @@ def test_what_cannot_be_explained_is_audited_nevertheless(
     more = irreps if name == "AtomicDielectricMACE" else {"MLP_irreps": "4x1o"}
     torch.save(build(config | {"model": name, "atomic_energies": None} | more), tmp_path / "dipole.model")
     result = audit(tmp_path / "dipole.model", water_file, "--explain", "-o", "out.h5", "-q")
-    refused(result, "predicts no energies and forces", "in the trace")
+    refused(result, "predicts no energies and forces", "complete, and in out.h5")
     assert names(folder) == ["out.h5"]
     with pp.open_trace("out.h5") as trace:
         assert trace.attributes["complete"] is True
@@ -451,14 +451,15 @@ FAILURES = {
 
 @pytest.mark.parametrize("kind", FAILURES)
 @pytest.mark.parametrize("tolerance", [[], ["--tolerance", "forces=1e-30"]])
-def test_what_finished_is_kept(folder, model_file, two_file, monkeypatch, kind, tolerance, audit):
+def test_what_finished_is_kept(folder, model_file, two_file, monkeypatch, kind, tolerance, audit, names):
     error, words = FAILURES[kind]
     fail_in_observation(monkeypatch, 2, error)
     result = audit(model_file, two_file, "-o", "out.h5", "-q", *tolerance)
     assert result.exit_code == FAILED
     message = result.stderr.strip().splitlines()[-1]
-    assert all(word in message for word in words), message
-    with pp.open_trace(folder / "out.h5") as trace:
+    assert all(word in message for word in [*words, "out.h5.partial", "--resume"]), message
+    assert names(folder) == ["out.h5.partial"]
+    with pp.open_trace(folder / "out.h5.partial") as trace:
         assert trace.structures["n_atoms"].values.tolist() == [3]
         assert trace.attributes["complete"] is False
         assert set(pp.errors(trace)["block"]) == {"model", "readouts.0", "readouts.1"}
@@ -477,8 +478,140 @@ def test_what_finished_is_kept_when_a_batch_system_terminates_the_run(
         assert signal.getsignal(signal.SIGTERM) is not_taken_over
     finally:
         signal.signal(signal.SIGTERM, before)
-    with pp.open_trace("out.h5") as trace:
+    with pp.open_trace("out.h5.partial") as trace:
         assert trace.structures["n_atoms"].values.tolist() == [3]
+
+
+# going on
+
+
+@pytest.fixture
+def interrupted(monkeypatch, model_file, two_file, audit):
+    """An audit of two structures that was interrupted in the second, with other options where given."""
+
+    def interrupt(*options):
+        with monkeypatch.context() as patch:
+            fail_in_observation(patch, 2, KeyboardInterrupt())
+            result = audit(model_file, two_file, "-q", *options)
+        assert result.exit_code == FAILED
+        return result
+
+    return interrupt
+
+
+def numbers(path):
+    """All that a trace has, but for when and how fast it was made."""
+    with pp.open_trace(path) as trace:
+        arrays = {
+            f"{node.path}/{name}": variable.values
+            for node in trace.tree.subtree
+            for name, variable in node.to_dataset(inherit=False).variables.items()
+            if name != "seconds"
+        }
+        return arrays, {key: value for key, value in trace.attributes.items() if key not in ("created", "resumed")}
+
+
+def test_a_resumed_audit_is_that_of_an_uninterrupted_run(folder, model_file, two_file, interrupted, audit, names):
+    assert audit(model_file, two_file, "-q", "-o", "whole.h5").exit_code == FINE
+    interrupted("-o", "out.h5")
+    result = audit(model_file, two_file, "-o", "out.h5", "--resume")
+    assert result.exit_code == FINE, result.output
+    assert "1 structure(s) are done already, in out.h5.partial" in " ".join(result.stderr.split())
+    assert names(folder) == ["out.h5", "whole.h5"]
+    (found, about), (expected, about_whole) = numbers("out.h5"), numbers("whole.h5")
+    assert about == about_whole
+    assert about["complete"] is True
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name, strict=True)
+
+
+def test_what_an_interrupted_audit_left_is_not_overwritten(folder, model_file, two_file, interrupted, audit, refused):
+    interrupted("-o", "out.h5")
+    left = (folder / "out.h5.partial").read_bytes()
+    refused(audit(model_file, two_file, "-q", "-o", "out.h5"), "out.h5.partial", "--resume", "--force")
+    assert (folder / "out.h5.partial").read_bytes() == left
+    assert audit(model_file, two_file, "-q", "-o", "out.h5", "--force").exit_code == FINE
+
+
+def test_an_interrupted_audit_of_something_else_is_not_gone_on_with(
+    folder, model_file, config, two_file, water_file, interrupted, audit, refused, names
+):
+    interrupted("-o", "out.h5")
+    left, _ = numbers("out.h5.partial")
+    torch.save(build(config, seed=4), "other.model")
+    for arguments, options in [
+        (("other.model", two_file), {}),
+        ((model_file, two_file), {"precisions": "float16"}),
+        ((model_file, two_file, "--blocks", "products.*"), {}),
+        ((model_file, two_file, "--modes", "isolated"), {}),
+        ((model_file, water_file.with_name("crystal.xyz")), {}),
+    ]:
+        ase.io.write(water_file.with_name("crystal.xyz"), crystal_with(4 * np.eye(3)))
+        refused(audit(*arguments, "-q", "-o", "out.h5", "--resume", **options), "out.h5.partial")
+        assert names(folder) == ["other.model", "out.h5.partial"]
+        found, _ = numbers("out.h5.partial")
+        assert found.keys() == left.keys()
+        for name, array in left.items():
+            np.testing.assert_array_equal(found[name], array, strict=True)
+
+
+def test_resume_without_anything_left_begins(model_file, two_file, audit):
+    assert audit(model_file, two_file, "-q", "-o", "out.h5", "--resume").exit_code == FINE
+    with pp.open_trace("out.h5") as trace:
+        assert trace.structures.sizes["structure"] == 2
+
+
+def test_a_complete_output_is_not_resumed(folder, model_file, two_file, audit, refused):
+    assert audit(model_file, two_file, "-q", "-o", "out.h5").exit_code == FINE
+    before = (folder / "out.h5").read_bytes()
+    refused(audit(model_file, two_file, "-q", "-o", "out.h5", "--resume"), "out.h5 exists")
+    assert (folder / "out.h5").read_bytes() == before
+
+
+def test_an_interrupted_run_that_was_to_replace_leaves_the_complete_one(
+    folder, model_file, two_file, water_file, interrupted, audit, names
+):
+    assert audit(model_file, water_file, "-q", "-o", "out.h5").exit_code == FINE
+    before = (folder / "out.h5").read_bytes()
+    interrupted("-o", "out.h5", "--force")
+    assert (folder / "out.h5").read_bytes() == before
+    assert names(folder) == ["out.h5", "out.h5.partial"]
+    assert audit(model_file, two_file, "-q", "-o", "out.h5", "--force", "--resume").exit_code == FINE
+    with pp.open_trace("out.h5") as trace:
+        assert trace.structures.sizes["structure"] == 2
+
+
+def test_what_was_interrupted_under_a_default_name_is_offered_and_gone_on_with(
+    folder, model_file, two_file, interrupted, audit, refused, names
+):
+    stem = f"small-{two_file.stem}"
+    interrupted()
+    assert names(folder) == [f"{stem}-1.h5.partial"]
+    result = audit(model_file, two_file)
+    assert result.exit_code == FINE
+    said = " ".join(result.stderr.split())
+    assert f"{stem}-1.h5.partial is what an interrupted run left: --resume --output {stem}-1.h5 goes on." in said
+    assert names(folder) == [f"{stem}-1.h5.partial", f"{stem}-2.h5"]
+    assert audit(model_file, two_file, "-q", "--resume").exit_code == FINE
+    assert names(folder) == [f"{stem}-1.h5", f"{stem}-2.h5"]
+    refused(audit(model_file, two_file, "-q", "--resume"), "--output", "none")
+    interrupted()
+    interrupted()
+    refused(audit(model_file, two_file, "-q", "--resume"), f"{stem}-3.h5.partial, {stem}-4.h5.partial")
+
+
+def test_an_output_that_cannot_be_written_is_said_with_what_there_is(folder, model_file, two_file, monkeypatch, audit):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("precision_probe.trace.recorder.append", full)
+    result = audit(model_file, two_file, "-o", "out.h5")
+    assert result.exit_code == FAILED
+    assert "The model as a whole" in result.stdout
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith("Error: out.h5.partial could not be written (No space left on device)")
+    assert "2 nowhere. Nothing was written." in message
 
 
 @pytest.mark.parametrize(("error", "word"), [(KeyboardInterrupt(), "Interrupted"), (OSError("no luck"), "no luck")])

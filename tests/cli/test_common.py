@@ -1,8 +1,6 @@
-"""What the verbs share: exit codes, interruptions, and how tables and messages are written."""
+"""What the verbs share: exit codes, and how tables and messages are written."""
 
 import json
-import signal
-import threading
 from typing import get_args
 
 import numpy as np
@@ -17,11 +15,11 @@ from precision_probe.cli.common import (
     complain,
     exit_codes,
     say,
-    termination_interrupts,
     wide_console,
     write,
 )
 from precision_probe.exceptions import InputError, ProbeError
+from precision_probe.interruption import INTERRUPTIONS
 
 # exit codes
 
@@ -29,14 +27,15 @@ from precision_probe.exceptions import InputError, ProbeError
 ERRORS = [
     (InputError("no such file"), 2, "Error: no such file"),
     (ProbeError("interrupted after 3"), 3, "Error: interrupted after 3"),
-    (KeyboardInterrupt(), 3, "Error: Interrupted before anything had finished; nothing was written."),
+    (KeyboardInterrupt(), 3, "Error: Interrupted. Nothing was written."),
     (ValueError("deep down"), 3, "Error: The run failed: ValueError: deep down. See --traceback for where."),
 ]
 
 
 @pytest.mark.parametrize("traceback", [False, True])
 @pytest.mark.parametrize(("error", "code", "message"), ERRORS)
-def test_an_error_is_a_line_on_stderr_and_an_exit_code(capsys, error, code, message, traceback):
+def test_an_error_is_a_line_on_stderr_and_an_exit_code(capsys, monkeypatch, error, code, message, traceback):
+    monkeypatch.setattr(INTERRUPTIONS, "_kept", lambda: "Nothing was written.")  # whatever ran in this process before
     with pytest.raises(typer.Exit) as caught, exit_codes(traceback):
         raise error
     assert caught.value.exit_code == code
@@ -53,30 +52,6 @@ def test_what_is_no_error_passes(capsys):
         raise typer.Exit(1)  # a tolerance was exceeded
     assert caught.value.exit_code == 1
     assert capsys.readouterr() == ("", "")
-
-
-# SIGTERM
-
-
-def test_sigterm_interrupts_only_meanwhile():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), termination_interrupts():
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_other_threads_change_no_handlers():
-    handlers = []
-
-    def work():
-        with termination_interrupts():
-            handlers.append(signal.getsignal(signal.SIGTERM))
-
-    before = signal.getsignal(signal.SIGTERM)
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert handlers == [before]
 
 
 # printing

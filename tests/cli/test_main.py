@@ -56,7 +56,9 @@ def test_help_comes_at_once():
     assert min(seconds) < 1.0
 
 
-@pytest.mark.parametrize("verb", ["audit", "inspect", "errors", "explain", "compare", "sweep", "recommend", "apply"])
+@pytest.mark.parametrize(
+    "verb", ["audit", "inspect", "errors", "explain", "compare", "sweep", "recommend", "apply", "convert"]
+)
 def test_help_of_a_verb_imports_nothing_heavy(verb):
     text, loaded, _ = of_help(verb, "--help")
     assert f"Usage: precision-probe {verb}" in text

@@ -12,7 +12,10 @@ import torch
 from mace.calculators import MACECalculator
 
 import precision_probe as pp
+from precision_probe.diagnostics import bit_sweep
+from precision_probe.models.building import build
 from precision_probe.policy import Policy, Rule
+from precision_probe.trace.claim import claim_output
 from precision_probe.variants.mixed import MixedVariant
 
 FINE, FAILED = 0, 3
@@ -98,6 +101,59 @@ def test_sweep_replaces_its_outputs_with_force(folder, model_file, water_file, n
     assert (folder / "there.svg").read_bytes().startswith(b"<?xml")
     with pp.open_trace("there.h5") as trace:
         assert trace.tables == ("sweep",)
+
+
+@pytest.fixture
+def interrupted_sweep(monkeypatch, model_file, waters_file, sweep, refused):
+    """A sweep over three blocks with two numbers of bits that was interrupted as it measured the fourth of the six."""
+    works, calls = bit_sweep._errors, []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        if len(calls) == 7:  # each case is of structures searched on, and of others held out
+            raise KeyboardInterrupt
+        return works(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bit_sweep, "_errors", fail)
+        result = sweep(model_file, waters_file, "-o", "x.h5", "-q")
+    refused(result, "Interrupted", "x.h5.partial", "goes on from there", code=FAILED)
+
+
+def test_an_interrupted_sweep_goes_on_to_the_same_numbers(
+    folder, model_file, waters_file, monkeypatch, interrupted_sweep, names, sweep
+):
+    assert names(folder) == ["x.h5.partial"]
+    calls, works = [], bit_sweep._errors
+    monkeypatch.setattr(bit_sweep, "_errors", lambda *each: calls.append(each) or works(*each))
+    options = ("-q", "--format", "json")
+    done = sweep(model_file, waters_file, "-o", "x.h5", *options)
+    assert done.exit_code == FINE, done.output
+    assert len(calls) == 2 * 3
+    assert names(folder) == ["x.h5"]
+    assert sweep(model_file, waters_file, *options).stdout == done.stdout
+    assert len(calls) == 2 * (3 + 6)
+
+
+def test_an_interrupted_sweep_of_something_else_is_refused(
+    folder, model, config, waters_file, water_file, model_file, interrupted_sweep, names, sweep, refused
+):
+    left = (folder / "x.h5.partial").read_bytes()
+    torch.save(build(config, seed=4), "other.model")
+    refused(sweep("other.model", waters_file, "-o", "x.h5"), "x.h5.partial", "of another model", "--force")
+    refused(sweep(model_file, water_file, "-o", "x.h5"), "x.h5.partial", "another choice of structures", "--force")
+    assert (folder / "x.h5.partial").read_bytes() == left
+    (folder / "x.h5.partial").write_bytes(b"something that is no log")
+    refused(sweep(model_file, water_file, "-o", "x.h5"), "x.h5.partial", "no log", "--force")
+    assert sweep(model_file, water_file, "-o", "x.h5", "--force", "-q").exit_code == FINE
+    assert names(folder) == ["other.model", "x.h5"]
+
+
+def test_two_searches_do_not_share_an_output(folder, model_file, waters_file, names, sweep, recommend, refused):
+    for output, search in (("x.h5", sweep), ("p.json", recommend)):
+        with claim_output(output):
+            refused(search(model_file, waters_file, "-o", output), f"{output} is being written by process")
+    assert names(folder) == []
 
 
 # recommend and apply

@@ -46,6 +46,12 @@ def test_a_line_for_each_block_has_the_numbers_of_the_table(tmp_path, monkeypatc
     assert "<!-- float16, tf32 -->" in text
 
 
+def test_names_of_blocks_are_text(tmp_path):
+    table = SWEEP.assign(block=SWEEP["block"].where(SWEEP["block"] != "a", "$\\frac{$\x1b[2J"))
+    plot_sweep(table, "forces", 1e-3, tmp_path / "figure.svg")
+    assert "<!-- $\\frac{$\\x1b[2J -->" in (tmp_path / "figure.svg").read_text()
+
+
 @pytest.mark.filterwarnings("error")
 def test_errors_of_zero_have_no_logarithm_and_are_left_out(tmp_path):
     table = SWEEP.assign(forces=SWEEP["forces"].where(SWEEP["bits"] < 20, 0.0))

@@ -9,6 +9,7 @@ from runs import molecule
 
 import precision_probe.search.measuring
 from precision_probe.diagnostics.reference import Reference
+from precision_probe.exceptions import InputError
 from precision_probe.models.building import build
 from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.graphs import build_graph
@@ -123,7 +124,7 @@ def test_an_interrupted_search_goes_on(reference, log, written, monkeypatch):
 def test_a_line_that_was_cut_off_is_measured_again(reference, log, written, cut):
     whole = log.read_bytes()
     log.write_bytes(whole[:-cut])  # of 2, a line that ends in a brace nevertheless
-    for n_runs in (0 if cut == 1 else 2, 0):  # what is added makes the log whole for the next one
+    for n_runs in (2, 0):  # what is added makes the log whole for the next one
         again = Candidates(reference, log)
         for rules, table in written.items():
             same(again.errors(Policy(rules)), table)
@@ -133,16 +134,18 @@ def test_a_line_that_was_cut_off_is_measured_again(reference, log, written, cut)
     assert log.read_bytes().count(b"\n") == 4
 
 
-def test_a_log_of_something_else_is_begun_anew(config, reference, log, written):
+def test_a_log_of_something_else_is_refused_and_begun_anew_with_force(config, reference, log, written):
     before = log.read_bytes()
     others = [
-        reference.on([molecule(2), cell()]),
-        reference.on([molecule(1)]),
-        Reference(build(config, seed=4), [molecule(1), cell()], device="cpu"),
+        (reference.on([molecule(2), cell()]), "of another choice of structures"),
+        (reference.on([molecule(1)]), "of another choice of structures"),
+        (Reference(build(config, seed=4), [molecule(1), cell()], device="cpu"), "of another model"),
     ]
-    for other in others:
+    for other, words in others:
         log.write_bytes(before)
-        candidates = Candidates(other, log)
+        with pytest.raises(InputError, match=words):
+            Candidates(other, log)
+        candidates = Candidates(other, log, force=True)
         assert log.read_bytes() == before  # until something is measured
         candidates.errors(SINGLE)
         assert candidates.n_runs == len(other.graphs)
@@ -151,7 +154,7 @@ def test_a_log_of_something_else_is_begun_anew(config, reference, log, written):
         assert lines[0] != before.decode().splitlines()[0]
 
 
-def test_a_log_of_another_head_is_begun_anew(config, log):
+def test_a_log_of_another_head_is_refused(config, log):
     heads = {
         "heads": ["pbe", "r2scan"],
         "atomic_energies": [[-13.6, -1029.5, -2042.0], [-13.0, -1020.0, -2040.0]],
@@ -160,18 +163,8 @@ def test_a_log_of_another_head_is_begun_anew(config, log):
     }
     reference = Reference(build(config | heads, seed=3), [molecule(1)], head="pbe", device="cpu")
     Candidates(reference, log).errors(SINGLE)
-    other = Candidates(reference.on([molecule(1)], head="r2scan"), log)
-    other.errors(SINGLE)
-    assert other.n_runs == 1
-
-
-@pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n\xff", b"[]\n{}\n", b"not JSON"])
-def test_a_file_that_is_no_log_is_begun_anew(reference, log, content):
-    log.write_bytes(content)
-    Candidates(reference, log).errors(SINGLE)
-    again = Candidates(reference, log)
-    again.errors(SINGLE)
-    assert again.n_runs == 0
+    with pytest.raises(InputError, match="of another choice of structures"):
+        Candidates(reference.on([molecule(1)], head="r2scan"), log)
 
 
 def test_what_is_not_finite_survives_the_log(reference, log, monkeypatch):
@@ -209,8 +202,11 @@ def test_a_float32_interface_rounds_structures_before_anything_is_computed(model
     far = molecule(1)
     far.positions += 110
     reference = Reference(model, [far], device="cpu")
-    wide, narrow = (Candidates(reference, log, name) for name in ("float64", "float32"))
+    wide = Candidates(reference, log)
     assert wide.errors(Policy(()))["forces"].max() < 1e-10
+    with pytest.raises(InputError, match="of another interface"):
+        Candidates(reference, log, "float32")
+    narrow = Candidates(reference, log, "float32", force=True)
     rounded = far.copy()
     rounded.positions = far.positions.astype(np.float32)
     with default_dtype(torch.float64):

@@ -1,0 +1,70 @@
+"""What is shown or written is data: nothing in it is obeyed by a terminal, by rich or by a spreadsheet."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from precision_probe.exceptions import printable
+
+__all__ = ["PlainConsole", "csv_cell", "json_text", "lines"]
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class PlainConsole(Console):
+    """A console that escapes control characters, and takes square brackets and colons for what they are.
+
+    Rich reads ``[red]`` as a style and ``:skull:`` as a picture, and hands on the escape sequences by which a terminal
+    moves its cursor or renames its window. Names in a trace may hold all of these.
+    """
+
+    def __init__(self, *, width: int | None = None, stderr: bool = False) -> None:
+        super().__init__(width=width, stderr=stderr, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Text as rich lays it out: escaped before its width is measured."""
+        return super().render_str(lines(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The pieces that are written: escaped where they come from what rich does not measure as a string."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(lines(segment.text), segment.style)
+
+
+def lines(text: str) -> str:
+    """Text with its line ends and nothing else that a terminal would obey."""
+    return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
+
+
+def csv_cell(value: object) -> object:
+    """A cell of a CSV file: text that a spreadsheet would take for a formula gets an apostrophe before it.
+
+    Example:
+        >>> csv_cell("=1+1"), csv_cell("-3.5"), csv_cell("message")
+        ("'=1+1", '-3.5', 'message')
+    """
+    if not isinstance(value, str):
+        return value
+    return printable(f"'{value}" if value.startswith(_FORMULA) and not _is_number(value) else value)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def json_text(text: str) -> str:
+    """JSON whose strings hold nothing that a terminal obeys, and say the same."""
+    return "".join(c if c.isprintable() or c == "\n" else "".join(f"\\u{unit:04x}" for unit in _units(c)) for c in text)
+
+
+def _units(character: str) -> tuple[int, ...]:
+    """A character in UTF-16, as JSON escapes it."""
+    encoded = character.encode("utf-16-be", "surrogatepass")
+    return tuple(int.from_bytes(encoded[at : at + 2]) for at in range(0, len(encoded), 2))
