@@ -83,6 +83,8 @@ def _serve():
         asked = json.loads(line)
         folder = Path(asked["folder"])
         names = [folder.parent / f"{folder.name}.{name}" for name in ("out", "err")]
+        for name in names:
+            name.touch()  # a process may be killed before it does so
         start = time.monotonic()
         pid = os.fork()
         if pid == 0:
