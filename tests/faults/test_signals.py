@@ -106,7 +106,7 @@ def test_an_audit_loses_nothing_and_goes_on_to_the_same_numbers(folder, server, 
     whole, seconds = whole_audit
     done = server.cli(folder, *AUDIT, before=OFTEN, signals=moment(name, seed, seconds))
     check_interrupted(done, name)
-    n, is_complete = check_left(folder, whole, n_at_least=n_recorded(folder))
+    n, is_complete = check_left(folder, whole, n_at_least=n_recorded(folder), is_killed=done.code < 0)
     if n and not is_complete and done.code == FAILED:
         assert "out.h5.partial" in done.err
         assert "--resume" in done.err
@@ -137,7 +137,7 @@ def test_a_dynamics_loses_nothing_and_is_not_kept_from_ending(folder, server, wh
     if done.code == 1:  # as Python begins to end
         assert "KeyboardInterrupt" in done.err
     assert printed.startswith(done.out)
-    n, is_complete = check_left(folder, whole, n_at_least=n_recorded(folder))
+    n, is_complete = check_left(folder, whole, n_at_least=n_recorded(folder), is_killed=done.code < 0)
     if SIGNALS[name] != signal.SIGKILL and done.code != FINE and "end" in done.out:
         assert n == N_STRUCTURES
     if done.code != FINE and not is_complete and SIGNALS[name] == signal.SIGINT and n:

@@ -70,18 +70,19 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def check_left(folder, whole, *, n_at_least=0):
+def check_left(folder, whole, *, n_at_least=0, is_killed=False):
     """Check what a run left of a trace: as much as was written, the same numbers, and nothing else beside it.
 
     Args:
         folder: Where.
         whole: The arrays of a run that was not disturbed.
         n_at_least: How many structures had been written.
+        is_killed: Whether the process was killed; a file that it was making then stays, and the next run removes it.
 
     Returns:
         How many structures there are, and whether the trace says that it is complete.
     """
-    left = set(names(folder))
+    left = set(names(folder)) - ({"out.h5.partial.new"} if is_killed else set())
     assert left <= {"out.h5", "out.h5.partial", "out.h5.partial.journal", "out.h5.lock"}, left
     path = next((folder / name for name in ("out.h5", "out.h5.partial") if name in left), None)
     if path is None:

@@ -278,14 +278,15 @@ def test_threads_that_call_one_model_are_served_one_after_the_other(config, with
 
 def test_threads_that_call_two_models_do_not_disturb_one_another(mine, model, water):
     expected = model(data_of(water, model))["forces"]
+    calls = [(network, [data_of(water, network) for _ in range(3)]) for network in (mine, model)]
     live = []
 
-    def work(network):
-        live.extend(network(data_of(water, network))["forces"] for _ in range(3))
+    def work(network, given):  # made before: building a graph sets the default dtype, and waits for no turn
+        live.extend(network(data)["forces"] for data in given)
 
     before = torch.get_default_dtype()
     with pp.attach(mine, **FAST) as first, pp.attach(model, **FAST) as second:
-        threads = [threading.Thread(target=work, args=(network,)) for network in (mine, model)]
+        threads = [threading.Thread(target=work, args=each) for each in calls]
         for thread in threads:
             thread.start()
         for thread in threads:

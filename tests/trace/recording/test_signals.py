@@ -9,6 +9,14 @@ import pytest
 from precision_probe.trace.recording.signals import uninterrupted
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """An interrupt is heard, also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_an_interrupt_comes_at_the_end():
     done = []
 
