@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BAD_INPUT",
+    "CSV_NOTE",
     "EXCEEDED",
     "FAILED",
     "BlocksOption",
@@ -81,6 +82,9 @@ BlocksOption = Annotated[
 ]
 HeadOption = Annotated[str | None, typer.Option(help="Which head of a multi-head model.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if there is one.")]
+
+
+CSV_NOTE = "In CSV, text that a spreadsheet would take for a formula has an apostrophe before it."
 
 
 class Resolved(StrEnum):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from precision_probe.cli.common import (
+    CSV_NOTE,
     BlocksOption,
     DeviceOption,
     Format,
@@ -69,7 +70,7 @@ def sweep(
     plot: Annotated[Path | None, typer.Option(help="A figure to draw, .png, .svg or .pdf. Needs matplotlib.")] = None,
     safe: SafeOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")] = False,
-    format: Annotated[Format, typer.Option(help="How to print the errors.")] = Format.table,  # noqa: A002
+    format: Annotated[Format, typer.Option(help=f"How to print the errors. {CSV_NOTE}")] = Format.table,  # noqa: A002
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     traceback: TracebackOption = False,
 ) -> None:
