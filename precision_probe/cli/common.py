@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BAD_INPUT",
-    "CSV_NOTE",
     "EXCEEDED",
     "FAILED",
     "BlocksOption",
@@ -29,6 +28,7 @@ __all__ = [
     "EnergyKeyOption",
     "ForcesKeyOption",
     "Format",
+    "FormatOption",
     "HeadOption",
     "ModelArgument",
     "Resolved",
@@ -84,9 +84,6 @@ HeadOption = Annotated[str | None, typer.Option(help="Which head of a multi-head
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if there is one.")]
 
 
-CSV_NOTE = "In CSV, text that a spreadsheet would take for a formula has an apostrophe before it."
-
-
 class Resolved(StrEnum):
     """What errors are resolved by: the values of :data:`precision_probe.analysis.pairs.By`, as typer takes them."""
 
@@ -100,6 +97,15 @@ class Format(StrEnum):
     table = "table"
     csv = "csv"
     json = "json"
+
+
+FormatOption = Annotated[
+    Format,
+    typer.Option(
+        help="How to print the table. In CSV, text that a spreadsheet would take for a formula has an apostrophe "
+        "before it."
+    ),
+]
 
 
 def write(table: "pd.DataFrame", format: Format) -> None:  # noqa: A002

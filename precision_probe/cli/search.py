@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from precision_probe.cli.common import (
-    CSV_NOTE,
     BlocksOption,
     DeviceOption,
     Format,
+    FormatOption,
     HeadOption,
     ModelArgument,
     StructuresArgument,
@@ -70,7 +70,7 @@ def sweep(
     plot: Annotated[Path | None, typer.Option(help="A figure to draw, .png, .svg or .pdf. Needs matplotlib.")] = None,
     safe: SafeOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")] = False,
-    format: Annotated[Format, typer.Option(help=f"How to print the errors. {CSV_NOTE}")] = Format.table,  # noqa: A002
+    format: FormatOption = Format.table,  # noqa: A002
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     traceback: TracebackOption = False,
 ) -> None:

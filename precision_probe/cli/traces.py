@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from precision_probe.cli.common import (
-    CSV_NOTE,
     EXCEEDED,
     Format,
+    FormatOption,
     Resolved,
     TraceArgument,
     TracebackOption,
@@ -45,7 +45,7 @@ def _opened(path: Path) -> Iterator["Trace"]:
 
 def errors(
     trace: TraceArgument,
-    format: Annotated[Format, typer.Option(help=f"How to print them. {CSV_NOTE}")] = Format.table,  # noqa: A002
+    format: FormatOption = Format.table,  # noqa: A002
     eps: Annotated[float, typer.Option(help="The ε of mean_rel, |Δ| / (|y| + ε).", min=0)] = 1e-12,
     by: Annotated[Resolved | None, typer.Option(help="Resolve every array by irrep or by chemical element.")] = None,
     untrusted: UntrustedOption = False,
@@ -70,7 +70,7 @@ def errors(
 def explain(
     trace: TraceArgument,
     table: Annotated[str | None, typer.Option(help="One table alone, such as physics or budget. Default: all.")] = None,
-    format: Annotated[Format, typer.Option(help=f"How to print one table. {CSV_NOTE}")] = Format.table,  # noqa: A002
+    format: FormatOption = Format.table,  # noqa: A002
     untrusted: UntrustedOption = False,
     traceback: TracebackOption = False,
 ) -> None:
@@ -97,7 +97,7 @@ def explain(
 def compare(
     a: Annotated[Path, typer.Argument(metavar="TRACE_A", help="A trace that audit wrote.")],
     b: Annotated[Path, typer.Argument(metavar="TRACE_B", help="Another, of the same structures.")],
-    format: Annotated[Format, typer.Option(help=f"How to print the differences. {CSV_NOTE}")] = Format.table,  # noqa: A002
+    format: FormatOption = Format.table,  # noqa: A002
     untrusted: UntrustedOption = False,
     traceback: TracebackOption = False,
 ) -> None:

@@ -77,7 +77,7 @@ def check_left(folder, whole, *, n_at_least=0, is_killed=False):
         folder: Where.
         whole: The arrays of a run that was not disturbed.
         n_at_least: How many structures had been written.
-        is_killed: Whether the process was killed; a file that it was making then stays, and the next run removes it.
+        is_killed: Whether the process was killed: a file that it was making stays, and the next run makes it anew.
 
     Returns:
         How many structures there are, and whether the trace says that it is complete.
