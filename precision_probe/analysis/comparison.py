@@ -69,9 +69,9 @@ def compare_traces(a: Trace, b: Trace) -> pd.DataFrame:
     """
     _check_structures(a, b)
     order = _edge_order(a.structures, b.structures)
+    left_out: dict[str, str] = _of_errors_alone(a, b)
     resolved = errors(a).groupby(["mode", "block", "tensor", "direction"])["resolved"].all()
     rows: list[dict[str, object]] = []
-    left_out: dict[str, str] = {}
     precisions = ["float64", *(str(p) for p in a.precisions if p in b.precisions)]
     for mode in (mode for mode in _modes(a) if mode in _modes(b)):
         reference = _by_tensor(a, mode, "float64")
@@ -185,6 +185,13 @@ def _not_comparable(ours: _Pairs, theirs: _Pairs, mode: str, *, edges_agree: boo
     return reasons
 
 
+def _of_errors_alone(a: Trace, b: Trace) -> dict[str, str]:
+    """The blocks whose arrays a trace has not kept, each with the reason why it cannot be compared."""
+    names = [name for name, trace in (("A", a), ("B", b)) if trace.keeps_errors]
+    reason = f"{' and '.join(names)} kept errors, no arrays"
+    return {block: reason for block in a.blocks if block in b.blocks} if names else {}
+
+
 def _same_outputs(ours: _Pairs, theirs: _Pairs, block: str) -> bool:
     """Whether the outputs of a block, whose squares an isolated gradient is of, are as many numbers in both traces."""
     a, b = (
@@ -202,6 +209,8 @@ def _name(key: _Key, mode: str, reason: str) -> str:
 
 def _by_tensor(trace: Trace, mode: str, precision: str) -> _Pairs:
     """The arrays of a group, by block, tensor and direction."""
+    if not trace.has_group(mode, precision):
+        return {}
     group = trace.group(mode, precision)
     return {(pair.block, pair.tensor, pair.direction): pair for pair in pairs(trace, group, group, mode)}
 

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from precision_probe.analysis.metrics import EPS, METRICS, compare
-from precision_probe.analysis.pairs import MODEL, By, pairs
-from precision_probe.analysis.rounding_floor import representation_floor
+from precision_probe.analysis.kept_errors import KeptError, kept_errors
+from precision_probe.analysis.metrics import EPS, METRICS
+from precision_probe.analysis.pairs import MODEL, By, Pair, pairs
 from precision_probe.exceptions import InputError
-from precision_probe.precisions import PRECISIONS
+from precision_probe.precisions import PRECISIONS, Precision
+from precision_probe.trace.schema import REFERENCE
 from precision_probe.trace.tables import HELD_OUT
 from precision_probe.trace.trace import Trace
 
@@ -79,14 +80,18 @@ def _rows(trace: Trace, eps: float, by: By | None) -> Iterator[dict[str, object]
     """What :func:`errors` says of each array, or of each part of it: its identity, every metric and its floor."""
     # The model's own results are compared as propagated, whether blocks were run so or not.
     for mode in trace.modes if "propagated" in trace.modes else ("propagated", *trace.modes):
-        reference = trace.group(mode, "float64")
         for precision in trace.precisions:
-            for pair in pairs(trace, reference, trace.group(mode, precision), mode):
-                for label, part in [("", pair)] if by is None else pair.resolved_by(by):
+            for compared in _compared(trace, mode, precision):
+                for label, part in [("", compared)] if by is None else compared.resolved_by(by):
                     row = {"precision": precision.name, "mode": mode, **part.identity}
-                    label_column = {} if by is None else {str(by): label}
-                    metrics = compare(part.y, part.y_hat, precision, eps=eps)
-                    yield {**row, **label_column, **metrics, "floor": representation_floor(part.y, precision)}
+                    yield {**row, **({} if by is None else {str(by): label}), **part.numbers(precision, eps)}
+
+
+def _compared(trace: Trace, mode: str, precision: Precision) -> Iterator[Pair | KeptError]:
+    """Arrays of a precision beside the reference's, and errors of those that were not kept."""
+    if trace.has_group(mode, precision):
+        yield from pairs(trace, trace.group(mode, REFERENCE), trace.group(mode, precision), mode)
+    yield from kept_errors(trace, mode, precision)
 
 
 def _noise(trace: Trace, table: pd.DataFrame) -> "pd.Series[float]":

@@ -9,9 +9,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from precision_probe.analysis.metrics import EPS, compare
+from precision_probe.analysis.rounding_floor import representation_floor
+from precision_probe.precisions import Precision
 from precision_probe.trace.trace import LOSS, Trace
 
-__all__ = ["MODEL", "By", "Pair", "pairs"]
+__all__ = ["MODEL", "By", "Pair", "order_of_run", "pairs"]
 
 MODEL = "model"
 By = Literal["irrep", "element"]
@@ -56,6 +59,11 @@ class Pair:
         names = ("block", "tensor", "direction", "units")
         return {name: getattr(self, name) for name in names} | {"n": self.y.size}
 
+    def numbers(self, precision: Precision, eps: float = EPS) -> dict[str, float]:
+        """Every metric, and the floor of rel_l2."""
+        floor = representation_floor(self.y, precision)
+        return compare(self.y, self.y_hat, precision, eps=eps) | {"floor": floor}
+
     def resolved_by(self, by: By) -> Iterator[tuple[str, "Pair"]]:
         """The parts for each irrep or element, in order of appearance or of atomic number; nothing if unknown."""
         if by == "irrep" and self.irreps is not None:
@@ -82,10 +90,15 @@ def pairs(trace: Trace, reference: xr.Dataset, variant: xr.Dataset, mode: str) -
             if "block" not in array.attrs and array.name != "seconds":
                 yield _of_model(trace, array, variant[array.name].values, elements)
     if mode in trace.modes:
-        order = {block: index for index, block in enumerate(trace.blocks)}
-        arrays = [array for array in reference.data_vars.values() if "block" in array.attrs]
-        for array in sorted(arrays, key=lambda a: (order[a.attrs["block"]], a.attrs["direction"] == "backward")):
+        for array in order_of_run(trace, reference):
             yield _of_block(array, variant[array.name].values, elements, only_seen=mode == LOSS)
+
+
+def order_of_run(trace: Trace, group: xr.Dataset) -> list[xr.DataArray]:
+    """The arrays of blocks in a group, in the order in which the model runs them, gradients after outputs."""
+    order = {block: index for index, block in enumerate(trace.blocks)}
+    arrays = [array for array in group.data_vars.values() if "block" in array.attrs]
+    return sorted(arrays, key=lambda array: (order[array.attrs["block"]], array.attrs["direction"] == "backward"))
 
 
 def _of_model(trace: Trace, array: xr.DataArray, y_hat: NDArray[Any], elements: _Elements) -> Pair:

@@ -6,6 +6,7 @@ A rounded geometry has other neighbours, so the graph is made in float64 whateve
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import ase
 import ase.data
@@ -21,7 +22,7 @@ from precision_probe.models._mace import tools, torch_geometric
 from precision_probe.models.attributes import cutoff, elements, heads, inputs_needed
 from precision_probe.models.dtypes import default_dtype
 
-__all__ = ["Graph", "build_graph", "choose_head", "graph_of_call", "joined"]
+__all__ = ["Graph", "Species", "build_graph", "choose_head", "graph_of_call", "joined"]
 
 # Å; nearer than this two atoms are on the same place. A choice: an atom listed twice differs from itself by no more
 # than the last digits of a file, the shortest bond, that of H2, is 0.74 Å, and at 0 the direction of an edge is NaN.
@@ -36,6 +37,21 @@ _OF_STRUCTURE = {
 }
 _OF_ATOMS = {"charges": ("Qs", "REF_charges")}
 _WEIGHTS = ("config_weight", *(f"config_{name}_weight" for name in (*_OF_STRUCTURE, *_OF_ATOMS)))  # of a loss
+
+
+@dataclass(frozen=True)
+class Species:
+    """The elements of each structure of a graph, by structure and atomic number.
+
+    Attributes:
+        atomic_numbers: (n_species,).
+        per_structure: (n_structures,) how many each has.
+        of_atom: (n_atoms,) which of them each atom is.
+    """
+
+    atomic_numbers: NDArray[np.int64]
+    per_structure: NDArray[np.int64]
+    of_atom: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,14 @@ class Graph:
     def periodic(self) -> NDArray[np.bool_]:
         """Whether each structure is periodic in all three directions, so that it has a stress."""
         return np.asarray(self.pbc.all(axis=1))
+
+    @cached_property
+    def species(self) -> Species:
+        """The elements of each structure."""
+        structure = np.repeat(np.arange(self.n_structures), np.diff(self.data["ptr"].cpu().numpy()))
+        pairs = np.stack([structure, self.atomic_numbers], axis=1)
+        found, of_atom = np.unique(pairs, axis=0, return_inverse=True)
+        return Species(found[:, 1], np.bincount(found[:, 0], minlength=self.n_structures), of_atom.reshape(-1))
 
     def to(self, device: torch.device | str) -> "Graph":
         """The same graph with its tensors on a device."""

@@ -3,8 +3,10 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch.utils.hooks import RemovableHandle
 
 from precision_probe.models.evaluation import Sample
@@ -52,7 +54,7 @@ class Observation:
 
     sample: Sample
     predictions: dict[str, list[ModelArray]] = field(default_factory=dict)
-    captured: dict[str, list[BlockArray]] = field(default_factory=dict)
+    captured: dict[str, list[BlockArray[NDArray[Any]]]] = field(default_factory=dict)
     training: dict[str, object] | None = None
     handle: RemovableHandle | None = None
     number: int = 0
@@ -63,5 +65,6 @@ class Observation:
     def sizes(self) -> Sizes:
         """How many structures, atoms and edges it has."""
         if isinstance(self.sample, Graph):
-            return Sizes(self.sample.n_structures, self.sample.n_atoms, self.sample.n_edges)
+            n_species = len(self.sample.species.atomic_numbers)
+            return Sizes(self.sample.n_structures, self.sample.n_atoms, self.sample.n_edges, n_species)
         return Sizes(1)

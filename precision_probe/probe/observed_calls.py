@@ -10,7 +10,7 @@ import torch
 from precision_probe.models.targets import Subject
 from precision_probe.probe.live_calls import Calls, on_loss_gradients, training_options
 from precision_probe.probe.observation import Observation, RandomState
-from precision_probe.probe.observer import Observer
+from precision_probe.probe.observing.observer import Observer
 from precision_probe.probe.own_precision import OwnPrecision
 from precision_probe.probe.recording import Recording
 from precision_probe.probe.turns import TURNS

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 
@@ -11,9 +11,10 @@ from precision_probe.exceptions import InputError
 from precision_probe.trace.claim import Claim, claim_output
 from precision_probe.trace.trace import MODES
 
-__all__ = ["Gradients", "default_device", "parse_gradients", "parse_modes", "parse_output"]
+__all__ = ["Gradients", "Keep", "default_device", "parse_gradients", "parse_keep", "parse_modes", "parse_output"]
 
 Gradients: TypeAlias = Literal["per_block", "shared"] | bool
+Keep: TypeAlias = Literal["tensors", "errors", "none"]
 
 
 def parse_gradients(gradients: Gradients) -> str:
@@ -26,6 +27,18 @@ def parse_gradients(gradients: Gradients) -> str:
     if gradients not in known:
         raise InputError(f"gradients must be 'per_block', 'shared' or False, got {gradients!r}.")
     return known[gradients]
+
+
+def parse_keep(keep: str | None) -> str:
+    """Return what is kept of what blocks compute: ``tensors``, ``errors``, ``none``, or nothing if it is not said.
+
+    Raises:
+        InputError: If it is another word.
+    """
+    known = get_args(Keep)
+    if keep is not None and keep not in known:
+        raise InputError(f"Unknown {keep!r} to keep. Choose one of {', '.join(known)}, or leave the choice out.")
+    return keep or ""
 
 
 def parse_modes(modes: str | Sequence[str]) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from precision_probe.models.evaluation import Sample
 from precision_probe.models.graphs import Graph
 from precision_probe.models.inputs import named_tensors
 from precision_probe.precisions import PRECISIONS, Precision
+from precision_probe.probe.observing.to_numpy import predicted_arrays
 from precision_probe.probe.replay_check import Difference, live_values, unexplained
-from precision_probe.probe.to_numpy import predicted_arrays
 from precision_probe.trace.arrays import ModelArray
 from precision_probe.variants.variant import Variant
 

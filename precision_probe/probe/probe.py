@@ -29,8 +29,16 @@ from precision_probe.precisions import PRECISIONS, PrecisionSource, parse_precis
 from precision_probe.probe.live_calls import Calls, observe_calls
 from precision_probe.probe.observation import Observation
 from precision_probe.probe.observed_calls import ObservedCalls
-from precision_probe.probe.observer import Observer
-from precision_probe.probe.options import Gradients, default_device, parse_gradients, parse_modes, parse_output
+from precision_probe.probe.observing.observer import Observer
+from precision_probe.probe.options import (
+    Gradients,
+    Keep,
+    default_device,
+    parse_gradients,
+    parse_keep,
+    parse_modes,
+    parse_output,
+)
 from precision_probe.probe.own_precision import OwnPrecision
 from precision_probe.probe.recording import Recording
 from precision_probe.probe.turns import TURNS
@@ -55,6 +63,7 @@ def attach(
     precisions: PrecisionSource | None = None,
     blocks: str | Sequence[str] | None = None,
     gradients: Gradients = "per_block",
+    keep: Keep | None = None,
     modes: str | Sequence[str] = MODES,
     call: Callable[..., object] | None = None,
     every: int = 1,
@@ -78,6 +87,10 @@ def attach(
             of them. ``"shared"`` leaves the inputs as they are: then the backward pass is bit for bit the bare
             model's, but a tensor that several blocks are given (``edge_attrs``, ``edge_feats``) shows the total under
             each, and one with no path to the positions has no gradient. ``False`` records none.
+        keep: Of what blocks compute, ``"tensors"`` keeps all; ``"errors"`` reduces it where it is to what every metric
+            follows from, for each element of each structure and each irrep, a few numbers in place of each tensor;
+            ``"none"`` runs no block by itself, and keeps what the model predicts. By default tensors, and errors where
+            the tensors of all structures would take more than 1 GiB, which :attr:`Probe.notes` says then.
         modes: ``"propagated"`` (the whole model in the precision), ``"isolated"`` (each block on the reference's own
             inputs), or both.
         call: For a module that is not a MACE: ``call(module, input)`` runs it on one of the inputs given to ``run()``
@@ -107,7 +120,7 @@ def attach(
         InputError: If the model, a precision, a block pattern, a mode, the device or the output cannot be used.
     """
     calls = Calls(every, limit, when)
-    parsed_modes, parsed_gradients = parse_modes(modes), parse_gradients(gradients)
+    parsed_modes, parsed_gradients, parsed_keep = parse_modes(modes), parse_gradients(gradients), parse_keep(keep)
     claim = parse_output(output, force=force, resume=resume)
     with contextlib.nullcontext() if claim is None else claim.released_on_failure():
         module, name = load_model(model) if call is None else (check_module(model), type(model).__name__)
@@ -129,7 +142,16 @@ def attach(
         chosen = select_blocks(module, blocks)
         variants = [Variant(module, p, place, subject.evaluation) for p in (PRECISIONS["float64"], *asked)]
         own = OwnPrecision(module, variants, lambda cloned, p: Variant(cloned, p, place, subject.evaluation))
-        observer = Observer(variants, chosen, parsed_modes, parsed_gradients, subject.gradient_unit)
+        observer = Observer(
+            variants,
+            chosen,
+            parsed_modes if parsed_keep != "none" else (),
+            parsed_gradients,
+            subject.gradient_unit,
+            parsed_keep,
+        )
+        if limit is not None:
+            observer.n_expected = limit
         return Probe(module, name, place, subject, observer, own, calls, Recorder(claim))
 
 
@@ -156,8 +178,8 @@ class Probe:
         self.model, self.name, self.device = model, name, device
         self._subject, self._observer = subject, observer
         self._weights = Weights(model, [*observer.variants, *([] if own.extra is None else [own.extra])])
-        about = {**provenance(model, device), "model_name": name, **observer.about()}  # of the model as it is now
-        self._recording = Recording(recorder, about, subject, self._weights)
+        about = {**provenance(model, device), "model_name": name}  # of the model as it is now
+        self._recording = Recording(recorder, about, subject, self._weights, observer)
         calls.number = self._recording.last_call
         self._calls = ObservedCalls(model, device, calls, subject, observer, own, self._weights, self._recording)
         self._is_detached = False
@@ -206,6 +228,7 @@ class Probe:
             self._subject.notes += check_memory(samples, self.model, self.device)
             self._calls.finish()
             self._weights.follow()
+            self._observer.expect(samples)
             repeats = math.ceil(_TIMED / len(samples))
             samples = self._recording.still_to_run(samples)
         for sample in shown(samples, f"{len(self._observer.variants)} precisions", progress=progress):

@@ -7,8 +7,9 @@ from typing import Any
 from precision_probe.models.evaluation import Sample
 from precision_probe.models.targets import Subject
 from precision_probe.probe.observation import Observation
+from precision_probe.probe.observing.observer import Observer
+from precision_probe.probe.observing.to_numpy import sample_arrays
 from precision_probe.probe.replay_check import Difference
-from precision_probe.probe.to_numpy import sample_arrays
 from precision_probe.probe.weights import Weights
 from precision_probe.trace.recorder import Recorder
 from precision_probe.trace.recording.resumed import Resumed
@@ -26,6 +27,7 @@ class Recording:
         about: Attributes that stay what they are.
         subject: What the model is.
         weights: Which it ran with.
+        observer: What its variants are, and what is kept of what they compute.
 
     Attributes:
         n_unfinished: How many structures were given to ``run()`` and are not recorded yet.
@@ -34,8 +36,11 @@ class Recording:
         rounded_calls: Of how many calls the reference got a geometry that a reduced precision had rounded.
     """
 
-    def __init__(self, recorder: Recorder, about: Mapping[str, Any], subject: Subject, weights: Weights) -> None:
+    def __init__(
+        self, recorder: Recorder, about: Mapping[str, Any], subject: Subject, weights: Weights, observer: Observer
+    ) -> None:
         self._recorder, self._about, self._subject, self._weights = recorder, about, subject, weights
+        self._observer = observer
         self.n_unfinished = 0
         self.is_interrupted = False
         self.failures: list[str] = []
@@ -54,9 +59,10 @@ class Recording:
         Raises:
             InputError: If it is not.
         """
-        now = {**self._about, **self._subject.about}
-        resumed.check(now)
         self._earlier = resumed.attributes
+        self._observer.keep = self._observer.keep or str(self._earlier.get("keep", ""))
+        now = {**self._about, **self._observer.about(), **self._subject.about}
+        resumed.check(now)
         self.failures += self._earlier.get("failures", [])
         self.rounded_calls = int(self._earlier.get("calls_with_rounded_geometry", 0))
         this = {key: now[key] for key in ("created", "device", "versions")}
@@ -82,9 +88,9 @@ class Recording:
 
     def add(self, observation: Observation, *, is_expected: bool = False) -> None:
         """Record one sample and what came of it; one of those that :meth:`still_to_run` expected, or another."""
-        self._recorder.add(
-            sample_arrays(observation.sample), observation.sizes, observation.predictions, observation.captured
-        )
+        by_species = self._observer.keep == "errors"
+        structures = sample_arrays(observation.sample, by_species=by_species)
+        self._recorder.add(structures, observation.sizes, observation.predictions, observation.captured)
         self._n_calls += bool(observation.number)
         self.n_unfinished -= is_expected
         self.rounded_calls += observation.is_rounded
@@ -108,7 +114,7 @@ class Recording:
     @property
     def notes(self) -> list[str]:
         """What a reader of the results should know: structures without edges, a reference that is not exact."""
-        notes = [*self._subject.notes, *self._notes, *self.failures]
+        notes = [*self._subject.notes, *self._observer.notes, *self._notes, *self.failures]
         if self._about["model_dtype"] != "float64":
             notes.insert(0, f"the reference is {self._about['reference']}.")
         if self.rounded_calls:
@@ -143,6 +149,7 @@ class Recording:
         self._recorder.is_interrupted = self.is_interrupted or self.n_unfinished > 0
         self._recorder.attributes = {
             **self._about,
+            **self._observer.about(),
             **self._subject.about,
             "complete": not (self.n_unfinished or self.is_interrupted or self.failures or wrong_calls),
             "failures": self.failures,

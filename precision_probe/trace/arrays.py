@@ -1,21 +1,24 @@
 """What a run hands over to its trace: one array of a block, one of the model, and how many rows each has."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
+
+Values = TypeVar("Values")
 
 __all__ = ["BlockArray", "ModelArray", "Sizes"]
 
 
 @dataclass(frozen=True)
-class BlockArray:
-    """One array of one block.
+class BlockArray(Generic[Values]):
+    """One array of one block, or what is kept of it.
 
     Attributes:
         block: The block's name.
         tensor: The name of the output, or of the input whose gradient this is.
-        values: NumPy array, half precisions widened to float32; first dimension atoms, edges or structures.
+        values: NumPy array, half precisions widened to float32, first dimension atoms, edges or structures; a tensor
+            before it is taken to the host. Of errors: (n_rows, n_parts, n_statistics).
         native_dtype: The dtype that computed it.
         computed_in: The pass: ``forward``, ``backward`` (gradients of the energy, or of the block's outputs) or
             ``double_backward`` (of a training loss). In all but the first, the gradient with respect to an input.
@@ -24,11 +27,12 @@ class BlockArray:
         irreps: All of them, as e3nn writes them.
         unit: Unit of the values.
         layout: How irreps lie in memory: e3nn's ``mul_ir``, or ``ir_mul``.
+        parts: If the values are statistics of errors, which irrep each part is; one without a name if that is unknown.
     """
 
     block: str
     tensor: str
-    values: NDArray[Any]
+    values: Values
     native_dtype: str
     computed_in: str = "forward"
     rows: str = ""
@@ -36,6 +40,7 @@ class BlockArray:
     irreps: str = ""
     unit: str = "1"
     layout: str = "mul_ir"
+    parts: tuple[str, ...] = ()
 
     @property
     def gradient(self) -> bool:
@@ -71,13 +76,21 @@ class ModelArray:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many of each first dimension one graph has; other modules' inputs have no atoms and edges."""
+    """How many of each first dimension one graph has; other modules' inputs have no atoms and edges.
+
+    Attributes:
+        structure: Structures.
+        atom: Atoms.
+        edge: Directed edges.
+        species: Elements, those of each structure by themselves.
+    """
 
     structure: int
     atom: int | None = None
     edge: int | None = None
+    species: int | None = None
 
-    def fitting(self, captured: BlockArray) -> set[str]:
+    def fitting(self, captured: BlockArray[NDArray[Any]]) -> set[str]:
         """What the first dimension of an array may count: what it says, else what has as many."""
         if captured.rows:
             return {captured.rows}

@@ -30,7 +30,7 @@ from precision_probe.trace.variables import (
 
 __all__ = ["append", "append_to", "check_counts", "finish", "remove_tables", "set_attributes"]
 
-_ROWS = ("structure", "atom", "edge")
+_ROWS = ("structure", "atom", "edge", "species")
 
 
 def append(tree: xr.DataTree, path: Path, *, new: bool = False) -> None:
@@ -75,7 +75,7 @@ def append_to(file: h5netcdf.File, tree: xr.DataTree) -> None:
 
 
 def _rows(file: h5netcdf.File, tree: xr.DataTree) -> dict[str, tuple[int, int]]:
-    """How many structures, atoms and edges the file has, and how many more the tree: the same in every group."""
+    """How many rows of each kind the file has, and how many more the tree: the same in every group."""
     if "structures" not in file.groups or "structures" not in tree:
         return {}
     before, more = file["structures"].dimensions, tree["structures"].sizes
@@ -105,7 +105,7 @@ def _extend(group: h5netcdf.Group, dataset: xr.Dataset, rows: Mapping[str, tuple
     Args:
         group: The group of the file.
         dataset: The variables to add.
-        rows: How many structures, atoms and edges the file has, and how many more come.
+        rows: How many structures, atoms, edges and species the file has, and how many more come.
 
     Raises:
         ValueError: If a variable's rows do not count what they counted before.
@@ -176,14 +176,14 @@ def check_counts(path: Path, n_structures: int) -> None:
 
     Raises:
         OSError: If it cannot be read, or a checksum is not that of what it is of.
-        ValueError: If a variable has not one row for each structure, atom or edge.
+        ValueError: If a variable has not one row for each structure, atom, edge or species.
     """
     with path.open("rb") as opened, h5py.File(opened, "r") as stored, h5netcdf.File(stored, "r") as file:
         structures = stored["structures"]
         expected = {"structure": n_structures}
         expected |= {
             dim: int(np.sum(structures[count]))
-            for dim, count in (("atom", "n_atoms"), ("edge", "n_edges"))
+            for dim, count in (("atom", "n_atoms"), ("edge", "n_edges"), ("species", "n_species"))
             if count in structures
         }
         for group in _all_groups(file):

@@ -107,7 +107,7 @@ class Recorder:
         structures: Mapping[str, NDArray[Any]],
         sizes: Sizes,
         predictions: Mapping[str, Sequence[ModelArray]],
-        blocks: Mapping[str, Sequence[BlockArray]],
+        blocks: Mapping[str, Sequence[BlockArray[NDArray[Any]]]],
     ) -> None:
         """Add what every variant gave for one graph: all of it, or, if this raises, nothing.
 

@@ -14,22 +14,35 @@ from numpy.typing import NDArray
 
 from precision_probe.exceptions import InputError, printable
 
-__all__ = ["LOSS", "MODES", "SCHEMA_VERSION", "TABLES", "BrokenError", "check_schema", "value_checks"]
+__all__ = [
+    "ERRORS",
+    "LOSS",
+    "MODES",
+    "REFERENCE",
+    "SCHEMA_VERSION",
+    "TABLES",
+    "BrokenError",
+    "check_schema",
+    "value_checks",
+]
 
 SCHEMA_VERSION = 1
 MODES = ("propagated", "isolated")
 TABLES = "tables"
+ERRORS = "errors"  # of arrays that were too large to keep
+REFERENCE = "float64"
 LOSS = "loss"  # gradients of a training loss, where the attached model was trained
 
-_COUNTED = ("structure", "atom", "edge")
-_REFERENCE = "float64"
+_COUNTED = ("structure", "atom", "edge", "species")
 _NUMBER = (int, float)
 
 _ROOT: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("precisions", "blocks", "modes", "atomic_numbers", "interactions", "heads", "failures"), list),
+    **dict.fromkeys(
+        ("precisions", "blocks", "modes", "atomic_numbers", "interactions", "heads", "failures", "statistics"), list
+    ),
     **dict.fromkeys(("versions", "settings", "math_dtypes", "not_of_the_called_model"), dict),
     **dict.fromkeys(("created", "platform", "device", "model_name", "model_class", "model_dtype"), str),
-    **dict.fromkeys(("model_sha256", "reference", "backend", "hidden_irreps", "edge_irreps", "gradients"), str),
+    **dict.fromkeys(("model_sha256", "reference", "backend", "hidden_irreps", "edge_irreps", "gradients", "keep"), str),
     **dict.fromkeys(("complete", "weights_changed"), bool),
     **dict.fromkeys(("n_parameters", "calls_with_rounded_geometry"), int),
     "cutoff": _NUMBER,
@@ -48,11 +61,14 @@ _STRUCTURES: dict[str, tuple[tuple[str, ...], str]] = {
     "cell": (("structure", "cell_vector", "xyz"), "numbers"),
     "pbc": (("structure", "cell_vector"), "truth values"),
     "structure_of_atom": (("atom",), "integers"),
+    "n_species": (("structure",), "integers"),
+    "species_numbers": (("species",), "integers"),
     "energy": (("structure",), "numbers"),
     "forces": (("atom", "xyz"), "numbers"),
     "stress": (("structure", "xyz", "xyz_2"), "numbers"),
 }
-_LABELS = ("energy", "forces", "stress")
+_BY_SPECIES = ("n_species", "species_numbers")  # where errors are kept by them
+_OPTIONAL = ("energy", "forces", "stress", *_BY_SPECIES)
 _RESULTS: dict[str, tuple[str, ...]] = {
     "energy": ("structure",),
     "interaction_energy": ("structure",),
@@ -104,11 +120,13 @@ def check_schema(tree: xr.DataTree, attributes: Mapping[str, Any]) -> None:
     precisions = [str(name) for name in attributes["precisions"]]
     for node in tree.subtree:
         _check_variables(node)
-    _check_groups(tree, precisions, attributes["modes"])
+    _check_groups(tree, precisions, attributes["modes"], keeps_errors=attributes.get("keep") == ERRORS)
     sizes = _check_structures(tree) if "structures" in tree.children else {}
     for mode in (*MODES, LOSS):
         if mode in tree.children:
             _check_mode(tree, mode, precisions, sizes, attributes["blocks"])
+    if ERRORS in tree.children:
+        _check_errors(tree.children[ERRORS], attributes, precisions, sizes)
     if TABLES in tree.children:
         for name, node in tree.children[TABLES].children.items():
             _check_table(str(name), node)
@@ -129,8 +147,8 @@ def _check_attributes(attributes: Mapping[str, Any]) -> None:
         wrong += [each for each in attributes[name] or [] if allowed is not None and each not in allowed]
         if attributes[name] is None or wrong or len(set(map(str, attributes[name]))) != len(attributes[name]):
             raise BrokenError(f"the attribute {name} is {printable(attributes[name])[:60]}")
-    if _REFERENCE not in attributes["precisions"]:
-        raise BrokenError(f"the attribute precisions has no {_REFERENCE}, the reference")
+    if REFERENCE not in attributes["precisions"]:
+        raise BrokenError(f"the attribute precisions has no {REFERENCE}, the reference")
 
 
 def _check_variables(node: xr.DataTree) -> None:
@@ -161,9 +179,9 @@ def _is_nan(fill: object) -> bool:
     return isinstance(fill, str | bytes) or (isinstance(fill, float | np.floating) and bool(np.isnan(fill)))
 
 
-def _check_groups(tree: xr.DataTree, precisions: list[str], modes: list[str]) -> None:
+def _check_groups(tree: xr.DataTree, precisions: list[str], modes: list[str], *, keeps_errors: bool) -> None:
     """There are the groups that the attributes promise, and no others, which would be passed over."""
-    known = {"structures", TABLES, LOSS, *MODES}
+    known = {"structures", TABLES, ERRORS, LOSS, *MODES}
     for name in tree.children:
         if name not in known:
             raise BrokenError(f"the group {printable(name)} is none that a trace has")
@@ -187,17 +205,22 @@ def _check_groups(tree: xr.DataTree, precisions: list[str], modes: list[str]) ->
         raise BrokenError("the group structures is missing")
     if "isolated" in tree.children and "isolated" not in modes:
         raise BrokenError("the attribute modes leaves the group isolated out")
-    for mode in {"propagated": None, **dict.fromkeys(modes)}:
-        for precision in precisions:
-            if mode not in tree.children or precision not in tree.children[mode].children:
-                raise BrokenError(f"the group {mode}/{precision} is missing")
+    reduced = [precision for precision in precisions if precision != REFERENCE]
+    needed = [("propagated", precision) for precision in precisions]
+    if keeps_errors:
+        needed += [(f"{ERRORS}/{mode}", precision) for mode in modes for precision in reduced]
+    else:
+        needed += [(mode, precision) for mode in modes for precision in precisions]
+    for path, precision in needed:
+        if f"/{path}/{precision}" not in tree.groups:
+            raise BrokenError(f"the group {path}/{precision} is missing")
 
 
 def _check_structures(tree: xr.DataTree) -> dict[str, int]:
     """The variables of ``/structures``; how many structures, atoms and edges there are."""
     group = tree.children["structures"].to_dataset(inherit=False)
     is_graph = any(name in group for name in _STRUCTURES if name != "name")
-    for name in [name for name in _STRUCTURES if name not in _LABELS] if is_graph else ["name"]:
+    for name in [name for name in _STRUCTURES if name not in _OPTIONAL] if is_graph else ["name"]:
         if name not in group and group.variables:
             raise BrokenError(f"/structures/{name} is missing")
     for key, variable in group.variables.items():
@@ -207,12 +230,12 @@ def _check_structures(tree: xr.DataTree) -> dict[str, int]:
         dims, kind = _STRUCTURES[name]
         _check_one(f"/structures/{name}", variable, dims, kind)
     sizes = {dim: int(group.sizes[dim]) for dim in _COUNTED if dim in group.sizes}
-    for counts, dim in (("n_atoms", "atom"), ("n_edges", "edge")):
+    for counts, dim in (("n_atoms", "atom"), ("n_edges", "edge"), ("n_species", "species")):
         if counts in group:
             numbers = group[counts].values
-            if (numbers < 0).any() or sum(map(int, numbers)) != sizes[dim]:
+            if (numbers < 0).any() or sum(map(int, numbers)) != sizes.get(dim):
                 raise BrokenError(
-                    f"/structures/{counts} counts {sum(map(int, numbers))} {dim}s, and there are {sizes[dim]}"
+                    f"/structures/{counts} counts {sum(map(int, numbers))} {dim}s, and there are {sizes.get(dim, 0)}"
                 )
     return sizes
 
@@ -234,18 +257,19 @@ def _check_mode(
         for name in precisions
         if name in tree.children[mode].children
     }
-    if _REFERENCE not in groups:
-        raise BrokenError(f"the group {mode}/{_REFERENCE} is missing")
-    reference = groups[_REFERENCE]
+    if REFERENCE not in groups:
+        raise BrokenError(f"the group {mode}/{REFERENCE} is missing")
+    reference = groups[REFERENCE]
     for precision, group in groups.items():
         path = f"/{mode}/{precision}"
         for name in (*reference.variables, *group.variables):
             if name not in group.variables or name not in reference.variables:
-                where = path if name not in group.variables else f"/{mode}/{_REFERENCE}"
+                where = path if name not in group.variables else f"/{mode}/{REFERENCE}"
                 raise BrokenError(f"{where}/{printable(name)} is missing")
         for name, variable in group.variables.items():
             _check_array(f"{path}/{printable(name)}", variable, reference.variables[name], sizes)
             _check_identity(f"{path}/{printable(name)}", str(name), variable, blocks)
+            _check_axes(f"{path}/{printable(name)}", variable)
             if "irreps" in variable.attrs and variable.dims[-1] not in tree.coords:
                 raise BrokenError(
                     f"/{printable(variable.dims[-1])}, the irreps of {path}/{printable(name)}, is missing"
@@ -279,10 +303,6 @@ def _check_identity(path: str, name: str, variable: xr.Variable, blocks: list[st
         if dims is not None and "atom" in dims and variable.dims != dims:
             raise BrokenError(f"{path} has the dimensions {printable(variable.dims)}, which must be {dims}")
         return
-    if odd := [
-        dim for dim in map(str, variable.dims[1:]) if not _AXIS.fullmatch(dim) or not dim.startswith(f"{block}.")
-    ]:
-        raise BrokenError(f"{path} has the dimension {printable(odd[0])}, which no block has")
     if block not in blocks:
         raise BrokenError(f"{path} is of the block {printable(block)}, which the trace does not name")
     for key in _BLOCK_ATTRIBUTES:
@@ -293,6 +313,57 @@ def _check_identity(path: str, name: str, variable: xr.Variable, blocks: list[st
         raise BrokenError(f"the attribute direction of {path} is {printable(direction)}")
     if name != f"{block}.{tensor}" + (".grad" if direction == "backward" else ""):
         raise BrokenError(f"{path} says that it is {printable(tensor)} of {printable(block)}, {direction}")
+
+
+def _check_axes(path: str, variable: xr.Variable) -> None:
+    """The dimensions of a block's array are called as its are."""
+    block = variable.attrs.get("block")
+    for dim in map(str, variable.dims[1:] if block is not None else ()):
+        if not _AXIS.fullmatch(dim) or not dim.startswith(f"{block}."):
+            raise BrokenError(f"{path} has the dimension {printable(dim)}, which no block has")
+
+
+def _check_errors(
+    node: xr.DataTree, attributes: Mapping[str, Any], precisions: list[str], sizes: Mapping[str, int]
+) -> None:
+    """The groups of errors, one of each mode and precision: statistics of the same arrays in every precision."""
+    if attributes.get("keep") != ERRORS or not attributes.get("statistics"):
+        raise BrokenError("the group errors is there, and the attributes keep and statistics do not tell of it")
+    if node.to_dataset(inherit=False).variables:
+        raise BrokenError("the group errors has variables, where it has groups of modes only")
+    for mode, of_mode in node.children.items():
+        if mode not in (*attributes["modes"], LOSS) or of_mode.to_dataset(inherit=False).variables:
+            raise BrokenError(f"the group errors/{printable(mode)} is not one of a mode that the trace names")
+        names: set[str] | None = None
+        for precision, group in of_mode.children.items():
+            path = f"/errors/{mode}/{printable(precision)}"
+            if precision not in precisions or precision == REFERENCE or group.children:
+                raise BrokenError(f"the group {path} is not one of a precision that the trace names")
+            variables = group.to_dataset(inherit=False).variables
+            found = {str(name) for name in variables}
+            if names is not None and found != names:
+                raise BrokenError(f"{path} has not the variables that other precisions have")
+            names = found
+            for name, variable in variables.items():
+                _check_statistics(f"{path}/{printable(name)}", str(name), variable, attributes, sizes)
+
+
+def _check_statistics(
+    path: str, name: str, variable: xr.Variable, attributes: Mapping[str, Any], sizes: Mapping[str, int]
+) -> None:
+    """One variable of errors: what it is of, and as many rows, parts and statistics as there must be."""
+    if variable.attrs.get("block") is None:
+        raise BrokenError(f"{path} has no attribute block")
+    _check_identity(path, name, variable, attributes["blocks"])
+    rows = str(variable.dims[0]) if variable.dims else ""
+    if variable.dims != (rows, f"{name}.part", "statistic") or rows not in ("species", "structure", f"{name}.row"):
+        raise BrokenError(f"{path} has the dimensions {printable(variable.dims)}")
+    parts = variable.attrs.get("parts")
+    n_parts = len(parts.split()) or 1 if isinstance(parts, str) else None
+    if variable.shape[1:] != (n_parts, len(attributes["statistics"])) or variable.dtype.kind != "f":
+        raise BrokenError(f"{path} has the shape {variable.shape}, and other parts or statistics are named")
+    if rows in _COUNTED and variable.shape[0] != sizes.get(rows):
+        raise BrokenError(f"{path} has {variable.shape[0]} rows, and there are {sizes.get(rows, 0)} {rows}s")
 
 
 def _check_table(name: str, node: xr.DataTree) -> None:
@@ -323,6 +394,8 @@ def value_checks(tree: xr.DataTree) -> Iterator[tuple[str, Callable[[NDArray[Any
     yield "/structures/structure_of_atom", lambda values: _within(values, 0, n_structures)
     yield "/structures/sender", lambda values: _within(values, 0, most)
     yield "/structures/receiver", lambda values: _within(values, 0, most)
+    if "species_numbers" in structures:
+        yield "/structures/species_numbers", lambda values: _within(values, 0, 119)
     yield "/structures/atomic_numbers", lambda values: _within(values, 0, 119)
 
 

@@ -16,7 +16,7 @@ import xarray as xr
 from precision_probe.exceptions import InputError, printable
 from precision_probe.files import check_writable, replacing
 from precision_probe.precisions import Precision, parse_precision
-from precision_probe.trace.schema import LOSS, MODES, SCHEMA_VERSION, TABLES
+from precision_probe.trace.schema import ERRORS, LOSS, MODES, SCHEMA_VERSION, TABLES
 from precision_probe.trace.tables import StoredTable, from_dataset, to_dataset
 from precision_probe.trace.transaction import making
 from precision_probe.trace.variables import write_tree
@@ -71,7 +71,13 @@ class Trace:
     @property
     def modes(self) -> tuple[str, ...]:
         """The modes in which blocks were captured, and ``loss`` where the attached model was trained."""
-        return (*self.attributes["modes"], *([LOSS] if LOSS in self.tree else []))
+        has_loss = LOSS in self.tree or self.has_group(ERRORS, LOSS)
+        return (*self.attributes["modes"], *([LOSS] if has_loss else []))
+
+    @property
+    def keeps_errors(self) -> bool:
+        """Whether it has errors of the blocks' arrays, and not the arrays."""
+        return ERRORS in self.tree
 
     @property
     def structures(self) -> xr.Dataset:
@@ -87,6 +93,10 @@ class Trace:
         The group is a view: nothing is read from disk before it is used.
         """
         return self.tree[f"{mode}/{precision}"].to_dataset()
+
+    def has_group(self, mode: str, precision: str | Precision) -> bool:
+        """Whether the trace has the group that :meth:`group` gives."""
+        return f"/{mode}/{precision}" in self.tree.groups
 
     @property
     def tables(self) -> tuple[str, ...]:

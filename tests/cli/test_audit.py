@@ -10,7 +10,7 @@ import torch
 from runs import molecule
 
 import precision_probe as pp
-import precision_probe.probe.observer
+import precision_probe.probe.observing.observer
 import precision_probe.structures
 from precision_probe.analysis.errors import exceeded
 from precision_probe.models.building import build
@@ -429,7 +429,7 @@ def test_files_without_structures_are_refused(
 
 def fail_in_observation(monkeypatch, number, error):
     """Let the observation of this number (from 1) raise an error or a signal."""
-    observe = precision_probe.probe.observer.Observer.predict
+    observe = precision_probe.probe.observing.observer.Observer.predict
     calls = []
 
     def observe_or_fail(*arguments):
@@ -440,7 +440,7 @@ def fail_in_observation(monkeypatch, number, error):
             raise error
         return observe(*arguments)
 
-    monkeypatch.setattr(precision_probe.probe.observer.Observer, "predict", observe_or_fail)
+    monkeypatch.setattr(precision_probe.probe.observing.observer.Observer, "predict", observe_or_fail)
 
 
 FAILURES = {

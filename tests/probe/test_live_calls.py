@@ -11,7 +11,7 @@ from runs import data_of
 import precision_probe as pp
 from precision_probe.exceptions import InputError
 from precision_probe.probe.live_calls import Calls, observe_calls, on_loss_gradients, training_options
-from precision_probe.probe.observer import Observer
+from precision_probe.probe.observing.observer import Observer
 
 FAST = {"precisions": "float32", "device": "cpu", "blocks": "readouts.*", "modes": "isolated"}
 

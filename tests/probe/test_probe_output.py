@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import precision_probe as pp
 from precision_probe.cli.main import app
 from precision_probe.files import unfinished
-from precision_probe.probe.observer import Observer
+from precision_probe.probe.observing.observer import Observer
 from precision_probe.trace import recorder
 
 CHEAP = {"precisions": "float32", "device": "cpu", "blocks": "readouts.*", "modes": "isolated"}

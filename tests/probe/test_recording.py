@@ -10,7 +10,7 @@ from precision_probe.models.graphs import build_graph
 from precision_probe.models.targets import Mace
 from precision_probe.precisions import PRECISIONS, parse_precision
 from precision_probe.probe.observation import Observation
-from precision_probe.probe.observer import Observer
+from precision_probe.probe.observing.observer import Observer
 from precision_probe.probe.recording import Recording
 from precision_probe.probe.replay_check import Difference
 from precision_probe.probe.weights import Weights
@@ -29,7 +29,7 @@ def recording(model):
         observer = Observer(variants, select_blocks(model, "readouts.*"), ("propagated",), "per_block", "eV")
         subject, weights = Mace(model, None), Weights(model, variants)
         about = {"model_dtype": "float64", "reference": "the model as it is"} | provenance
-        made = Recording(Recorder(None), about | observer.about(), subject, weights)
+        made = Recording(Recorder(None), about, subject, weights, observer)
 
         def observe(**options):
             graph = build_graph(molecule(), model)

@@ -13,14 +13,16 @@ from precision_probe.trace.arrays import BlockArray, ModelArray, Sizes
 
 __all__ = ["Collected"]
 
+_ROWS = ("atom", "edge", "species", "structure")
+
 
 @dataclass
 class _Column:
     """One variable while it grows: its part of each observation that has one."""
 
-    first: BlockArray
+    first: BlockArray[NDArray[Any]]
     parts: dict[int, NDArray[Any]] = field(default_factory=dict)
-    rows: set[str] = field(default_factory=lambda: {"structure", "atom", "edge"})
+    rows: set[str] = field(default_factory=lambda: set(_ROWS))
 
 
 class Collected:
@@ -48,7 +50,7 @@ class Collected:
         structures: Mapping[str, NDArray[Any]],
         sizes: Sizes,
         predictions: Mapping[str, Sequence[ModelArray]],
-        blocks: Mapping[str, Sequence[BlockArray]],
+        blocks: Mapping[str, Sequence[BlockArray[NDArray[Any]]]],
     ) -> None:
         """Add what every variant gave for one graph: see :meth:`precision_probe.trace.recorder.Recorder.add`."""
         staged = [(group, item, sizes.fitting(item)) for group, captured in blocks.items() for item in captured]
@@ -69,7 +71,7 @@ class Collected:
         self.n_structures += sizes.structure
         self.n_bytes += sum(captured.values.nbytes for _, captured, _ in staged)
 
-    def _check_shape(self, group: str, captured: BlockArray) -> None:
+    def _check_shape(self, group: str, captured: BlockArray[NDArray[Any]]) -> None:
         """Refuse rows of another shape than a variable has: they could not be joined when the trace is laid out."""
         shape = captured.values.shape[1:]
         earlier = self._shapes.get((group, captured.name), shape)
@@ -129,6 +131,8 @@ _STRUCTURE_VARIABLES = {
     "sender": (("edge",), "1", "atom that an edge starts from, counted within its structure"),
     "receiver": (("edge",), "1", "atom that an edge ends at, counted within its structure"),
     "image": (("edge", "cell_vector"), "1", "cell vectors added to the receiver's position"),
+    "n_species": (("structure",), "1", "number of elements"),
+    "species_numbers": (("species",), "1", "atomic number of each element of each structure"),
     "atomic_numbers": (("atom",), "1", "atomic number"),
     "positions": (("atom", "xyz"), "Å", "positions"),
     "cell": (("structure", "cell_vector", "xyz"), "Å", "cell vectors, as mace-torch uses them"),
@@ -147,12 +151,12 @@ def _block_variables(
     variables: dict[str, xr.Variable] = {}
     taken: dict[str, tuple[int, str]] = {}
     for name, column in columns.items():
-        rows = next((row for row in ("atom", "edge", "structure") if row in column.rows), f"{name}.row")
+        rows = next((row for row in _ROWS if row in column.rows), f"{name}.row")
         values = np.concatenate(_filled(column, rows, sizes))
         dims = (rows, *_trailing_dims(column.first, values.shape[1:], taken))
         taken.update({dim: (size, column.first.irreps) for dim, size in zip(dims[1:], values.shape[1:], strict=True)})
         variables[name] = xr.Variable(dims, values, _attributes(column.first))
-        if column.first.components:
+        if column.first.components and not column.first.parts:
             attributes = {"units": "1", "long_name": "irrep: order l, and parity e (even) or o (odd)"}
             irreps[dims[-1]] = xr.Variable(dims[-1], list(column.first.components), attributes)
     return variables
@@ -160,7 +164,7 @@ def _block_variables(
 
 def _filled(column: _Column, rows: str, sizes: Sequence[Sizes]) -> list[NDArray[Any]]:
     """The parts of all observations: NaN for those without one, such as a training call that saw no loss."""
-    if len(column.parts) == len(sizes) or rows not in ("atom", "edge", "structure"):
+    if len(column.parts) == len(sizes) or rows not in _ROWS:
         return list(column.parts.values())
     like = column.first.values
     return [
@@ -169,11 +173,16 @@ def _filled(column: _Column, rows: str, sizes: Sequence[Sizes]) -> list[NDArray[
     ]
 
 
-def _trailing_dims(captured: BlockArray, shape: Sequence[int], taken: Mapping[str, tuple[int, str]]) -> tuple[str, ...]:
+def _trailing_dims(
+    captured: BlockArray[NDArray[Any]], shape: Sequence[int], taken: Mapping[str, tuple[int, str]]
+) -> tuple[str, ...]:
     """Names for all dimensions but the first: ``<block>.feature``, …; a gradient's say which input they are of.
 
-    Where a name is taken by a dimension of another size or other irreps, the tensor's own name is put in.
+    Where a name is taken by a dimension of another size or other irreps, the tensor's own name is put in. Errors have
+    parts and statistics.
     """
+    if captured.parts:
+        return f"{captured.name}.part", "statistic"
     axes = {1: ("feature",), 2: ("channel", "component")}.get(len(shape), tuple(f"axis{i}" for i in range(len(shape))))
     prefix = f"{captured.block}.{captured.tensor}" if captured.gradient else captured.block
     names = tuple(f"{prefix}.{axis}" for axis in axes)
@@ -183,9 +192,10 @@ def _trailing_dims(captured: BlockArray, shape: Sequence[int], taken: Mapping[st
     return names
 
 
-def _attributes(captured: BlockArray) -> dict[str, str]:
+def _attributes(captured: BlockArray[NDArray[Any]]) -> dict[str, str]:
     """The attributes of a variable, as ``docs/trace-schema.md`` lists them."""
     what = f"gradient with respect to {captured.tensor} of" if captured.gradient else f"{captured.tensor} of"
+    what = f"errors of the {what}" if captured.parts else what
     attributes = {
         "units": captured.unit,
         "long_name": f"{what} {captured.block}",
@@ -196,4 +206,5 @@ def _attributes(captured: BlockArray) -> dict[str, str]:
         "native_dtype": captured.native_dtype,
     }
     attributes |= {"irreps": captured.irreps} if captured.irreps else {}
+    attributes |= {"parts": " ".join(captured.parts)} if captured.parts else {}
     return attributes | ({"layout": captured.layout} if captured.layout != "mul_ir" else {})

@@ -11,8 +11,20 @@ from precision_probe.models.blocks import Block, Port
 from precision_probe.models.evaluation import Prediction, Quantity
 from precision_probe.models.graphs import build_graph, graph_of_call
 from precision_probe.models.inputs import Inputs
-from precision_probe.probe.to_numpy import captured_arrays, predicted_arrays, sample_arrays, structure_arrays
+from precision_probe.probe.observing.to_numpy import (
+    captured_tensors,
+    on_host,
+    predicted_arrays,
+    sample_arrays,
+    structure_arrays,
+)
 from precision_probe.variants.hooks import Call
+
+
+def captured(*args, **options):
+    """What a trace would hold of a call."""
+    return [on_host(each) for each in captured_tensors(*args, **options)]
+
 
 # Structures
 
@@ -104,7 +116,7 @@ def call_with(outputs, number=0):
 def test_every_half_precision_number_is_widened_exactly(dtype):
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
     numbers = bits.view(dtype)
-    (array,) = captured_arrays(call_with({Port("output"): numbers}), {})
+    (array,) = captured(call_with({Port("output"): numbers}), {})
     assert (array.values.dtype, array.native_dtype) == (np.float32, str(dtype).removeprefix("torch."))
     back = torch.from_numpy(array.values).to(dtype).view(torch.int16)
     is_number = ~numbers.isnan()
@@ -117,14 +129,14 @@ def test_every_half_precision_number_is_widened_exactly(dtype):
 )
 def test_units_of_gradients_are_per_unit_of_the_input(port_unit, unit, expected):
     port = Port("vectors", unit=port_unit)
-    output, gradient = captured_arrays(call_with({port: torch.ones(2, 3)}), {port: torch.ones(2, 3)}, unit=unit)
+    output, gradient = captured(call_with({port: torch.ones(2, 3)}), {port: torch.ones(2, 3)}, unit=unit)
     assert (output.name, output.unit, output.computed_in) == ("layer.vectors", port_unit, "forward")
     assert (gradient.name, gradient.unit, gradient.computed_in) == ("layer.vectors.grad", expected, "backward")
 
 
 def test_calls_after_the_first_are_numbered_and_outputs_can_be_left_out():
     port = Port("x", rows="edge")
-    arrays = captured_arrays(
+    arrays = captured(
         call_with({port: torch.ones(2)}, 2), {port: torch.ones(2)}, outputs=False, backward="double_backward"
     )
     assert [(array.name, array.computed_in, array.rows) for array in arrays] == [
@@ -147,7 +159,7 @@ LABELS = ("0e",) * 2 + ("1o",) * 9
     ],
 )
 def test_entries_are_labelled_where_the_sizes_agree(irreps, shape, components):
-    (array,) = captured_arrays(call_with({Port("output", irreps=irreps): torch.ones(shape)}), {})
+    (array,) = captured(call_with({Port("output", irreps=irreps): torch.ones(shape)}), {})
     assert (array.components, array.irreps) == (components, str(irreps) if components else "")
 
 
@@ -155,9 +167,9 @@ def test_other_layouts_are_turned_into_e3nn_s():
     values = torch.randn(5, 11, generator=torch.Generator().manual_seed(0))
     vectors = values[:, 2:].reshape(5, 3, 3)  # channel, component
     swapped = torch.cat([values[:, :2], vectors.transpose(1, 2).reshape(5, 9)], dim=1)
-    (array,) = captured_arrays(call_with({Port("output", irreps=IRREPS, layout="ir_mul"): swapped}), {})
+    (array,) = captured(call_with({Port("output", irreps=IRREPS, layout="ir_mul"): swapped}), {})
     np.testing.assert_array_equal(array.values, values)
     assert (array.layout, array.components) == ("mul_ir", LABELS)
-    (array,) = captured_arrays(call_with({Port("output", layout="ir_mul"): swapped}), {})
+    (array,) = captured(call_with({Port("output", layout="ir_mul"): swapped}), {})
     np.testing.assert_array_equal(array.values, swapped)  # of irreps that are not known
     assert array.layout == "ir_mul"

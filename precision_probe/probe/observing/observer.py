@@ -2,18 +2,23 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from precision_probe.analysis.statistics import STATISTICS
 from precision_probe.models.blocks import Block
 from precision_probe.models.evaluation import Prediction, Sample
 from precision_probe.models.graphs import Graph
-from precision_probe.probe.to_numpy import captured_arrays, predicted_arrays
+from precision_probe.probe.observing.keeping import Captured, Kept, KeptErrors, KeptTensors
+from precision_probe.probe.observing.to_numpy import captured_tensors, predicted_arrays
 from precision_probe.trace.arrays import BlockArray, ModelArray
-from precision_probe.variants.captured_run import captured_run
+from precision_probe.trace.schema import LOSS, REFERENCE
+from precision_probe.variants.captured_run import CapturedRun, captured_run
 from precision_probe.variants.hooks import Call, capture, gradients, input_gradients, replay
 from precision_probe.variants.variant import Variant
 
@@ -22,6 +27,9 @@ __all__ = ["Observer"]
 # Seconds after which no sample is evaluated once more for its time alone. A choice: as long as people wait without
 # wondering; what takes longer is large, and its times vary little anyway.
 _TIMING_BUDGET = 2.0
+# Of a live model, of whose calls nobody has said how many are to be observed: a choice, some minutes of dynamics.
+_EXPECTED_CALLS = 100
+_MANY_BYTES = 2**30  # of tensors, above which their errors alone are kept by default: a choice, seconds of writing
 
 
 @dataclass
@@ -34,6 +42,10 @@ class Observer:
         modes: ``propagated``, ``isolated`` or both.
         gradients: ``per_block``, ``shared`` or ``none``.
         gradient_unit: Unit of what the blocks' propagated gradients are of.
+        keep: ``tensors``, ``errors``, or ``none`` of what blocks compute; empty until the first sample tells whether
+            the tensors of all would be large.
+        n_expected: How many samples are to come, in units of the first.
+        notes: What was decided where nobody had said it.
     """
 
     variants: Sequence[Variant]
@@ -41,6 +53,9 @@ class Observer:
     modes: Sequence[str]
     gradients: str
     gradient_unit: str
+    keep: str = "tensors"
+    n_expected: float = _EXPECTED_CALLS
+    notes: list[str] = field(default_factory=list)
     _is_warm: bool = False
 
     def about(self) -> dict[str, object]:
@@ -51,9 +66,16 @@ class Observer:
             "blocks": [block.name for block in self.blocks],
             "modes": list(self.modes),
             "gradients": self.gradients,
+            "keep": self.keep,
+            **({"statistics": list(STATISTICS)} if self.keep == "errors" else {}),
             # nothing else is random
             "seed": next((each.seed for each in self.variants if each.precision.stochastic), None),
         }
+
+    def expect(self, samples: Sequence[Sample]) -> None:
+        """Say which samples are to come: how large the tensors of all would be is told from those of the first."""
+        sizes = [sample.n_edges + sample.n_atoms if isinstance(sample, Graph) else 1 for sample in samples]
+        self.n_expected = sum(sizes) / sizes[0]
 
     def predict(self, sample: Sample, repeats: int = 1, number: int = 0) -> dict[str, list[ModelArray]]:
         """What each variant predicts, unhooked, and its time: all precisions in turn, so that they are timed alike.
@@ -86,52 +108,70 @@ class Observer:
             for name, prediction in predictions.items()
         }
 
-    def capture(self, sample: Sample) -> dict[str, list[BlockArray]]:
+    def capture(self, sample: Sample) -> dict[str, list[BlockArray[NDArray[Any]]]]:
         """What the blocks of each variant compute and receive, for each group of the trace."""
-        groups: dict[str, list[BlockArray]] = {}
+        if self.keep == "none":
+            return {}
+        kept: Kept | None = None
         reference: list[Call] = []
         for variant in self.variants:
-            is_reference = variant.precision.name == "float64"
+            is_reference = variant.precision.name == REFERENCE
             if is_reference or "propagated" in self.modes:
-                calls, arrays = self._propagated(variant, sample)
-                reference = calls if is_reference else reference
+                run = self._propagated(variant, sample)
+                reference = run.calls if is_reference else reference
+                captured = self._captured(run)
+                kept = kept or self._kept(sample, captured)
                 if "propagated" in self.modes:
-                    groups[f"propagated/{variant.precision}"] = arrays
-            if "isolated" in self.modes:
-                groups[f"isolated/{variant.precision}"] = self._isolated(variant, reference)
+                    kept.add("propagated", variant.precision, captured)
+            if "isolated" in self.modes and kept is not None:
+                kept.add("isolated", variant.precision, self._isolated(variant, reference))
             if variant.device.type == "cuda":
                 torch.cuda.empty_cache()  # the next precision needs other sizes
-        return groups
+        return {} if kept is None else kept.groups()
 
-    def _propagated(self, variant: Variant, sample: Sample) -> tuple[list[Call], list[BlockArray]]:
+    def _kept(self, sample: Sample, captured: Captured) -> Kept:
+        """What keeps what is asked for; if nobody has, tensors if all of them are not large."""
+        if not self.keep:
+            n_numbers = self.n_expected * len(self.modes) * sum(each.values.numel() for each in captured)
+            n_bytes = n_numbers * (8 + 4 * (len(self.variants) - 1))  # half precisions are widened to float32
+            self.keep = "errors" if n_bytes > _MANY_BYTES else "tensors"
+            if self.keep == "errors":
+                self.notes.append(
+                    f"the tensors of all blocks would take {n_bytes / 2**30:.1f} GiB, so that of them the errors alone "
+                    "are kept, by element and irrep. --keep tensors (keep='tensors') keeps them all."
+                )
+        return KeptErrors(sample) if self.keep == "errors" else KeptTensors()
+
+    def _propagated(self, variant: Variant, sample: Sample) -> CapturedRun:
         """The whole model in its precision; the calls are kept for the isolated mode."""
-        run = captured_run(
+        return captured_run(
             variant,
             sample,
             self.blocks,
             shared=self.gradients == "shared",
             with_gradients=self.gradients != "none",
         )
-        arrays = [
-            array
-            for call, grads in zip(run.calls, run.grads, strict=True)
-            for array in captured_arrays(call, grads, unit=self.gradient_unit)
-        ]
-        return run.calls, arrays
 
-    def _isolated(self, variant: Variant, reference: Sequence[Call]) -> list[BlockArray]:
+    def _captured(self, run: CapturedRun) -> Captured:
+        return [
+            tensor
+            for call, grads in zip(run.calls, run.grads, strict=True)
+            for tensor in captured_tensors(call, grads, unit=self.gradient_unit)
+        ]
+
+    def _isolated(self, variant: Variant, reference: Sequence[Call]) -> Captured:
         """Each block alone in its precision, on the inputs that the float64 reference gave it."""
-        arrays = []
+        captured = []
         with variant.arithmetic():
             for recorded in reference:
                 call = replay(variant.model.get_submodule(recorded.block.name), recorded, variant.dtype)
                 grads = input_gradients(call) if self.gradients != "none" else {}
-                arrays += captured_arrays(call, grads)
-        return arrays
+                captured += captured_tensors(call, grads)
+        return captured
 
     def loss_gradients(
         self, sample: Sample, cotangents: Mapping[str, torch.Tensor], options: Mapping[str, object]
-    ) -> dict[str, list[BlockArray]]:
+    ) -> dict[str, list[BlockArray[NDArray[Any]]]]:
         """Gradients of a training loss with respect to the blocks' inputs, through the forces where it needs them.
 
         Args:
@@ -139,20 +179,21 @@ class Observer:
             cotangents: Gradients of the loss with respect to the model's outputs, by their names.
             options: With which options the model was called.
         """
-        groups = {}
-        for variant in self.variants:
+        kept = KeptErrors(sample) if self.keep == "errors" else KeptTensors()
+        for variant in self.variants if self.keep != "none" else ():
             shared = self.gradients == "shared"
             with variant.arithmetic(), capture(variant.model, self.blocks, shared=shared) as calls:
                 outputs = variant.with_cotangents(sample, cotangents, options)
                 for y, cotangent in outputs:  # one output may be made of another, whose share its cotangent has already
                     y.register_hook(partial(_replaced, cotangent))  # type: ignore[no-untyped-call]
                 grads_of_calls = gradients(calls, outputs)
-            groups[f"loss/{variant.precision}"] = [
-                array
+            captured = [
+                tensor
                 for call, grads in zip(calls, grads_of_calls, strict=True)
-                for array in captured_arrays(call, grads, outputs=False, backward="double_backward")
+                for tensor in captured_tensors(call, grads, outputs=False, backward="double_backward")
             ]
-        return groups
+            kept.add(LOSS, variant.precision, captured)
+        return kept.groups()
 
 
 def _replaced(cotangent: torch.Tensor, arriving: torch.Tensor) -> torch.Tensor:  # noqa: ARG001

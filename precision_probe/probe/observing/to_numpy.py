@@ -1,5 +1,6 @@
 """Tensors of a run → the NumPy arrays that a trace holds."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from precision_probe.trace.arrays import BlockArray, ModelArray
 from precision_probe.trace.variables import storable
 from precision_probe.variants.hooks import Call
 
-__all__ = ["captured_arrays", "predicted_arrays", "sample_arrays", "structure_arrays"]
+__all__ = ["captured_tensors", "on_host", "predicted_arrays", "sample_arrays", "structure_arrays"]
 
 
 def structure_arrays(graph: Graph) -> dict[str, NDArray[Any]]:
@@ -51,9 +52,17 @@ def _edges(graph: Graph) -> dict[str, NDArray[Any]]:
     }
 
 
-def sample_arrays(sample: Graph | Inputs) -> dict[str, NDArray[Any]]:
-    """The variables of ``/structures`` for what was run: a graph, or inputs, of which there is but a name."""
-    return structure_arrays(sample) if isinstance(sample, Graph) else {"name": _text([sample.name])}
+def sample_arrays(sample: Graph | Inputs, *, by_species: bool = False) -> dict[str, NDArray[Any]]:
+    """The variables of ``/structures`` for what was run: a graph, or inputs, of which there is but a name.
+
+    Args:
+        sample: What was run.
+        by_species: Whether something is kept by the elements of each structure, so that these are listed.
+    """
+    if not isinstance(sample, Graph):
+        return {"name": _text([sample.name])}
+    species = {"n_species": sample.species.per_structure, "species_numbers": sample.species.atomic_numbers}
+    return structure_arrays(sample) | (species if by_species else {})
 
 
 def _text(names: Sequence[str]) -> NDArray[Any]:
@@ -79,15 +88,15 @@ def predicted_arrays(prediction: Prediction, seconds: float, n_structures: int) 
     return [*arrays, ModelArray("seconds", each, ("structure",), "s", long_name)]
 
 
-def captured_arrays(
+def captured_tensors(
     call: Call,
     grads: Mapping[Port, torch.Tensor],
     *,
     unit: str = "1",
     outputs: bool = True,
     backward: str = "backward",
-) -> list[BlockArray]:
-    """One call's arrays, in e3nn's layout.
+) -> list[BlockArray[torch.Tensor]]:
+    """One call's tensors, where they are, in e3nn's layout.
 
     Args:
         call: The call.
@@ -96,17 +105,17 @@ def captured_arrays(
         outputs: Whether to take what the call returned too.
         backward: The pass that the gradients are of.
     """
-    arrays = []
+    captured = []
     for tensors, computed_in in ((call.outputs if outputs else {}, "forward"), (grads, backward)):
         for port, tensor in tensors.items():
-            values = port.to_mul_ir(tensor)
+            values = port.to_mul_ir(tensor.detach())
             components = _components(port, values)
             is_gradient = computed_in != "forward"
-            arrays.append(
+            captured.append(
                 BlockArray(
                     block=call.block.name,
                     tensor=port.name + (f".call{call.number}" if call.number else ""),
-                    values=_to_numpy(values),
+                    values=values,
                     native_dtype=str(tensor.dtype).removeprefix("torch."),
                     computed_in=computed_in,
                     rows=port.rows,
@@ -116,7 +125,12 @@ def captured_arrays(
                     unit=(unit if port.unit == "1" else f"{unit}/{port.unit}") if is_gradient else port.unit,
                 )
             )
-    return arrays
+    return captured
+
+
+def on_host(captured: BlockArray[torch.Tensor]) -> BlockArray[NDArray[Any]]:
+    """The same as a trace holds it."""
+    return dataclasses.replace(captured, values=_to_numpy(captured.values))  # type: ignore[arg-type]
 
 
 def _components(port: Port, tensor: torch.Tensor) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from precision_probe.models.blocks import select_blocks
 from precision_probe.models.evaluation import Prediction
 from precision_probe.models.graphs import build_graph
 from precision_probe.precisions import PRECISIONS
-from precision_probe.probe import observer
-from precision_probe.probe.observer import Observer
+from precision_probe.probe.observing import observer
+from precision_probe.probe.observing.observer import Observer
 from precision_probe.variants.variant import Variant
 
 NAMES = ("float64", "float32")

@@ -1,0 +1,86 @@
+"""reduction.py: statistics made by torch, in parts, have the metrics of the whole arrays."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from precision_probe.analysis.metrics import compare
+from precision_probe.analysis.rounding_floor import representation_floor
+from precision_probe.analysis.statistics import STATISTICS, combined, floor_of, metrics_of
+from precision_probe.precisions import parse_precision
+from precision_probe.probe.observing.reduction import Owners, reduced
+
+IRREPS = ("0e", "0e", "1o", "1o", "1o", "0e")
+SPECIAL = st.sampled_from([0.0, 1e-200, -1e180, 1e-310, np.inf, -np.inf, np.nan])
+NUMBERS = st.one_of(st.floats(-1e3, 1e3), SPECIAL)
+
+
+def arrays(seed, n_rows=7, shape=(6,), size=1.0):
+    rng = np.random.default_rng(seed)
+    y = size * rng.normal(size=(n_rows, *shape))
+    return y, y * (1 + 1e-3 * rng.normal(size=y.shape))
+
+
+def check(statistics, y, y_hat, precision):
+    found, expected = metrics_of(statistics, precision), compare(y, y_hat, precision)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-11, atol=1e-13 if name == "bias" else 0, err_msg=name)
+    np.testing.assert_allclose(floor_of(statistics), representation_floor(y, precision), rtol=1e-11)
+
+
+def statistics_of(y, y_hat, owners, parts, precision):
+    tensors = [torch.as_tensor(array) for array in (y, y_hat)]
+    labels, found = reduced(*tensors, owners, parts, parse_precision(precision))
+    assert found.shape == (owners.n, len(labels), len(STATISTICS))
+    return labels, found.numpy()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "e5m4", "e8m7sr"])
+@pytest.mark.parametrize("size", [1.0, 1e-180, 1e150])
+def test_parts_and_wholes_have_the_metrics_of_the_arrays(precision, size):
+    y, y_hat = arrays(0, size=size)
+    owner = np.asarray([0, 2, 2, 0, 1, 2, 0])
+    labels, found = statistics_of(y, y_hat, Owners(3, torch.as_tensor(owner)), IRREPS, precision)
+    assert labels == ("0e", "1o")
+    format_ = parse_precision(precision)
+    with np.errstate(all="ignore"):
+        check(combined(found.reshape(-1, len(STATISTICS))), y, y_hat, format_)
+        for number in range(3):
+            check(combined(found[number]), y[owner == number], y_hat[owner == number], format_)
+        for index, label in enumerate(labels):
+            chosen = np.asarray(IRREPS) == label
+            check(combined(found[:, index]), y[:, chosen], y_hat[:, chosen], format_)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=12), st.integers(1, 3))
+def test_special_values_have_the_answers_that_metrics_have(pairs, n_owners):
+    y, y_hat = np.asarray(pairs).T
+    if not np.isfinite(y).all():  # then it is no reference
+        y = np.where(np.isfinite(y), y, 1.0)
+    # what is compared is one number a row, and belongs to one of some owners
+    owner = np.arange(len(y)) % n_owners
+    with np.errstate(all="ignore"):
+        _, found = statistics_of(y[:, None], y_hat[:, None], Owners(n_owners, torch.as_tensor(owner)), (), "float32")
+        whole = combined(found.reshape(-1, len(STATISTICS)))
+        found, expected = metrics_of(whole, parse_precision("float32")), compare(y, y_hat, parse_precision("float32"))
+    # where errors cancel, or a ratio is near 1, what is left of them is as near as its parts are
+    near = {"bias": 1e-12 * np.nan_to_num(expected["max_abs"], posinf=1e308), "cosine": 1e-13, "sqnr_db": 1e-12}
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-11, atol=near.get(name, 0), err_msg=name)
+
+
+def test_rows_of_one_owner_and_more_dimensions():
+    y, y_hat = arrays(1, shape=(4, 3))
+    labels, found = statistics_of(y, y_hat, Owners(1), ("1o", "1o", "1o"), "float16")
+    assert labels == ("1o",)
+    check(found[0, 0], y, y_hat, parse_precision("float16"))
+
+
+def test_nothing_has_the_errors_of_one_exact_zero():
+    y = np.zeros((0, 3))
+    _, found = statistics_of(y, y, Owners(2, torch.zeros(0, dtype=torch.int64)), (), "float32")
+    check(combined(found.reshape(-1, len(STATISTICS))), y, y, parse_precision("float32"))
