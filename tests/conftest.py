@@ -14,13 +14,6 @@ from precision_probe.models.building import build, default_config
 from precision_probe.models.loading import load_model
 
 
-def pytest_collection_modifyitems(items):
-    """Measure no coverage where what is tested are benchmarks, or faults from outside: that takes 40 % more time."""
-    for item in items:
-        if {"benchmarks", "faults"} & set(item.path.parts):
-            item.add_marker("no_cover")
-
-
 @pytest.fixture(autouse=True)
 def unchanged_global_state():
     """No test, and so nothing that it calls, leaves torch's or NumPy's global state changed."""

@@ -65,10 +65,10 @@ def combined(parts: NDArray[np.float64]) -> NDArray[np.float64]:
         (2.0, 3.0, 1.125)
     """
     if len(parts) == 1:
-        return parts[0]
+        return parts.reshape(-1)
     counted = parts[parts[:, _AT["count"]] > 0]
     if not len(counted):
-        return parts[0] if len(parts) else _of_nothing()
+        return parts[:1].reshape(-1) if len(parts) else _of_nothing()
     with np.errstate(all="ignore"):
         largest = {name: counted[:, _AT[name]].max() for name in (*_SCALES, *_MAXIMA)}
         factors = np.ones_like(counted)
@@ -127,7 +127,8 @@ def _relative(squares: np.float64, scale: np.float64, of: dict[str, np.float64])
     if squares == 0:
         return np.float64(0.0) if not np.isnan(of["reference_squares"]) else np.float64(np.nan)
     with np.errstate(all="ignore"):
-        return np.sqrt(squares / of["reference_squares"]) * (scale / of["reference_scale"])
+        relative: np.float64 = np.sqrt(squares / of["reference_squares"]) * (scale / of["reference_scale"])
+    return relative
 
 
 def _named(statistics: NDArray[np.float64]) -> dict[str, np.float64]:

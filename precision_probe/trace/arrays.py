@@ -1,11 +1,13 @@
 """What a run hands over to its trace: one array of a block, one of the model, and how many rows each has."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from numpy.typing import NDArray
 
 Values = TypeVar("Values")
+Other = TypeVar("Other")
 
 __all__ = ["BlockArray", "ModelArray", "Sizes"]
 
@@ -41,6 +43,11 @@ class BlockArray(Generic[Values]):
     unit: str = "1"
     layout: str = "mul_ir"
     parts: tuple[str, ...] = ()
+
+    def with_values(self, values: Other, **changes: Any) -> "BlockArray[Other]":
+        """The same with other values, of another library perhaps."""
+        changed: BlockArray[Other] = dataclasses.replace(cast("Any", self), values=values, **changes)
+        return changed
 
     @property
     def gradient(self) -> bool:

@@ -16,7 +16,7 @@ from precision_probe.exceptions import InputError
 from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.building import build
 from precision_probe.models.dtypes import default_dtype
-from precision_probe.probe import observer
+from precision_probe.probe.observing import observer
 from precision_probe.probe.probe import attach
 from precision_probe.variants import captured_run
 from precision_probe.variants.variant import Variant

@@ -1,6 +1,5 @@
 """What is kept of the tensors that blocks compute: the tensors themselves, or their errors, made where they are."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -93,7 +92,7 @@ class KeptErrors:
                 )
             rows, owners = self._rows_and_owners(each.rows, values)
             parts, statistics = reduced(reference, values, owners, each.components, precision)
-            found = dataclasses.replace(each, values=statistics, rows=rows or f"{each.name}.row", parts=parts)
+            found = each.with_values(statistics, rows=rows or f"{each.name}.row", parts=parts)
             self._found.append((f"{ERRORS}/{mode}/{precision}", found))
 
     def _rows_and_owners(self, rows: str, values: torch.Tensor) -> tuple[str, Owners]:
@@ -109,8 +108,8 @@ class KeptErrors:
         if not self._found:
             return groups
         numbers = torch.cat([each.values.reshape(-1) for _, each in self._found]).cpu()
-        parts = numbers.split([each.values.numel() for _, each in self._found])
+        parts = torch.split(numbers, [each.values.numel() for _, each in self._found])
         for (group, each), part in zip(self._found, parts, strict=True):
-            array = on_host(dataclasses.replace(each, values=part.reshape(each.values.shape)))
+            array = on_host(each.with_values(part.reshape(each.values.shape)))
             groups.setdefault(group, []).append(array)
         return groups

@@ -1,6 +1,5 @@
 """Tensors of a run → the NumPy arrays that a trace holds."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -130,7 +129,7 @@ def captured_tensors(
 
 def on_host(captured: BlockArray[torch.Tensor]) -> BlockArray[NDArray[Any]]:
     """The same as a trace holds it."""
-    return dataclasses.replace(captured, values=_to_numpy(captured.values))  # type: ignore[arg-type]
+    return captured.with_values(_to_numpy(captured.values))
 
 
 def _components(port: Port, tensor: torch.Tensor) -> tuple[str, ...]:
