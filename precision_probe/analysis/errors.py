@@ -144,7 +144,8 @@ def summary(trace: Trace) -> pd.DataFrame:
         ``forces`` (eV/Å: largest |Δ| over atoms and components) and ``forces_mae``, ``stress`` (eV/Å³: largest |Δ|;
         absent without a periodic structure), of any other quantity that the model predicts (``dipole``, …) the largest
         |Δ| in the trace's unit, ``nonfinite`` (how many of these numbers are inf or NaN), and ``time``
-        and ``time_iqr``: median and interquartile range over structures of the time divided by float64's.
+        and ``time_iqr``: median and interquartile range over the structures that were timed of the time divided by
+        float64's; NaN without any.
     """
     reference = trace.group("propagated", "float64")
     rows = {}
@@ -245,5 +246,6 @@ def _model_errors(trace: Trace, reference: xr.Dataset, variant: xr.Dataset) -> d
 def _times(reference: xr.Dataset, variant: xr.Dataset) -> dict[str, float]:
     """The columns of a summary that are times; a median, as single runs are disturbed by whatever else runs."""
     ratio = variant["seconds"].values / reference["seconds"].values
+    ratio = ratio[~np.isnan(ratio)]  # not timed
     low, middle, high = np.percentile(ratio, [25, 50, 75]) if ratio.size else (np.nan,) * 3
     return {"time": float(middle), "time_iqr": float(high - low)}

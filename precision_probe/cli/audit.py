@@ -66,6 +66,20 @@ def audit(
     ] = None,
     blocks: BlocksOption = None,
     modes: Annotated[str, typer.Option(help="propagated, isolated, or both.")] = "propagated,isolated",
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="Of what blocks compute: tensors, errors (some numbers for each element and irrep), or none. Default: "
+            "tensors, and errors where these would take more than 1 GiB."
+        ),
+    ] = None,
+    time: Annotated[
+        bool | None,
+        typer.Option(
+            "--time/--no-time",
+            help="Time each precision, in evaluations of its own. Default: up to 5 structures of up to 1,000 atoms.",
+        ),
+    ] = None,
     head: HeadOption = None,
     energy_key: EnergyKeyOption = None,
     forces_key: ForcesKeyOption = None,
@@ -88,10 +102,14 @@ def audit(
     """Run a model in each precision, record what every block computes, and print the errors."""
     with exit_codes(traceback):
         from precision_probe.analysis.errors import parse_tolerances
+        from precision_probe.precisions import parse_precisions
+        from precision_probe.probe.options import parse_keep, parse_modes
 
         if dynamics and not explain:
             raise InputError(f"--dynamics {dynamics} needs --explain, which the drift is a part of.")
         limits = parse_tolerances(tolerance) if tolerance else None
+        kept = parse_keep(keep)
+        parse_modes(modes), parse_precisions(precisions or "float64")  # at once, before torch is waited for
         if output is not None:
             check_writable(output, force=force or resume)  # at once; again when it is claimed
         admit(model, safe=safe, quiet=quiet)
@@ -108,6 +126,8 @@ def audit(
                 precisions=precisions,
                 blocks=blocks,
                 modes=modes,
+                keep=kept,
+                time=time,
                 head=head,
                 device=device,
                 output=claim,

@@ -53,7 +53,8 @@ def model_table(
     columns |= {str(name): f"{name}\n{unit}" for name, unit in units.items() if name not in _COLUMNS}
     table = plain_table("The model as a whole: error against float64")
     table.add_column("\nprecision", no_wrap=True)
-    for heading in (*columns.values(), "time\n× float64"):
+    is_timed = summary["time"].notna().any()
+    for heading in (*columns.values(), *(["time\n× float64"] if is_timed else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("\nverdict")
     if causes is not None:
@@ -62,7 +63,9 @@ def model_table(
     for precision, row in summary.iterrows():
         cells = [number(row[name] * (_COLUMNS[name][1] if name in _COLUMNS else 1)) for name in columns]
         verdict = _verdict(str(precision), row, over, judged=bool(limits))
-        table.add_row(str(precision), *cells, _ratio(row), verdict, *_causes(causes, str(precision)))
+        table.add_row(
+            str(precision), *cells, *([_ratio(row)] if is_timed else []), verdict, *_causes(causes, str(precision))
+        )
     return Group(table, Text(_notes(summary, limits, is_guide=is_guide), style="dim"))
 
 

@@ -87,12 +87,18 @@ _TRAINED = "unit of the training data"
 
 
 class EvaluationOf(Protocol[DataT, SampleT]):
-    """One way to run a model on one input: a sample, and its data cast to the precision of the variant."""
+    """One way to run a model on one input: a sample, and its data cast to the precision of the variant.
+
+    Attributes:
+        differentiates: Whether the model itself differentiates, as it predicts, what blocks are given the gradients of.
+    """
+
+    differentiates: bool
 
     def predict(self, model: torch.nn.Module, data: DataT, sample: SampleT) -> Values:
         """What the bare model gives, without a hook on any block; not differentiable."""
 
-    def differentiable(self, model: torch.nn.Module, data: DataT) -> Differentiable:
+    def differentiable(self, model: torch.nn.Module, data: DataT, sample: SampleT) -> Differentiable:
         """The outputs whose gradients blocks are given, on their autograd graph, each with its cotangent."""
 
     def with_cotangents(
@@ -111,6 +117,8 @@ class MaceEnergy:
     Args:
         model: Which quantities it predicts beside energy, forces and stress depends on its class.
     """
+
+    differentiates = True  # forces are gradients of the summed energy
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._dipole = _dipole(model)
@@ -131,12 +139,13 @@ class MaceEnergy:
         }
         return {quantity: tensor.detach() for quantity, tensor in tensors.items() if tensor is not None}
 
-    def differentiable(self, model: torch.nn.Module, data: MaceData) -> Differentiable:
+    def differentiable(self, model: torch.nn.Module, data: MaceData, sample: Graph) -> Differentiable:
         """The energies, (n_structures,) eV, without the isolated atoms' where the model says what they are.
 
-        Each is given a cotangent of one, so that no sum can overflow.
+        Each is given a cotangent of one, so that no sum can overflow. Where :meth:`predict` asks for virials, the model
+        makes its displacements here too: by these it computes shifts across cells otherwise than it was given them.
         """
-        out = model(data, compute_force=False)
+        out = model(data, compute_force=False, compute_displacement=bool(sample.periodic.any()))
         interaction = interaction_energy(out)
         energy = out["energy"] if interaction is None else interaction
         return [(energy, torch.ones_like(energy))]
@@ -162,6 +171,8 @@ class MaceEnergy:
 class MaceDielectric:
     """A MACE of dipoles or polarizabilities alone; block gradients are of the sum of their squares."""
 
+    differentiates = False
+
     def __init__(self, model: torch.nn.Module) -> None:
         polarizability = Quantity("polarizability", ("structure", "xyz", "xyz_2"), _TRAINED, "polarizability")
         self._quantities = {"dipole": _dipole(model), "charges": CHARGES, "polarizability": polarizability}
@@ -172,7 +183,7 @@ class MaceDielectric:
         tensors = {quantity: out.get(name) for name, quantity in self._quantities.items()}
         return {quantity: tensor.detach() for quantity, tensor in tensors.items() if tensor is not None}
 
-    def differentiable(self, model: torch.nn.Module, data: MaceData) -> Differentiable:
+    def differentiable(self, model: torch.nn.Module, data: MaceData, sample: Graph) -> Differentiable:
         """Dipole and polarizability y with the cotangent 2·y: the sum itself would overflow in float16."""
         out = model(data)
         outputs = [out[name] for name in ("dipole", "polarizability") if out.get(name) is not None]
@@ -199,6 +210,8 @@ class AnyModule:
             dictionary of them.
     """
 
+    differentiates = False
+
     def __init__(self, call: Callable[..., object]) -> None:
         self._call = call
 
@@ -207,7 +220,7 @@ class AnyModule:
         outputs = named_tensors(self._run(model, data))
         return {_quantity(name, tensor): tensor.detach() for name, tensor in outputs.items()}
 
-    def differentiable(self, model: torch.nn.Module, data: Inputs) -> Differentiable:
+    def differentiable(self, model: torch.nn.Module, data: Inputs, sample: Inputs) -> Differentiable:
         """Every output y with the cotangent 2·y."""
         return [(y, 2 * y.detach()) for y in named_tensors(self._run(model, data)).values()]
 

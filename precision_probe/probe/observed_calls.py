@@ -32,6 +32,7 @@ class ObservedCalls:
         own: The clone in the model's own precision, with which calls are compared.
         weights: What lets the variants follow the model.
         recording: Where observations go.
+        time: Whether evaluations are timed; ``None``: where one without hooks is needed anyway.
     """
 
     def __init__(
@@ -44,9 +45,12 @@ class ObservedCalls:
         own: OwnPrecision,
         weights: Weights,
         recording: Recording,
+        *,
+        time: bool | None,
     ) -> None:
         self._model, self._device, self._calls, self._subject = model, device, calls, subject
         self._observer, self._own, self._weights, self._recording = observer, own, weights, recording
+        self._repeats = int(not observer.predicts_as_it_captures if time is None else time)
         self._waiting: Observation | None = None  # a call of a model in training, for its loss
 
     def before_call(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Observation | None:
@@ -72,8 +76,8 @@ class ObservedCalls:
             return
         with self._without_harm(call.number):
             with undisturbed(), call.random_state.restored():
-                call.predictions = self._observer.predict(call.sample, number=call.number)
-                call.captured = self._observer.capture(call.sample)
+                observed = self._observer.observe(call.sample, repeats=self._repeats, number=call.number)
+                call.predictions, call.captured = observed.predictions, observed.captured
                 self._compare(call, returned)
             if call.training is None:
                 self._recording.add(call)

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
-
-import torch
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from precision_probe.exceptions import InputError
 from precision_probe.trace.claim import Claim, claim_output
-from precision_probe.trace.trace import MODES
+from precision_probe.trace.schema import MODES
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Gradients", "Keep", "default_device", "parse_gradients", "parse_keep", "parse_modes", "parse_output"]
 
@@ -29,16 +30,16 @@ def parse_gradients(gradients: Gradients) -> str:
     return known[gradients]
 
 
-def parse_keep(keep: str | None) -> str:
-    """Return what is kept of what blocks compute: ``tensors``, ``errors``, ``none``, or nothing if it is not said.
+def parse_keep(keep: str | None) -> Keep | None:
+    """Return what is kept of what blocks compute: ``tensors``, ``errors``, ``none``, or ``None`` if it is not said.
 
     Raises:
         InputError: If it is another word.
     """
-    known = get_args(Keep)
-    if keep is not None and keep not in known:
-        raise InputError(f"Unknown {keep!r} to keep. Choose one of {', '.join(known)}, or leave the choice out.")
-    return keep or ""
+    known: dict[str | None, Keep | None] = {None: None, **{word: word for word in get_args(Keep)}}
+    if keep not in known:
+        raise InputError(f"Unknown {keep!r} to keep. Choose one of {', '.join(get_args(Keep))}, or leave it out.")
+    return known[keep]
 
 
 def parse_modes(modes: str | Sequence[str]) -> tuple[str, ...]:
@@ -75,7 +76,7 @@ def parse_output(output: str | Path | Claim | None, *, force: bool, resume: bool
     return output if isinstance(output, Claim) else claim_output(output, force=force, resume=resume)
 
 
-def default_device(given: object, model: torch.nn.Module) -> torch.device | None:
+def default_device(given: object, model: "torch.nn.Module") -> "torch.device | None":
     """Where a model in memory is; ``None`` for one from a file, which may go anywhere.
 
     Args:
@@ -84,5 +85,7 @@ def default_device(given: object, model: torch.nn.Module) -> torch.device | None
     """
     if isinstance(given, str | os.PathLike):
         return None
+    import torch  # here alone: a command line checks its words before it waits for torch
+
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device

@@ -74,7 +74,7 @@ class OwnPrecision:
         if self.extra is None:
             self.extra = self._make(self._reference.model, precision)
         n_structures = sample.n_structures if isinstance(sample, Graph) else 1
-        return predicted_arrays(self.extra.predict(sample), float("nan"), n_structures)
+        return predicted_arrays(self.extra.predict(sample), n_structures)
 
 
 def _precision_of(dtypes: set[torch.dtype]) -> Precision | None:

@@ -20,7 +20,8 @@ import torch
 
 from precision_probe.exceptions import InputError, ProbeError
 from precision_probe.models.blocks import select_blocks
-from precision_probe.models.evaluation import MaceEnergy
+from precision_probe.models.evaluation import MaceEnergy, Sample
+from precision_probe.models.graphs import Graph
 from precision_probe.models.loading import ModelSource, check_module, load_model
 from precision_probe.models.memory import check_memory
 from precision_probe.models.provenance import provenance
@@ -55,6 +56,9 @@ from precision_probe.variants.variant import Variant
 __all__ = ["Probe", "attach"]
 
 _TIMED = 5  # evaluations in a run at least: where structures are few, each has a median of several times
+# Structures and atoms up to which a run is timed if nobody says: a choice, for five evaluations of what is larger would
+# be felt, and of many structures the errors are asked for.
+_FEW, _SMALL = 5, 1000
 
 
 def attach(
@@ -65,6 +69,7 @@ def attach(
     gradients: Gradients = "per_block",
     keep: Keep | None = None,
     modes: str | Sequence[str] = MODES,
+    time: bool | None = None,
     call: Callable[..., object] | None = None,
     every: int = 1,
     limit: int | None = None,
@@ -93,6 +98,9 @@ def attach(
             the tensors of all structures would take more than 1 GiB, which :attr:`Probe.notes` says then.
         modes: ``"propagated"`` (the whole model in the precision), ``"isolated"`` (each block on the reference's own
             inputs), or both.
+        time: Whether each variant is timed too, after a warm-up, in evaluations of its own without hooks. By default up
+            to five structures of up to 1,000 atoms are, each as often as makes five evaluations; and calls of the
+            attached model, once, where an evaluation without hooks is needed anyway.
         call: For a module that is not a MACE: ``call(module, input)`` runs it on one of the inputs given to ``run()``
             and returns a tensor, or several in a tuple or dictionary. ``blocks`` must be named then.
         every: Of the calls of the attached model, observe each ``every``-th.
@@ -148,11 +156,11 @@ def attach(
             parsed_modes if parsed_keep != "none" else (),
             parsed_gradients,
             subject.gradient_unit,
-            parsed_keep,
+            parsed_keep or "",
         )
         if limit is not None:
             observer.n_expected = limit
-        return Probe(module, name, place, subject, observer, own, calls, Recorder(claim))
+        return Probe(module, name, place, subject, observer, own, calls, Recorder(claim), time=time)
 
 
 class Probe:
@@ -174,14 +182,18 @@ class Probe:
         own: OwnPrecision,
         calls: Calls,
         recorder: Recorder,
+        *,
+        time: bool | None,
     ) -> None:
         self.model, self.name, self.device = model, name, device
-        self._subject, self._observer = subject, observer
+        self._subject, self._observer, self._time = subject, observer, time
         self._weights = Weights(model, [*observer.variants, *([] if own.extra is None else [own.extra])])
         about = {**provenance(model, device), "model_name": name}  # of the model as it is now
         self._recording = Recording(recorder, about, subject, self._weights, observer)
         calls.number = self._recording.last_call
-        self._calls = ObservedCalls(model, device, calls, subject, observer, own, self._weights, self._recording)
+        self._calls = ObservedCalls(
+            model, device, calls, subject, observer, own, self._weights, self._recording, time=time
+        )
         self._is_detached = False
         self._unhook = observe_calls(model, self._calls)
         self._save = weakref.finalize(self, recorder.save)
@@ -229,16 +241,22 @@ class Probe:
             self._calls.finish()
             self._weights.follow()
             self._observer.expect(samples)
-            repeats = math.ceil(_TIMED / len(samples))
+            repeats = math.ceil(_TIMED / len(samples)) if self._is_timed(samples) else 0
             samples = self._recording.still_to_run(samples)
         for sample in shown(samples, f"{len(self._observer.variants)} precisions", progress=progress):
             with TURNS.taken(), undisturbed():
                 present = sample.to(self.device)
-                predictions = self._observer.predict(present, repeats, self._recording.n_structures)
-                captured = self._observer.capture(present)
-                self._recording.add(Observation(present, predictions, captured), is_expected=True)
+                number = self._recording.n_structures
+                observed = self._observer.observe(present, repeats=repeats, number=number)
+                observation = Observation(present, observed.predictions, observed.captured)
+                self._recording.add(observation, is_expected=True)
                 if self._recording.has_stopped:
                     raise ProbeError(self._recording.problem)
+
+    def _is_timed(self, samples: Sequence[Sample]) -> bool:
+        """Whether the variants' evaluations are timed: as was asked for, else where it is quick."""
+        n_atoms = sum(sample.n_atoms for sample in samples if isinstance(sample, Graph))
+        return (len(samples) <= _FEW and n_atoms <= _SMALL) if self._time is None else self._time
 
     def explain(
         self,

@@ -15,7 +15,8 @@ import contextlib
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -45,6 +46,7 @@ class Call:
             attached to the graph where the block ran alone.
         number: How many times the block had run before, in this run of the model.
         kept: The tensors among the arguments, by parameter, and how often each had been written before the block ran.
+        arrived: The gradients that arrived at the inputs as the model differentiated by itself, where that was watched.
     """
 
     block: Block
@@ -53,6 +55,11 @@ class Call:
     outputs: dict[Port, torch.Tensor]
     number: int = 0
     kept: Sequence[tuple[str, torch.Tensor, int]] = ()
+    arrived: dict[Port, torch.Tensor] = field(default_factory=dict)
+
+    def arrived_gradients(self) -> dict[Port, torch.Tensor]:
+        """Those gradients; zeros where none arrived, as what was differentiated does not depend on an input."""
+        return {port: self.arrived.get(port, torch.zeros_like(tensor)).detach() for port, tensor in self.inputs.items()}
 
     def detach(self) -> "Call":
         """The same call with its tensors off the graph, so that the graph's memory can go."""
@@ -66,7 +73,9 @@ class Call:
 
 
 @contextlib.contextmanager
-def capture(model: torch.nn.Module, blocks: Sequence[Block], *, shared: bool = False) -> Iterator[list[Call]]:
+def capture(
+    model: torch.nn.Module, blocks: Sequence[Block], *, shared: bool = False, watched: bool = False
+) -> Iterator[list[Call]]:
     """Hook blocks of a model and collect their calls; every hook is gone when the block ends.
 
     Args:
@@ -74,6 +83,7 @@ def capture(model: torch.nn.Module, blocks: Sequence[Block], *, shared: bool = F
         blocks: Which blocks.
         shared: Leave the blocks' inputs as they are. Then nothing changes backward either, but a tensor that several
             blocks are given has one gradient, the total, and one without a path to the positions has none.
+        watched: Keep the gradients that arrive at shared inputs while the model differentiates by itself.
 
     Yields:
         A list that grows by one :class:`Call` for each call of each block, in order.
@@ -82,7 +92,7 @@ def capture(model: torch.nn.Module, blocks: Sequence[Block], *, shared: bool = F
         InputError: If a block's input is overwritten by a module that does not say that it does so, or by any where
             the inputs are left as they are.
     """
-    capturing = _Capturing(shared, overwrites(model))
+    capturing = _Capturing(shared, overwrites(model), watched)
     with contextlib.ExitStack() as stack:
         for block in blocks:
             module = model.get_submodule(block.name)
@@ -106,10 +116,10 @@ class _Capturing:
         running: Those that have not, the innermost last.
     """
 
-    def __init__(self, shared: bool, overwrites: bool) -> None:
+    def __init__(self, shared: bool, overwrites: bool, watched: bool) -> None:
         self.calls: list[Call] = []
         self.running: list[Call] = []
-        self._shared, self._overwrites = shared, overwrites
+        self._shared, self._overwrites, self._watched = shared, overwrites, watched
         self._handed: list[list[tuple[torch.Tensor, torch.Tensor]]] = []  # for each running call: originals, copies
 
     def hooks(self, block: Block, signature: inspect.Signature) -> tuple[_PreHook, _Hook]:
@@ -135,7 +145,10 @@ class _Capturing:
             handed = {key: arguments[key].clone() for key in block.input_ports(arguments)}
             arguments |= handed
             self._handed.append([(given[key], tensor) for key, tensor in handed.items()])
-        self.running.append(Call(block, kept, inputs, {}, kept=_versions(kept)))
+        call = Call(block, kept, inputs, {}, kept=_versions(kept))
+        for port, tensor in inputs.items() if self._watched else ():
+            tensor.register_hook(partial(call.arrived.__setitem__, port))  # type: ignore[no-untyped-call]
+        self.running.append(call)
 
     def _end(self, returned: object) -> None:
         """Keep what a block returned, and write what it overwrote where it would have."""

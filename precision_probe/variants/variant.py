@@ -9,7 +9,7 @@ import torch
 
 from precision_probe.models.backends import clone, math_dtype
 from precision_probe.models.dtypes import default_dtype
-from precision_probe.models.evaluation import Evaluation, EvaluationOf, Prediction, Sample, mace_evaluation
+from precision_probe.models.evaluation import AnyModule, Evaluation, EvaluationOf, Prediction, Sample, mace_evaluation
 from precision_probe.models.inputs import Inputs, map_tensors, overwrites
 from precision_probe.precisions import Precision
 from precision_probe.variants.devices import matmul_mode, undisturbed
@@ -72,6 +72,16 @@ class Variant:
             if own.training != theirs.training:
                 own.training = theirs.training
 
+    @property
+    def takes_graphs(self) -> bool:
+        """Whether it is a MACE, which is run on graphs and leaves what it is given as it is."""
+        return not isinstance(self._evaluation, AnyModule)
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether predicting differentiates what blocks are given the gradients of."""
+        return self._evaluation.differentiates
+
     def predict(self, sample: Sample) -> Prediction:
         """What the bare model gives: no block is hooked."""
         with self.arithmetic():
@@ -92,7 +102,7 @@ class Variant:
 
     def differentiable(self, sample: Sample) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The outputs that block gradients are of, on their autograd graph, each with its cotangent."""
-        return self._evaluation.differentiable(self.model, self._cast(sample))
+        return self._evaluation.differentiable(self.model, self._cast(sample), sample)
 
     def with_cotangents(
         self, sample: Sample, cotangents: Mapping[str, torch.Tensor], options: Mapping[str, object]

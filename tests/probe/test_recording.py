@@ -33,7 +33,8 @@ def recording(model):
 
         def observe(**options):
             graph = build_graph(molecule(), model)
-            return Observation(graph, observer.predict(graph), observer.capture(graph), **options)
+            observed = observer.observe(graph)
+            return Observation(graph, observed.predictions, observed.captured, **options)
 
         return made, observe, weights
 

@@ -15,10 +15,10 @@ from precision_probe.probe.observing.to_numpy import on_host
 from precision_probe.trace.arrays import BlockArray
 from precision_probe.trace.schema import ERRORS, REFERENCE
 
-__all__ = ["Captured", "Kept", "KeptErrors", "KeptTensors"]
+__all__ = ["Captured", "Groups", "Kept", "KeptErrors", "KeptTensors"]
 
 Captured = Sequence[BlockArray[torch.Tensor]]
-_Groups = dict[str, list[BlockArray[NDArray[Any]]]]
+Groups = dict[str, list[BlockArray[NDArray[Any]]]]
 
 
 class Kept(Protocol):
@@ -27,7 +27,7 @@ class Kept(Protocol):
     def add(self, mode: str, precision: Precision, captured: Captured) -> None:
         """Keep what the blocks of one variant computed in one mode."""
 
-    def groups(self) -> _Groups:
+    def groups(self) -> Groups:
         """What was kept, for each group of the trace."""
 
 
@@ -35,13 +35,13 @@ class KeptTensors:
     """Every tensor, taken to the host."""
 
     def __init__(self) -> None:
-        self._groups: _Groups = {}
+        self._groups: Groups = {}
 
     def add(self, mode: str, precision: Precision, captured: Captured) -> None:
         """Keep the tensors."""
         self._groups[f"{mode}/{precision}"] = [on_host(each) for each in captured]
 
-    def groups(self) -> _Groups:
+    def groups(self) -> Groups:
         """The tensors as arrays."""
         return self._groups
 
@@ -102,9 +102,9 @@ class KeptErrors:
         fitting = [rows] if rows else [name for name, size in self._sizes.items() if size == len(values)]
         return self._owners[fitting[0]] if len(fitting) == 1 and fitting[0] in self._owners else ("", Owners(1))
 
-    def groups(self) -> _Groups:
+    def groups(self) -> Groups:
         """The statistics as arrays."""
-        groups: _Groups = {}
+        groups: Groups = {}
         if not self._found:
             return groups
         numbers = torch.cat([each.values.reshape(-1) for _, each in self._found]).cpu()

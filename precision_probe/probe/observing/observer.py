@@ -4,25 +4,23 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from precision_probe.analysis.statistics import STATISTICS
 from precision_probe.models.blocks import Block
 from precision_probe.models.evaluation import Prediction, Sample
 from precision_probe.models.graphs import Graph
-from precision_probe.probe.observing.keeping import Captured, Kept, KeptErrors, KeptTensors
+from precision_probe.probe.observing.keeping import Captured, Groups, Kept, KeptErrors, KeptTensors
 from precision_probe.probe.observing.to_numpy import captured_tensors, predicted_arrays
-from precision_probe.trace.arrays import BlockArray, ModelArray
+from precision_probe.trace.arrays import ModelArray
 from precision_probe.trace.schema import LOSS, REFERENCE
-from precision_probe.variants.captured_run import CapturedRun, captured_run
+from precision_probe.variants.captured_run import CapturedRun, captured_run, predicting_run
 from precision_probe.variants.hooks import Call, capture, gradients, input_gradients, replay
 from precision_probe.variants.variant import Variant
 
-__all__ = ["Observer"]
+__all__ = ["Observed", "Observer"]
 
 # Seconds after which no sample is evaluated once more for its time alone. A choice: as long as people wait without
 # wondering; what takes longer is large, and its times vary little anyway.
@@ -30,6 +28,19 @@ _TIMING_BUDGET = 2.0
 # Of a live model, of whose calls nobody has said how many are to be observed: a choice, some minutes of dynamics.
 _EXPECTED_CALLS = 100
 _MANY_BYTES = 2**30  # of tensors, above which their errors alone are kept by default: a choice, seconds of writing
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What came of one sample.
+
+    Attributes:
+        predictions: Of each precision.
+        captured: For each group of the trace, what blocks computed.
+    """
+
+    predictions: dict[str, list[ModelArray]]
+    captured: Groups
 
 
 @dataclass
@@ -77,49 +88,29 @@ class Observer:
         sizes = [sample.n_edges + sample.n_atoms if isinstance(sample, Graph) else 1 for sample in samples]
         self.n_expected = sum(sizes) / sizes[0]
 
-    def predict(self, sample: Sample, repeats: int = 1, number: int = 0) -> dict[str, list[ModelArray]]:
-        """What each variant predicts, unhooked, and its time: all precisions in turn, so that they are timed alike.
+    def observe(self, sample: Sample, *, repeats: int = 1, number: int = 0) -> Observed:
+        """What each variant predicts, and what its blocks compute.
 
         Args:
-            sample: What to run.
-            repeats: How often, for the median of the times; less often if that takes longer than two seconds.
-            number: Of the sample in the trace, by which what is random, here and in what is captured next, is the same
-                wherever a run begins.
+            sample: What to run, on its device.
+            repeats: How often each variant is timed, for the median of the times; less often if that takes longer than
+                two seconds. If not at all, and hooks change nothing of a run, one run gives both.
+            number: Of the sample in the trace, by which what is random is the same wherever a run begins.
         """
-        if not self._is_warm:
-            for variant in self.variants:
-                variant.predict(sample)
-                variant.predict(sample)  # TorchScript compiles in the second call
-            self._is_warm = True
-        start = time.perf_counter()
-        seconds: dict[str, list[float]] = {}
-        predictions: dict[str, Prediction] = {}
-        for repeat in range(repeats):
-            if repeat and time.perf_counter() - start > _TIMING_BUDGET:
-                break
-            for variant in self.variants:
-                name = variant.precision.name
-                variant.draw_anew(number)
-                predictions[name] = variant.predict(sample)
-                seconds.setdefault(name, []).append(predictions[name].seconds)
-        n_structures = sample.n_structures if isinstance(sample, Graph) else 1
-        return {
-            name: predicted_arrays(prediction, float(np.median(seconds[name])), n_structures)
-            for name, prediction in predictions.items()
-        }
-
-    def capture(self, sample: Sample) -> dict[str, list[BlockArray[NDArray[Any]]]]:
-        """What the blocks of each variant compute and receive, for each group of the trace."""
-        if self.keep == "none":
-            return {}
+        in_one_run = not repeats and self.predicts_as_it_captures
+        predictions = {} if in_one_run else self.predict(sample, repeats, number)
         kept: Kept | None = None
         reference: list[Call] = []
-        for variant in self.variants:
+        for variant in self.variants if self.keep != "none" else ():
             is_reference = variant.precision.name == REFERENCE
+            if in_one_run:
+                variant.draw_anew(number)
             if is_reference or "propagated" in self.modes:
-                run = self._propagated(variant, sample)
+                run = self._propagated(variant, sample, is_predicting=in_one_run)
                 reference = run.calls if is_reference else reference
-                captured = self._captured(run)
+                if run.prediction is not None:
+                    predictions[variant.precision.name] = predicted_arrays(run.prediction, _n_structures(sample))
+                captured = self._tensors(run)
                 kept = kept or self._kept(sample, captured)
                 if "propagated" in self.modes:
                     kept.add("propagated", variant.precision, captured)
@@ -127,7 +118,42 @@ class Observer:
                 kept.add("isolated", variant.precision, self._isolated(variant, reference))
             if variant.device.type == "cuda":
                 torch.cuda.empty_cache()  # the next precision needs other sizes
-        return {} if kept is None else kept.groups()
+        return Observed(predictions, {} if kept is None else kept.groups())
+
+    @property
+    def predicts_as_it_captures(self) -> bool:
+        """Whether a MACE with hooks is the bare one, and everything that is asked for comes of one run of it."""
+        is_bare = self.gradients == "none" or (self.gradients == "shared" and self.variants[0].differentiates)
+        return is_bare and self.variants[0].takes_graphs and "propagated" in self.modes and self.keep != "none"
+
+    def predict(self, sample: Sample, repeats: int = 1, number: int = 0) -> dict[str, list[ModelArray]]:
+        """What each variant predicts, unhooked, and its time: all precisions in turn, so that they are timed alike.
+
+        Args:
+            sample: What to run.
+            repeats: How often it is timed; if not at all, it is run once.
+            number: Of the sample in the trace.
+        """
+        if repeats and not self._is_warm:
+            for variant in self.variants:
+                variant.predict(sample)
+                variant.predict(sample)  # TorchScript compiles in the second call
+            self._is_warm = True
+        start = time.perf_counter()
+        seconds: dict[str, list[float]] = {}
+        predictions: dict[str, Prediction] = {}
+        for repeat in range(max(repeats, 1)):
+            if repeat and time.perf_counter() - start > _TIMING_BUDGET:
+                break
+            for variant in self.variants:
+                name = variant.precision.name
+                variant.draw_anew(number)
+                predictions[name] = variant.predict(sample)
+                seconds.setdefault(name, []).append(predictions[name].seconds if repeats else np.nan)
+        return {
+            name: predicted_arrays(prediction, _n_structures(sample), float(np.median(seconds[name])))
+            for name, prediction in predictions.items()
+        }
 
     def _kept(self, sample: Sample, captured: Captured) -> Kept:
         """What keeps what is asked for; if nobody has, tensors if all of them are not large."""
@@ -142,17 +168,15 @@ class Observer:
                 )
         return KeptErrors(sample) if self.keep == "errors" else KeptTensors()
 
-    def _propagated(self, variant: Variant, sample: Sample) -> CapturedRun:
+    def _propagated(self, variant: Variant, sample: Sample, *, is_predicting: bool) -> CapturedRun:
         """The whole model in its precision; the calls are kept for the isolated mode."""
-        return captured_run(
-            variant,
-            sample,
-            self.blocks,
-            shared=self.gradients == "shared",
-            with_gradients=self.gradients != "none",
-        )
+        with_gradients = self.gradients != "none"
+        if is_predicting:
+            return predicting_run(variant, sample, self.blocks, with_gradients=with_gradients)
+        shared = self.gradients == "shared"
+        return captured_run(variant, sample, self.blocks, shared=shared, with_gradients=with_gradients)
 
-    def _captured(self, run: CapturedRun) -> Captured:
+    def _tensors(self, run: CapturedRun) -> Captured:
         return [
             tensor
             for call, grads in zip(run.calls, run.grads, strict=True)
@@ -171,7 +195,7 @@ class Observer:
 
     def loss_gradients(
         self, sample: Sample, cotangents: Mapping[str, torch.Tensor], options: Mapping[str, object]
-    ) -> dict[str, list[BlockArray[NDArray[Any]]]]:
+    ) -> Groups:
         """Gradients of a training loss with respect to the blocks' inputs, through the forces where it needs them.
 
         Args:
@@ -199,3 +223,7 @@ class Observer:
 def _replaced(cotangent: torch.Tensor, arriving: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
     """A tensor's hook: the given cotangent, whatever gradient arrives at it."""
     return cotangent
+
+
+def _n_structures(sample: Sample) -> int:
+    return sample.n_structures if isinstance(sample, Graph) else 1

@@ -69,8 +69,8 @@ def _text(names: Sequence[str]) -> NDArray[Any]:
     return np.array([storable(name) for name in names], dtype=object)
 
 
-def predicted_arrays(prediction: Prediction, seconds: float, n_structures: int) -> list[ModelArray]:
-    """What a model predicts for one graph or input, and the time that took."""
+def predicted_arrays(prediction: Prediction, n_structures: int, seconds: float = np.nan) -> list[ModelArray]:
+    """What a model predicts for one graph or input, and the time that took; NaN if it was not timed."""
     arrays = [
         ModelArray(
             quantity.name,
@@ -83,7 +83,7 @@ def predicted_arrays(prediction: Prediction, seconds: float, n_structures: int) 
         for quantity, tensor in prediction.values.items()
     ]
     each = np.full(n_structures, seconds / n_structures)
-    long_name = "wall-clock time of one unhooked evaluation, forces included, after warm-up"
+    long_name = "wall-clock time of one unhooked evaluation, forces included, after warm-up; NaN where not timed"
     return [*arrays, ModelArray("seconds", each, ("structure",), "s", long_name)]
 
 

@@ -37,6 +37,7 @@ def observing(model, variants):
 
 
 def by_name(arrays):
+    arrays = list(arrays)
     values = {array.name: array.values for array in arrays}
     assert len(values) == len(arrays)
     return values
@@ -108,9 +109,9 @@ def test_the_time_is_the_median_without_the_warm_up(observing, graph, clock, mon
 
 @pytest.mark.parametrize("modes", [("propagated",), ("isolated",), ("propagated", "isolated")], ids="+".join)
 def test_groups_are_those_of_the_modes(observing, graph, modes):
-    groups = observing(modes).capture(graph)
+    groups = observing(modes).observe(graph).captured
     assert groups.keys() == {f"{mode}/{name}" for mode in modes for name in NAMES}
-    everything = observing().capture(graph)
+    everything = observing().observe(graph).captured
     for group, arrays in groups.items():  # one mode does not depend on whether the other is asked for
         for name, values in by_name(arrays).items():
             np.testing.assert_array_equal(values, by_name(everything[group])[name], err_msg=f"{group} {name}")
@@ -124,7 +125,7 @@ def test_isolated_blocks_are_run_on_the_reference_s_inputs(observing, variants, 
     with variants[0].arithmetic():
         exact(graph.cast(torch.float64), compute_force=False)
     hook.remove()
-    groups = observing(("isolated",)).capture(graph)
+    groups = observing(("isolated",)).observe(graph).captured
     for name, readout in zip(NAMES, (exact.readouts[0], single.readouts[0]), strict=True):
         dtype, tolerance = getattr(torch, name), {"float64": 1e-14, "float32": 1e-6}[name]
         x = inputs[0].to(dtype).requires_grad_()
@@ -139,7 +140,7 @@ def test_isolated_blocks_are_run_on_the_reference_s_inputs(observing, variants, 
 def test_which_arrays_there_are(observing, graph, gradients):
     outputs = {"readouts.0.output", "readouts.1.output"}
     inputs = {"readouts.0.node_feats.grad", "readouts.1.node_feats.grad"}
-    for group, arrays in observing(gradients=gradients).capture(graph).items():
+    for group, arrays in observing(gradients=gradients).observe(graph).captured.items():
         assert by_name(arrays).keys() == outputs | (set() if gradients == "none" else inputs)
         unit = "eV" if group.startswith("propagated") else "1"  # alone, they are of the block's own outputs' squares
         assert {array.unit for array in arrays if array.name in inputs} <= {unit}
@@ -173,7 +174,7 @@ def test_gradients_of_a_loss_are_linear_in_what_it_makes_of_the_outputs(observin
 def test_gradients_of_a_loss_of_energies_are_those_of_the_energy_times_its_cotangent(observing, graph):
     subject = observing(("propagated",))
     of_loss = by_name(loss_gradients(subject, graph, energy=[-3.0])["loss/float64"])
-    of_energy = by_name(subject.capture(graph)["propagated/float64"])
+    of_energy = by_name(subject.observe(graph).captured["propagated/float64"])
     for name, values in of_loss.items():
         np.testing.assert_allclose(values, -3.0 * of_energy[name], rtol=1e-13)
         assert values.any()
@@ -182,3 +183,87 @@ def test_gradients_of_a_loss_of_energies_are_those_of_the_energy_times_its_cotan
 def test_arrays_of_a_loss_say_so(observing, graph):
     for arrays in loss_gradients(observing(), graph, energy=[1.0]).values():
         assert {(array.computed_in, array.unit) for array in arrays} == {("double_backward", "1")}
+
+
+# One run for both
+
+
+def same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for group in ours:
+        a, b = by_name(ours[group]), by_name(theirs[group])
+        assert a.keys() == b.keys()
+        for name in a.keys() - {"seconds"}:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.mark.parametrize("gradients", ["shared", "none"])
+@pytest.mark.parametrize("periodic", [False, True])
+def test_one_run_gives_what_a_bare_and_a_captured_one_do(model, variants, gradients, periodic, crystal, clock):
+    graph = build_graph(crystal if periodic else molecule(), model)
+    told, _ = clock
+    subject = Observer(variants, select_blocks(model, None), ("propagated", "isolated"), gradients, "eV")
+    apart = subject.observe(graph, repeats=1)
+    told.clear()
+    at_once = subject.observe(graph, repeats=0)
+    assert told == list(NAMES)
+    same(at_once.predictions, apart.predictions)
+    same(at_once.captured, apart.captured)
+    forward = [array for array in at_once.captured["propagated/float32"] if array.computed_in == "forward"]
+    assert (len(forward) < len(at_once.captured["propagated/float32"])) == (gradients == "shared")
+    assert np.isnan(by_name(at_once.predictions["float32"])["seconds"]).all()
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_a_run_with_aliases_computes_what_the_prediction_was_computed_of(model, variants, periodic, crystal):
+    graph = build_graph(crystal if periodic else molecule(), model)
+    blocks = select_blocks(model, None)
+    of = {
+        gradients: Observer(variants, blocks, ("propagated",), gradients, "eV").observe(graph, repeats=0).captured
+        for gradients in ("shared", "per_block")
+    }
+    for group in of["shared"]:
+        ours, theirs = (by_name(a for a in of[name][group] if not a.gradient) for name in ("shared", "per_block"))
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_gradients_of_aliases_need_a_run_of_their_own(observing, graph, clock):
+    told, _ = clock
+    subject = observing(gradients="per_block")
+    assert not subject.predicts_as_it_captures
+    subject.observe(graph, repeats=0)
+    assert told == list(NAMES)
+
+
+def test_nothing_is_captured_if_nothing_is_kept(observing, graph):
+    subject = observing(modes=())
+    subject.keep = "none"
+    observed = subject.observe(graph, repeats=0)
+    assert observed.captured == {}
+    same(observed.predictions, subject.predict(graph))
+
+
+@pytest.mark.parametrize(("n_bytes", "keep"), [(2**40, "tensors"), (1, "errors")])
+def test_errors_are_kept_where_tensors_would_be_large(observing, graph, n_bytes, keep, monkeypatch):
+    monkeypatch.setattr(observer, "_MANY_BYTES", n_bytes)
+    subject = observing()
+    subject.keep = ""
+    subject.expect([graph, graph])
+    groups = subject.observe(graph, repeats=0).captured
+    assert (subject.keep, subject.about()["keep"]) == (keep, keep)
+    assert all(name.startswith("errors/") for name in groups) == (keep == "errors")
+    assert [note for note in subject.notes if "--keep tensors" in note] == subject.notes
+    assert len(subject.notes) == (keep == "errors")
+
+
+def test_the_size_that_is_said_is_that_of_the_tensors(observing, graph, monkeypatch):
+    monkeypatch.setattr(observer, "_MANY_BYTES", 0)
+    subject = observing()
+    n_bytes = 3 * sum(array.values.nbytes for arrays in subject.observe(graph).captured.values() for array in arrays)
+    subject.keep = ""
+    subject.expect([graph] * 3)
+    subject.observe(graph)
+    assert f"would take {n_bytes / 2**30:.1f} GiB" in subject.notes[0]
+    assert subject.n_expected == 3

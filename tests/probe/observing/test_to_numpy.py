@@ -92,7 +92,7 @@ def test_predictions_have_the_native_dtype_and_each_structure_its_share_of_the_t
     energy = Quantity("energy", ("structure",), "eV", "total energy")
     stress = Quantity("stress", ("structure", "xyz", "xyz_2"), "eV/Å³", "stress")
     values = {energy: torch.tensor([1.0, 2.0], dtype=torch.bfloat16), stress: torch.zeros(2, 3, 3, dtype=torch.float64)}
-    arrays = {array.name: array for array in predicted_arrays(Prediction(values, 9.0), 0.5, 2)}
+    arrays = {array.name: array for array in predicted_arrays(Prediction(values, 9.0), 2, 0.5)}
     assert arrays.keys() == {"energy", "stress", "seconds"}
     assert (arrays["energy"].native_dtype, arrays["energy"].values.dtype) == ("bfloat16", np.float32)
     assert arrays["stress"].native_dtype == ""  # made in float64 whatever the model computes in
@@ -102,7 +102,7 @@ def test_predictions_have_the_native_dtype_and_each_structure_its_share_of_the_t
 
 def test_a_number_without_dimensions_has_one_row():
     values = {Quantity("output", ("output.row",), "1", "output"): torch.tensor(2.5)}
-    assert predicted_arrays(Prediction(values, 1.0), 1.0, 1)[0].values.tolist() == [2.5]
+    assert predicted_arrays(Prediction(values, 1.0), 1)[0].values.tolist() == [2.5]
 
 
 # Blocks
