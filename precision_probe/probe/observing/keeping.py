@@ -1,6 +1,7 @@
 """What is kept of the tensors that blocks compute: the tensors themselves, or their errors, made where they are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +11,7 @@ from precision_probe.exceptions import ProbeError
 from precision_probe.models.evaluation import Sample
 from precision_probe.models.graphs import Graph
 from precision_probe.precisions import Precision
-from precision_probe.probe.observing.reduction import Owners, reduced
+from precision_probe.probe.observing.reduction import Columns, Owners, reduced, side_by_side
 from precision_probe.probe.observing.to_numpy import on_host
 from precision_probe.trace.arrays import BlockArray
 from precision_probe.trace.schema import ERRORS, REFERENCE
@@ -19,6 +20,8 @@ __all__ = ["Captured", "Groups", "Kept", "KeptErrors", "KeptTensors"]
 
 Captured = Sequence[BlockArray[torch.Tensor]]
 Groups = dict[str, list[BlockArray[NDArray[Any]]]]
+# Numbers that are reduced at once. A choice: on a GPU far more than keep it busy, and copies of 128 MiB.
+_TOGETHER = 2**24
 
 
 class Kept(Protocol):
@@ -56,7 +59,7 @@ class KeptErrors:
     """
 
     def __init__(self, sample: Sample) -> None:
-        self._references: dict[tuple[str, str], torch.Tensor] = {}
+        self._references: dict[str, list[_Beside]] = {}
         self._found: list[tuple[str, BlockArray[torch.Tensor]]] = []
         self._sizes: dict[str, int] = {}
         self._owners: dict[str, tuple[str, Owners]] = {}
@@ -76,40 +79,91 @@ class KeptErrors:
         """Keep the reference's tensors; of a variant's, what :func:`reduced` makes of them.
 
         Raises:
-            ProbeError: If the reference has no tensor of that name and shape.
+            ProbeError: If the reference has no tensors of the same names and shapes.
         """
-        for each in captured:
-            values = each.values if each.values.ndim else each.values[None]
-            if precision.name == REFERENCE:
-                self._references[mode, each.name] = values
-                continue
-            reference = self._references.get((mode, each.name))
-            if reference is None or reference.shape != values.shape:
-                shape = "none" if reference is None else f"one of shape {tuple(reference.shape)}"
-                raise ProbeError(
-                    f"{each.name} has the shape {tuple(values.shape)} in {precision}, and the reference has {shape}: "
-                    "they cannot be compared. Leave its block out, or keep the tensors."
-                )
-            rows, owners = self._rows_and_owners(each.rows, values)
-            parts, statistics = reduced(reference, values, owners, each.components, precision)
-            found = each.with_values(statistics, rows=rows or f"{each.name}.row", parts=parts)
-            self._found.append((f"{ERRORS}/{mode}/{precision}", found))
+        shaped = {each.name: each if each.values.ndim else each.with_values(each.values[None]) for each in captured}
+        if precision.name == REFERENCE:
+            self._references[mode] = [self._beside(group) for group in self._groups_of_rows(list(shaped.values()))]
+            return
+        references = self._references.get(mode, [])
+        _check_same(references, shaped, precision)
+        for beside in references:
+            tensors = [shaped[name] for name in beside.shapes]
+            y_hat = side_by_side([each.values for each in tensors])
+            statistics = reduced(beside.y, y_hat, beside.owners, beside.columns, precision)
+            for each, (parts, own) in zip(tensors, beside.columns.each(statistics), strict=True):
+                found = each.with_values(own, rows=beside.rows or f"{each.name}.row", parts=parts)
+                self._found.append((f"{ERRORS}/{mode}/{precision}", found))
 
-    def _rows_and_owners(self, rows: str, values: torch.Tensor) -> tuple[str, Owners]:
-        """What the rows of statistics are, and which of them each row of a tensor adds to."""
-        if not self._sizes:
-            return "structure", Owners(1)
-        fitting = [rows] if rows else [name for name, size in self._sizes.items() if size == len(values)]
-        return self._owners[fitting[0]] if len(fitting) == 1 and fitting[0] in self._owners else ("", Owners(1))
+    def _groups_of_rows(self, captured: Captured) -> list[Captured]:
+        """Tensors whose rows count the same and that can be put side by side, no more at once than memory is for."""
+        groups: list[list[BlockArray[torch.Tensor]]] = []
+        open_groups: dict[tuple[str, int], list[BlockArray[torch.Tensor]]] = {}
+        for each in captured:
+            key = self._rows(each), len(each.values)
+            group = open_groups.get(key)
+            if group is None or sum(other.values.numel() for other in group) + each.values.numel() > _TOGETHER:
+                group = open_groups[key] = []
+                groups.append(group)
+            group.append(each)
+        return list(groups)
+
+    def _beside(self, captured: Captured) -> "_Beside":
+        """The reference's tensors of one group, side by side."""
+        tensors = [each.values for each in captured]
+        rows, owners = self._owners.get(self._rows(captured[0]), ("" if self._sizes else "structure", Owners(1)))
+        columns = Columns.of(tensors, [each.components for each in captured])
+        shapes = {each.name: each.values.shape for each in captured}
+        return _Beside(shapes, side_by_side(tensors), rows, owners, columns)
+
+    def _rows(self, captured: BlockArray[torch.Tensor]) -> str:
+        """What the rows of a tensor are, of a graph; nothing if that cannot be told."""
+        n_rows = len(captured.values)
+        fitting = [captured.rows] if captured.rows else [name for name, n in self._sizes.items() if n == n_rows]
+        return fitting[0] if len(fitting) == 1 else ""
 
     def groups(self) -> Groups:
         """The statistics as arrays."""
-        groups: Groups = {}
+        order: dict[str, dict[str, BlockArray[NDArray[Any]]]] = {}
         if not self._found:
-            return groups
+            return {}
         numbers = torch.cat([each.values.reshape(-1) for _, each in self._found]).cpu()
         parts = torch.split(numbers, [each.values.numel() for _, each in self._found])
         for (group, each), part in zip(self._found, parts, strict=True):
             array = on_host(each.with_values(part.reshape(each.values.shape)))
-            groups.setdefault(group, []).append(array)
-        return groups
+            order.setdefault(group, {})[each.name] = array
+        return {group: list(arrays.values()) for group, arrays in order.items()}
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """Tensors of the reference, side by side.
+
+    Attributes:
+        shapes: By their names.
+        y: (n_rows, n_columns) in float64.
+        rows: What the rows of statistics are: ``species``, ``structure``, or nothing that is known.
+        owners: Which of them each row adds to.
+        columns: What the columns are.
+    """
+
+    shapes: dict[str, torch.Size]
+    y: torch.Tensor
+    rows: str
+    owners: Owners
+    columns: Columns
+
+
+def _check_same(
+    references: Sequence[_Beside], shaped: Mapping[str, BlockArray[torch.Tensor]], precision: Precision
+) -> None:
+    """Refuse tensors of a variant that the reference has not, or has of another shape."""
+    known = {name: shape for beside in references for name, shape in beside.shapes.items()}
+    own = {name: each.values.shape for name, each in shaped.items()}
+    for name in {**known, **own}:
+        if known.get(name) != own.get(name):
+            shapes = [str(tuple(shape)) if shape is not None else "none" for shape in (own.get(name), known.get(name))]
+            raise ProbeError(
+                f"{name} has the shape {shapes[0]} in {precision}, and {shapes[1]} in {REFERENCE}: they cannot be "
+                "compared. Leave its block out, or keep the tensors (--keep tensors, keep='tensors')."
+            )

@@ -1,12 +1,13 @@
 """Errors on the device: tensors of a variant and of the reference → the statistics that every metric follows from.
 
-Nothing here waits for a GPU: no number reaches the host, and no shape depends on one.
+Nothing here waits for a GPU: no number reaches the host, and no shape depends on one. Tensors whose rows are of one
+kind are put side by side, so that few kernels are launched however many there are.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import torch
 
@@ -16,7 +17,7 @@ from precision_probe.analysis.statistics import STATISTICS
 from precision_probe.precisions import Precision
 from precision_probe.variants.rounding import round_to
 
-__all__ = ["Owners", "reduced"]
+__all__ = ["Columns", "Owners", "reduced", "side_by_side"]
 
 _SMALLEST = -1021  # exponent of a power of two that float64 has as a normal number, as its inverse
 
@@ -33,97 +34,137 @@ class Owners:
     n: int
     of_row: torch.Tensor | None = None
 
-    def sums(self, rows: torch.Tensor) -> torch.Tensor:
-        """(n_rows, k) → (n, k)."""
+    def sums(self, *terms: torch.Tensor) -> torch.Tensor:
+        """(n_rows, k) each → (n_terms, n, k)."""
         if self.of_row is None:
-            return rows.sum(dim=0, keepdim=True)
-        return rows.new_zeros(self.n, rows.shape[1]).index_add_(0, self.of_row, rows)
+            return torch.stack([rows.sum(dim=0, keepdim=True) for rows in terms])
+        found = terms[0].new_zeros(len(terms), self.n, terms[0].shape[1])
+        for own, rows in zip(found.unbind(), terms, strict=True):
+            own.index_add_(0, self.of_row, rows)
+        return found
 
-    def maxima(self, rows: torch.Tensor) -> torch.Tensor:
-        """(n_rows, k) of numbers that are not negative → (n, k)."""
+    def maxima(self, *terms: torch.Tensor) -> torch.Tensor:
+        """(n_rows, k) each, of numbers that are not negative → (n_terms, n, k)."""
         if self.of_row is None:
-            return rows.amax(dim=0, keepdim=True)
-        index = self.of_row[:, None].expand_as(rows)
-        return rows.new_zeros(self.n, rows.shape[1]).scatter_reduce_(0, index, rows, "amax")
+            return torch.stack([rows.amax(dim=0, keepdim=True) for rows in terms])
+        found = terms[0].new_zeros(len(terms), self.n, terms[0].shape[1])
+        index = self.of_row[:, None].expand_as(terms[0])
+        for own, rows in zip(found.unbind(), terms, strict=True):
+            own.scatter_reduce_(0, index, rows, "amax")
+        return found
 
-    def spread(self, numbers: torch.Tensor) -> torch.Tensor:
-        """(n, k) → (n_rows, k), or (1, k) where all rows have the same."""
-        return numbers if self.of_row is None else numbers[self.of_row]
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns of tensors side by side belong to: parts, those of each tensor after those of the one before.
+
+    Attributes:
+        labels: Of each tensor, the labels of its parts, in order of appearance.
+        part_of: (n_columns,) the number of the part that each column is of.
+    """
+
+    labels: tuple[tuple[str, ...], ...]
+    part_of: torch.Tensor
+
+    @classmethod
+    def of(cls, tensors: Sequence[torch.Tensor], entries: Iterable[Sequence[str]]) -> "Columns":
+        """The columns of some tensors.
+
+        Args:
+            tensors: Each (n_rows, …).
+            entries: Of each tensor, the label of each entry of its last dimension, such as its irrep; empty where all
+                are one part.
+        """
+        labels, numbers = [], []
+        n_parts = 0
+        for tensor, given in zip(tensors, entries, strict=True):
+            known = tuple(dict.fromkeys(given)) or ("",)
+            numbers_of = {label: n_parts + index for index, label in enumerate(known)}
+            last = [numbers_of[label] for label in given or ("",)]
+            numbers += last * (math.prod(tensor.shape[1:]) // len(last))
+            labels.append(known)
+            n_parts += len(known)
+        return cls(tuple(labels), torch.tensor(numbers, dtype=torch.int64, device=tensors[0].device))
+
+    @property
+    def n_parts(self) -> int:
+        """Of all tensors."""
+        return sum(map(len, self.labels))
+
+    def sums(self, columns: torch.Tensor) -> torch.Tensor:
+        """(…, n_columns) → (…, n_parts)."""
+        return columns.new_zeros(*columns.shape[:-1], self.n_parts).index_add_(-1, self.part_of, columns)
+
+    def maxima(self, columns: torch.Tensor) -> torch.Tensor:
+        """(…, n_columns) of numbers that are not negative → (…, n_parts)."""
+        found = columns.new_zeros(*columns.shape[:-1], self.n_parts)
+        return found.scatter_reduce_(-1, self.part_of.expand_as(columns), columns, "amax")
+
+    def each(self, statistics: torch.Tensor) -> Iterable[tuple[tuple[str, ...], torch.Tensor]]:
+        """(n_owners, n_parts, n_statistics) → of each tensor, the labels of its parts and its statistics."""
+        ends = itertools.accumulate(map(len, self.labels))
+        for labels, end in zip(self.labels, ends, strict=True):
+            yield labels, statistics[:, end - len(labels) : end]
+
+
+def side_by_side(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(n_rows, …) each, of any real dtype → (n_rows, n_columns) in float64."""
+    flat = [tensor.detach().reshape(len(tensor), math.prod(tensor.shape[1:])).double() for tensor in tensors]
+    return flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
 
 
 def reduced(
-    y: torch.Tensor, y_hat: torch.Tensor, owners: Owners, parts: Sequence[str], precision: Precision
-) -> tuple[tuple[str, ...], torch.Tensor]:
-    """The statistics of a tensor's errors, by owner of its rows and by part of its last dimension.
+    y: torch.Tensor, y_hat: torch.Tensor, owners: Owners, columns: Columns, precision: Precision
+) -> torch.Tensor:
+    """The statistics of errors, by owner of rows and by part of columns.
 
     Args:
-        y: The reference, (n_rows, …), of any real dtype.
+        y: The reference, (n_rows, n_columns) in float64.
         y_hat: The variant's, of the same shape.
         owners: Of the rows.
-        parts: The label of each entry of the last dimension, such as its irrep; empty where all are one part.
+        columns: What the columns are.
         precision: The variant's precision.
 
     Returns:
-        The labels of the parts, in order of appearance, and (n_owners, n_parts, n_statistics) in float64.
+        (n_owners, n_parts, n_statistics) in float64.
     """
-    labels = tuple(dict.fromkeys(parts)) or ("",)
-    found = []
-    for label in labels:
-        chosen = [_slice(tensor, parts, label) if parts else tensor for tensor in (y, y_hat)]
-        of_part, of_part_hat = (
-            tensor.detach().double().reshape(len(tensor), math.prod(tensor.shape[1:])) for tensor in chosen
-        )
-        found.append(_statistics(of_part, of_part_hat, owners, precision))
-    return labels, torch.stack(found, dim=1)
-
-
-def _slice(tensor: torch.Tensor, parts: Sequence[str], label: str) -> torch.Tensor:
-    """The entries of the last dimension that have a label, which mostly lie in a row."""
-    runs, first = [], 0
-    for each, run in groupby(parts):
-        n = len(list(run))
-        if each == label:
-            runs.append(tensor[..., first : first + n])
-        first += n
-    return runs[0] if len(runs) == 1 else torch.cat(runs, dim=-1)
-
-
-def _statistics(y: torch.Tensor, y_hat: torch.Tensor, owners: Owners, precision: Precision) -> torch.Tensor:
-    """(n_rows, k) each, in float64 → (n_owners, n_statistics)."""
     if not y.numel():
-        return y.new_zeros(owners.n, len(STATISTICS))
+        return y.new_zeros(owners.n, columns.n_parts, len(STATISTICS))
     delta = y_hat - y
-    magnitude, reference = delta.abs(), y.abs()
+    magnitude, size = delta.abs(), y.abs()
     in_ulps = ulps(magnitude, y, precision)
-    largest = owners.maxima(torch.stack([each.amax(dim=1) for each in (reference, y_hat.abs(), magnitude, in_ulps)], 1))
-    scales = _power_of_two(largest[:, :3])
-    of_row = owners.spread(scales)
-    y_unit, y_hat_unit, unit = (x / of_row[:, i : i + 1] for i, x in enumerate((y, y_hat, delta)))
-    floor = (_stored(y, precision) - y) / of_row[:, :1]
-    sums: list[torch.Tensor] = [
-        (y_unit * y_unit).sum(1),
-        (y_hat_unit * y_hat_unit).sum(1),
-        (unit * unit).sum(1),
-        (y_unit * y_hat_unit).sum(1),
-        unit.abs().sum(1),
-        unit.sum(1),
-        (magnitude / (reference + EPS)).sum(1),
-        in_ulps.sum(1),
-        (floor * floor).sum(1),
-        (~torch.isfinite(y_hat)).sum(1).double(),
-        ((y != 0) & (y_hat == 0)).sum(1).double(),
-        torch.full_like(y[:, 0], y.shape[1]),
-    ]
-    summed = owners.sums(torch.stack(sums, dim=1))
-    return torch.cat([summed[:, -1:], scales, largest[:, 1:], summed[:, :-1]], dim=1)
+    largest = columns.maxima(owners.maxima(size, y_hat.abs(), magnitude, in_ulps))  # (4, n_owners, n_parts)
+    scales = _power_of_two(largest[:3])
+    by_column = scales[..., columns.part_of]  # (3, 1, n_columns)
+    y_unit, y_hat_unit, unit = y / by_column[0], y_hat / by_column[1], delta / by_column[2]
+    floor = (_stored(y, precision) - y) / by_column[0]
+    terms: tuple[torch.Tensor, ...] = (
+        y_unit * y_unit,
+        y_hat_unit * y_hat_unit,
+        unit * unit,
+        y_unit * y_hat_unit,
+        unit.abs(),
+        unit,
+        magnitude / (size + EPS),
+        in_ulps,
+        floor * floor,
+        (~torch.isfinite(y_hat)).double(),
+        ((y != 0) & (y_hat == 0)).double(),
+    )
+    sums = columns.sums(owners.sums(*terms))
+    counts = owners.sums(torch.ones_like(y[:, :1])) * columns.sums(torch.ones_like(y[:1]))
+    return torch.cat([counts, scales.expand(-1, owners.n, -1), largest[1:], sums]).movedim(0, -1)
 
 
 def _power_of_two(largest: torch.Tensor) -> torch.Tensor:
-    """The least power of two above each number: the smallest for 0, and 1 where that is of no use."""
-    _, exponent = torch.frexp(largest)
-    exponent = torch.where(largest > 0, exponent, _SMALLEST).clamp(_SMALLEST, 1023)
-    one = torch.ones_like(largest)
-    return torch.where(torch.isfinite(largest), torch.ldexp(one, exponent), one)
+    """For each part, the least power of two above the largest number of any owner: the smallest of all above 0.
+
+    Where an owner has something infinite or NaN, that counts as 1: its finite numbers must not overflow beside it.
+    """
+    most = torch.where(torch.isfinite(largest), largest, 1.0).amax(dim=1, keepdim=True)
+    _, exponent = torch.frexp(most)
+    exponent = torch.where(most > 0, exponent, _SMALLEST).clamp(_SMALLEST, 1023)
+    return torch.ldexp(torch.ones_like(most), exponent)
 
 
 def _stored(y: torch.Tensor, precision: Precision) -> torch.Tensor:

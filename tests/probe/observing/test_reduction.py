@@ -5,12 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from precision_probe.analysis.metrics import compare
 from precision_probe.analysis.rounding_floor import representation_floor
 from precision_probe.analysis.statistics import STATISTICS, combined, floor_of, metrics_of
 from precision_probe.precisions import parse_precision
-from precision_probe.probe.observing.reduction import Owners, reduced
+from precision_probe.probe.observing.reduction import Columns, Owners, reduced, side_by_side
 
 IRREPS = ("0e", "0e", "1o", "1o", "1o", "0e")
 SPECIAL = st.sampled_from([0.0, 1e-200, -1e180, 1e-310, np.inf, -np.inf, np.nan])
@@ -32,8 +33,9 @@ def check(statistics, y, y_hat, precision):
 
 
 def statistics_of(y, y_hat, owners, parts, precision):
-    tensors = [torch.as_tensor(array) for array in (y, y_hat)]
-    labels, found = reduced(*tensors, owners, parts, parse_precision(precision))
+    columns = Columns.of([torch.as_tensor(y)], [parts])
+    flat = [side_by_side([torch.as_tensor(array)]) for array in (y, y_hat)]
+    ((labels, found),) = columns.each(reduced(*flat, owners, columns, parse_precision(precision)))
     assert found.shape == (owners.n, len(labels), len(STATISTICS))
     return labels, found.numpy()
 
@@ -84,3 +86,50 @@ def test_nothing_has_the_errors_of_one_exact_zero():
     y = np.zeros((0, 3))
     _, found = statistics_of(y, y, Owners(2, torch.zeros(0, dtype=torch.int64)), (), "float32")
     check(combined(found.reshape(-1, len(STATISTICS))), y, y, parse_precision("float32"))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_tensors_side_by_side_are_those_apart(precision):
+    owners = Owners(2, torch.as_tensor([0, 1, 1, 0]))
+    given = [(arrays(0, 4), IRREPS), (arrays(1, 4, (2, 4), 1e-9), ("0e", "1o", "1o", "1o")), (arrays(2, 4, ()), ())]
+    tensors = [[torch.as_tensor(pair[index]).float() for pair, _ in given] for index in range(2)]
+    columns = Columns.of(tensors[0], [parts for _, parts in given])
+    together = reduced(*map(side_by_side, tensors), owners, columns, parse_precision(precision))
+    for (labels, found), (pair, parts) in zip(columns.each(together), given, strict=True):
+        y, y_hat = (np.asarray(array, dtype=np.float32).astype(float) for array in pair)
+        labels_apart, apart = statistics_of(y, y_hat, owners, parts, precision)
+        assert labels == labels_apart
+        np.testing.assert_allclose(found.numpy(), apart, rtol=1e-13)
+
+
+def test_nothing_waits_for_the_numbers():
+    """On a device that has none, whatever would need one fails."""
+    y = torch.empty(5, 6, device="meta", dtype=torch.float64)
+    owners, columns = Owners(2, torch.empty(5, device="meta", dtype=torch.int64)), Columns.of([y], [IRREPS])
+    for name in ("float32", "tf32", "bfloat16", "float16", "e5m4"):
+        assert reduced(y, y, owners, columns, parse_precision(name)).shape == (2, 2, len(STATISTICS))
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations but those that only look at tensors otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("precision", "most"), [("float32", 90), ("tf32", 90), ("float16", 110)])
+def test_few_kernels_are_launched_however_many_tensors_there_are(precision, most):
+    """Of which there are so many that launching them takes what running a small model takes."""
+    counts = []
+    for n in (1, 20):
+        y = torch.ones(5, 6 * n, dtype=torch.float64)
+        columns = Columns.of([y[:, :6]] * n, [IRREPS] * n)
+        with Launches() as launched:
+            reduced(y, y, Owners(2, torch.zeros(5, dtype=torch.int64)), columns, parse_precision(precision))
+        counts.append(launched.n)
+    assert counts[0] == counts[1] <= most
