@@ -89,7 +89,7 @@ class KeptErrors:
         _check_same(references, shaped, precision)
         for beside in references:
             tensors = [shaped[name] for name in beside.shapes]
-            y_hat = side_by_side([each.values for each in tensors])
+            y_hat = beside.owners.in_order(side_by_side([each.values for each in tensors]))
             statistics = reduced(beside.y, y_hat, beside.owners, beside.columns, precision)
             for each, (parts, own) in zip(tensors, beside.columns.each(statistics), strict=True):
                 found = each.with_values(own, rows=beside.rows or f"{each.name}.row", parts=parts)
@@ -114,7 +114,7 @@ class KeptErrors:
         rows, owners = self._owners.get(self._rows(captured[0]), ("" if self._sizes else "structure", Owners(1)))
         columns = Columns.of(tensors, [each.components for each in captured])
         shapes = {each.name: each.values.shape for each in captured}
-        return _Beside(shapes, side_by_side(tensors), rows, owners, columns)
+        return _Beside(shapes, owners.in_order(side_by_side(tensors)), rows, owners, columns)
 
     def _rows(self, captured: BlockArray[torch.Tensor]) -> str:
         """What the rows of a tensor are, of a graph; nothing if that cannot be told."""
@@ -141,7 +141,7 @@ class _Beside:
 
     Attributes:
         shapes: By their names.
-        y: (n_rows, n_columns) in float64.
+        y: In float64, in the order that the owners give them.
         rows: What the rows of statistics are: ``species``, ``structure``, or nothing that is known.
         owners: Which of them each row adds to.
         columns: What the columns are.

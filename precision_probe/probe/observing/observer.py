@@ -116,8 +116,6 @@ class Observer:
                     kept.add("propagated", variant.precision, captured)
             if "isolated" in self.modes and kept is not None:
                 kept.add("isolated", variant.precision, self._isolated(variant, reference))
-            if variant.device.type == "cuda":
-                torch.cuda.empty_cache()  # the next precision needs other sizes
         return Observed(predictions, {} if kept is None else kept.groups())
 
     @property

@@ -19,39 +19,67 @@ from precision_probe.variants.rounding import round_to
 
 __all__ = ["Columns", "Owners", "reduced", "side_by_side"]
 
+_BLOCK = 32  # rows, a choice: most sums are then within blocks, and few zeros are added
 _SMALLEST = -1021  # exponent of a power of two that float64 has as a normal number, as its inverse
 
 
-@dataclass(frozen=True)
 class Owners:
     """Which structure, or element of a structure, each row of a tensor belongs to.
 
-    Attributes:
-        n: How many of them there are.
+    Rows are brought into the order of their owners, each owner's filled up with zeros to whole blocks: so nearly all is
+    summed within blocks, and little by additions that have to wait for one another.
+
+    Args:
+        n: How many owners there are.
         of_row: (n_rows,) the number of each row's; ``None`` where there is one.
     """
 
-    n: int
-    of_row: torch.Tensor | None = None
+    def __init__(self, n: int, of_row: torch.Tensor | None = None) -> None:
+        self.n = n
+        self._of_row = of_row
+        if of_row is None:
+            return
+        n_rows, zero = len(of_row), of_row.new_zeros(1)
+        self._n_of = n_of = of_row.new_zeros(n).index_add_(0, of_row, torch.ones_like(of_row))
+        n_blocks_of = (n_of + _BLOCK - 1) // _BLOCK
+        ends = n_blocks_of.cumsum(0)
+        first = torch.cat([zero, n_of.cumsum(0)])[:-1]
+        place = torch.cat([zero, _BLOCK * ends])[:-1] - first
+        n_blocks = n_rows // _BLOCK + min(n, n_rows)  # at most
+        order = of_row.argsort(stable=True)
+        numbers = torch.arange(n_rows, device=of_row.device)
+        self._rows = of_row.new_full((n_blocks * _BLOCK,), n_rows)  # the row of zeros, where there is no other
+        self._rows[numbers + place[of_row[order]]] = order
+        blocks = torch.arange(n_blocks, device=of_row.device)
+        self._of_block = torch.searchsorted(ends, blocks, right=True).clamp(max=n - 1)
+
+    def in_order(self, rows: torch.Tensor) -> torch.Tensor:
+        """(n_rows, k) → (n_blocks, n_rows_of_a_block, k)."""
+        if self._of_row is None:
+            return rows[None]
+        with_zeros = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
+        return with_zeros[self._rows].reshape(-1, _BLOCK, rows.shape[1])
 
     def sums(self, *terms: torch.Tensor) -> torch.Tensor:
-        """(n_rows, k) each → (n_terms, n, k)."""
-        if self.of_row is None:
-            return torch.stack([rows.sum(dim=0, keepdim=True) for rows in terms])
-        found = terms[0].new_zeros(len(terms), self.n, terms[0].shape[1])
-        for own, rows in zip(found.unbind(), terms, strict=True):
-            own.index_add_(0, self.of_row, rows)
-        return found
+        """(n_blocks, n_rows_of_a_block, k) each → (n_terms, n, k)."""
+        found = torch.stack([term.sum(dim=1) for term in terms])
+        if self._of_row is None:
+            return found
+        return found.new_zeros(len(terms), self.n, found.shape[2]).index_add_(1, self._of_block, found)
 
     def maxima(self, *terms: torch.Tensor) -> torch.Tensor:
-        """(n_rows, k) each, of numbers that are not negative → (n_terms, n, k)."""
-        if self.of_row is None:
-            return torch.stack([rows.amax(dim=0, keepdim=True) for rows in terms])
-        found = terms[0].new_zeros(len(terms), self.n, terms[0].shape[1])
-        index = self.of_row[:, None].expand_as(terms[0])
-        for own, rows in zip(found.unbind(), terms, strict=True):
-            own.scatter_reduce_(0, index, rows, "amax")
-        return found
+        """(n_blocks, n_rows_of_a_block, k) each, of numbers that are not negative → (n_terms, n, k)."""
+        found = torch.stack([term.amax(dim=1) for term in terms])
+        if self._of_row is None:
+            return found
+        index = self._of_block[:, None].expand_as(found)
+        return found.new_zeros(len(terms), self.n, found.shape[2]).scatter_reduce_(1, index, found, "amax")
+
+    def n_rows(self, ordered: torch.Tensor) -> torch.Tensor:
+        """(n, 1) how many rows each has of what is in order."""
+        if self._of_row is None:
+            return ordered.new_full((1, 1), ordered.shape[1])
+        return self._n_of[:, None].to(ordered)
 
 
 @dataclass(frozen=True)
@@ -119,7 +147,7 @@ def reduced(
     """The statistics of errors, by owner of rows and by part of columns.
 
     Args:
-        y: The reference, (n_rows, n_columns) in float64.
+        y: The reference in float64, in the order that its owners give it: (n_blocks, n_rows_of_a_block, n_columns).
         y_hat: The variant's, of the same shape.
         owners: Of the rows.
         columns: What the columns are.
@@ -136,7 +164,7 @@ def reduced(
     largest = columns.maxima(owners.maxima(size, y_hat.abs(), magnitude, in_ulps))  # (4, n_owners, n_parts)
     scales = _power_of_two(largest[:3])
     by_column = scales[..., columns.part_of]  # (3, 1, n_columns)
-    y_unit, y_hat_unit, unit = y / by_column[0], y_hat / by_column[1], delta / by_column[2]
+    y_unit, y_hat_unit, unit = (x / scale for x, scale in zip((y, y_hat, delta), by_column, strict=True))
     floor = (_stored(y, precision) - y) / by_column[0]
     terms: tuple[torch.Tensor, ...] = (
         y_unit * y_unit,
@@ -152,8 +180,8 @@ def reduced(
         ((y != 0) & (y_hat == 0)).double(),
     )
     sums = columns.sums(owners.sums(*terms))
-    counts = owners.sums(torch.ones_like(y[:, :1])) * columns.sums(torch.ones_like(y[:1]))
-    return torch.cat([counts, scales.expand(-1, owners.n, -1), largest[1:], sums]).movedim(0, -1)
+    counts = owners.n_rows(y) * columns.sums(y.new_ones(1, y.shape[2]))
+    return torch.cat([counts[None], scales.expand(-1, owners.n, -1), largest[1:], sums]).movedim(0, -1)
 
 
 def _power_of_two(largest: torch.Tensor) -> torch.Tensor:

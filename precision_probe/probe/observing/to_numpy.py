@@ -1,10 +1,12 @@
 """Tensors of a run → the NumPy arrays that a trace holds."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from e3nn import o3
 from numpy.typing import NDArray
 
 from precision_probe.models.blocks import Port
@@ -136,9 +138,14 @@ def _components(port: Port, tensor: torch.Tensor) -> tuple[str, ...]:
     """The irrep of each entry of the last dimension; nothing if the sizes contradict the irreps."""
     if port.irreps is None or tensor.ndim < 2:
         return ()
-    per_channel = tensor.ndim == 3  # [rows, channels, components]: each irrep once, not times its multiplicity
-    entries = tuple(str(ir) for mul, ir in port.irreps for _ in range(ir.dim * (1 if per_channel else mul)))
+    entries = _entries(port.irreps, per_channel=tensor.ndim == 3)
     return entries if len(entries) == tensor.shape[-1] else ()
+
+
+@functools.cache
+def _entries(irreps: o3.Irreps, *, per_channel: bool) -> tuple[str, ...]:
+    """The irrep of each entry; of [rows, channels, components] each irrep once, not times its multiplicity."""
+    return tuple(str(ir) for mul, ir in irreps for _ in range(ir.dim * (1 if per_channel else mul)))
 
 
 def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:

@@ -34,7 +34,7 @@ def check(statistics, y, y_hat, precision):
 
 def statistics_of(y, y_hat, owners, parts, precision):
     columns = Columns.of([torch.as_tensor(y)], [parts])
-    flat = [side_by_side([torch.as_tensor(array)]) for array in (y, y_hat)]
+    flat = [owners.in_order(side_by_side([torch.as_tensor(array)])) for array in (y, y_hat)]
     ((labels, found),) = columns.each(reduced(*flat, owners, columns, parse_precision(precision)))
     assert found.shape == (owners.n, len(labels), len(STATISTICS))
     return labels, found.numpy()
@@ -94,7 +94,8 @@ def test_tensors_side_by_side_are_those_apart(precision):
     given = [(arrays(0, 4), IRREPS), (arrays(1, 4, (2, 4), 1e-9), ("0e", "1o", "1o", "1o")), (arrays(2, 4, ()), ())]
     tensors = [[torch.as_tensor(pair[index]).float() for pair, _ in given] for index in range(2)]
     columns = Columns.of(tensors[0], [parts for _, parts in given])
-    together = reduced(*map(side_by_side, tensors), owners, columns, parse_precision(precision))
+    ordered = (owners.in_order(side_by_side(each)) for each in tensors)
+    together = reduced(*ordered, owners, columns, parse_precision(precision))
     for (labels, found), (pair, parts) in zip(columns.each(together), given, strict=True):
         y, y_hat = (np.asarray(array, dtype=np.float32).astype(float) for array in pair)
         labels_apart, apart = statistics_of(y, y_hat, owners, parts, precision)
@@ -107,7 +108,8 @@ def test_nothing_waits_for_the_numbers():
     y = torch.empty(5, 6, device="meta", dtype=torch.float64)
     owners, columns = Owners(2, torch.empty(5, device="meta", dtype=torch.int64)), Columns.of([y], [IRREPS])
     for name in ("float32", "tf32", "bfloat16", "float16", "e5m4"):
-        assert reduced(y, y, owners, columns, parse_precision(name)).shape == (2, 2, len(STATISTICS))
+        ordered = owners.in_order(y)
+        assert reduced(ordered, ordered, owners, columns, parse_precision(name)).shape == (2, 2, len(STATISTICS))
 
 
 class Launches(TorchDispatchMode):
@@ -127,9 +129,10 @@ def test_few_kernels_are_launched_however_many_tensors_there_are(precision, most
     """Of which there are so many that launching them takes what running a small model takes."""
     counts = []
     for n in (1, 20):
-        y = torch.ones(5, 6 * n, dtype=torch.float64)
+        y, owners = torch.ones(5, 6 * n, dtype=torch.float64), Owners(2, torch.zeros(5, dtype=torch.int64))
         columns = Columns.of([y[:, :6]] * n, [IRREPS] * n)
         with Launches() as launched:
-            reduced(y, y, Owners(2, torch.zeros(5, dtype=torch.int64)), columns, parse_precision(precision))
+            ordered = owners.in_order(y)
+            reduced(ordered, ordered, owners, columns, parse_precision(precision))
         counts.append(launched.n)
     assert counts[0] == counts[1] <= most
