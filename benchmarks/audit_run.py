@@ -239,22 +239,24 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
         names = ",".join(precision.name for precision in asked)
         single = [case for case in made if all(graph.n_structures == 1 for graph in case.graphs)]
         files = [bench_files(case, model, names, device, _atoms(args, case)) for case in single]
-    record = {
-        "schema": SCHEMA,
-        "command": shlex.join(["python", "benchmarks/bench_audit.py", *argv]),
-        "source_sha256": source_sha256(),
-        "provenance": provenance(model, device),
-        "options": {key: value for key, value in vars(args).items() if key not in ("output", "quiet", "model")},
-        "model": name,
-        "precisions": [variant.precision.name for variant in variants],
-        "cases": measured,
-        "files": files,
-    }
+    record: Record = plain(
+        {
+            "schema": SCHEMA,
+            "command": shlex.join(["python", "benchmarks/bench_audit.py", *argv]),
+            "source_sha256": source_sha256(),
+            "provenance": provenance(model, device),
+            "options": {key: value for key, value in vars(args).items() if key not in ("output", "quiet", "model")},
+            "model": name,
+            "precisions": [variant.precision.name for variant in variants],
+            "cases": measured,
+            "files": files,
+        }
+    )
     args.output.mkdir(parents=True, exist_ok=True)
     model_part = f"-{Path(args.model).stem}" if args.model else ""
     stem = f"bench_audit{model_part}-{device.type}{'-smoke' if args.smoke else ''}"
     paths = [args.output / f"{stem}.json", args.output / f"{stem}.md"]
-    paths[0].write_text(json.dumps(plain(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    paths[0].write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     paths[1].write_text(markdown(record), encoding="utf-8")
     return paths
 

@@ -264,7 +264,8 @@ def _finish(probe: "pp.Probe", limits: dict[str, float] | None, *, quiet: bool) 
         console = wide_console(WIDTH)
         causes = main_causes(trace) if "contributions" in trace.tables else None
         console.print(model_table(summary, table, over, judged, is_guide=limits is None, causes=causes))
-        console.print(block_table(table))
+        if trace.modes:  # else nothing of the blocks was kept
+            console.print(block_table(table))
         if trace.tables:
             for each in view_tables(trace):
                 console.print(each)

@@ -82,6 +82,43 @@ def test_audit_in_one_mode(model_file, water_file, mode, audit):
         assert trace.modes == (mode,)
 
 
+@pytest.mark.parametrize("keep", ["errors", "none"])
+def test_audit_that_keeps_no_tensors(model_file, water_file, keep, audit, run):
+    result = audit(model_file, water_file, "--keep", keep, "--no-time", "-o", "out.h5")
+    assert result.exit_code == FINE, result.output
+    assert "The model as a whole" in result.stdout
+    assert "× float64" not in result.stdout  # no times
+    assert ("Block by block" in result.stdout) == (keep == "errors")
+    with pp.open_trace("out.h5") as trace:
+        assert trace.attributes["keep"] == keep
+        assert np.isnan(trace.group("propagated", "float32")["seconds"]).all()
+    for verb in ("errors", "explain", "validate"):
+        assert run(verb, "out.h5").exit_code == FINE
+
+
+def test_audit_times_what_it_is_asked_to(model_file, tmp_path, audit):
+    ase.io.write(tmp_path / "six.xyz", [molecule(seed) for seed in range(6)])
+    for options, is_timed in (((), False), (("--time",), True)):
+        result = audit(model_file, tmp_path / "six.xyz", *options, "-o", "out.h5", "--force")
+        assert ("× float64" in result.stdout) == is_timed
+        with pp.open_trace("out.h5") as trace:
+            assert np.isfinite(trace.group("propagated", "float32")["seconds"]).all() == is_timed
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--keep", "all"), "Unknown 'all' to keep"),
+        (("--modes", "both"), "Unknown mode both"),
+        (("--precisions", "fp8"), "Unknown precision 'fp8'"),
+    ],
+)
+def test_words_are_checked_before_the_model_is_looked_for(run, options, says):
+    result = run("audit", "absent.model", "absent.xyz", *options)
+    assert result.exit_code == BAD_INPUT
+    assert says in " ".join(result.output.split())
+
+
 def test_audit_of_chosen_blocks(model_file, water_file, run):
     blocks = ("--blocks", "products.*", "--blocks", "interactions.0.linear_up")
     assert run("audit", model_file, water_file, *blocks, "-p", "float32", "-o", "out.h5").exit_code == FINE

@@ -12,7 +12,7 @@ from precision_probe.trace.arrays import Sizes
 
 def test_sizes_of_what_was_observed(model):
     assert Observation(build_graph(molecule(), model)).sizes == Sizes(1, 3, 6, 2)
-    assert Observation(build_graph(ase.Atoms("C"), model)).sizes == Sizes(1, 1, 0)
+    assert Observation(build_graph(ase.Atoms("C"), model)).sizes == Sizes(1, 1, 0, 1)
     assert Observation(Inputs("input 0", (torch.ones(5, 2),))).sizes == Sizes(1)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from precision_probe.exceptions import InputError
-from precision_probe.probe.options import default_device, parse_gradients, parse_modes
+from precision_probe.probe.options import default_device, parse_gradients, parse_keep, parse_modes
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,17 @@ from precision_probe.probe.options import default_device, parse_gradients, parse
 )
 def test_gradients(given, parsed):
     assert parse_gradients(given) == parsed
+
+
+@pytest.mark.parametrize("keep", ["tensors", "errors", "none", None])
+def test_what_is_kept(keep):
+    assert parse_keep(keep) == keep
+
+
+@pytest.mark.parametrize("unknown", ["", "all", "tensor", "Errors"])
+def test_what_else_could_be_kept_is_refused(unknown):
+    with pytest.raises(InputError, match="Choose one of tensors, errors, none, or leave it out"):
+        parse_keep(unknown)
 
 
 @pytest.mark.parametrize("unknown", ["both", "", "none", None, 2])

@@ -310,19 +310,45 @@ def test_an_observation_that_fails_leaves_the_trace_as_it_was(model, water, monk
     assert probe.trace().structures["n_atoms"].values.tolist() == [3, 2]
 
 
-@pytest.mark.parametrize(("n_structures", "repeats"), [(1, 5), (2, 3), (4, 2), (5, 1), (6, 1)])
-def test_few_structures_are_timed_more_often(model, monkeypatch, n_structures, repeats):
-    predict, asked = observer.Observer.predict, []
+@pytest.fixture
+def asked(monkeypatch):
+    """How often each sample was to be timed."""
+    observe, asked = observer.Observer.observe, []
 
-    def noted(self, sample, repeats=1, number=0):
+    def noted(self, sample, *, repeats=1, number=0):
         asked.append(repeats)
-        return predict(self, sample, number=number)
+        return observe(self, sample, repeats=min(repeats, 1), number=number)
 
-    monkeypatch.setattr(observer.Observer, "predict", noted)
+    monkeypatch.setattr(observer.Observer, "observe", noted)
+    return asked
+
+
+@pytest.mark.parametrize(("n_structures", "repeats"), [(1, 5), (2, 3), (4, 2), (5, 1), (6, 0)])
+def test_few_structures_are_timed_more_often(model, asked, n_structures, repeats):
     with attach(model, **HEADLINE, blocks="readouts.1") as probe:
         probe.run([ase.Atoms("C")] * n_structures, progress=False)
-        model(data_of(ase.Atoms("C"), model))  # a call is not to wait longer than it must
-    assert asked == [*[repeats] * n_structures, 1]
+    assert asked == [repeats] * n_structures
+    seconds = probe.trace().group("propagated", "float64")["seconds"].values
+    assert (np.isnan(seconds) == (repeats == 0)).all()
+
+
+@pytest.mark.parametrize(("time", "repeats"), [(None, 0), (False, 0), (True, 5)])
+def test_large_structures_are_timed_if_somebody_wants_it(model, asked, monkeypatch, time, repeats):
+    monkeypatch.setattr("precision_probe.probe.probe._SMALL", 2)
+    with attach(model, **HEADLINE, blocks="readouts.1", time=time) as probe:
+        probe.run(molecule(), progress=False)
+    assert asked == [repeats]
+
+
+@pytest.mark.parametrize(
+    ("gradients", "time", "repeats"),
+    [("per_block", None, 1), ("shared", None, 0), ("shared", True, 1), (True, False, 0)],
+)
+def test_calls_are_timed_where_that_takes_no_evaluation_of_its_own(model, asked, gradients, time, repeats):
+    with attach(model, precisions="float32", gradients=gradients, blocks="readouts.1", time=time) as probe:
+        model(data_of(ase.Atoms("C"), model))
+    assert asked == [repeats]
+    assert probe.n_structures == 1
 
 
 # calls of the attached model
