@@ -18,6 +18,7 @@ from precision_probe.trace.tables import StoredTable, to_dataset
 from precision_probe.trace.transaction import changing, changing_hdf5, making
 from precision_probe.trace.variables import (
     TEXT_CHECKSUM,
+    all_groups,
     create,
     encoded_dataset,
     group_at,
@@ -186,7 +187,7 @@ def check_counts(path: Path, n_structures: int) -> None:
             for dim, count in (("atom", "n_atoms"), ("edge", "n_edges"), ("species", "n_species"))
             if count in structures
         }
-        for group in _all_groups(file):
+        for group in all_groups(file):
             for name, variable in group.variables.items():
                 if variable.dimensions:
                     # h5netcdf shows a variable that is shorter than its dimension as long as that
@@ -207,10 +208,3 @@ def _check_rows(array: h5py.Dataset, n_rows: int, rows: str) -> None:
             found = text_crc32(array.asstr()[first : first + step], found)
     if checksum is not None and found != int(np.ravel(checksum)[0]):
         raise OSError(f"{array.name} holds another text than was written")
-
-
-def _all_groups(group: h5netcdf.Group) -> Iterator[h5netcdf.Group]:
-    """A group and all below it."""
-    yield group
-    for child in group.groups.values():
-        yield from _all_groups(child)

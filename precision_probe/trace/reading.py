@@ -11,15 +11,18 @@ import stat
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5netcdf
 import h5py
 import numpy as np
 import xarray as xr
+from h5netcdf.dimensions import Dimension
 from h5py import h5a, h5f
 from numpy.typing import NDArray
-from xarray.backends import BackendArray
+from xarray.backends import BackendArray, H5NetCDFStore
 
 from precision_probe.exceptions import InputError, first_line, printable
 from precision_probe.precisions import parse_precision
@@ -28,7 +31,7 @@ from precision_probe.trace.hdf5_check import RefusedError, check_heaps, check_te
 from precision_probe.trace.journal import pending_changes, read_at
 from precision_probe.trace.schema import SCHEMA_VERSION, BrokenError, check_schema, value_checks
 from precision_probe.trace.trace import Trace
-from precision_probe.trace.variables import pop_text_checksums
+from precision_probe.trace.variables import all_groups, pop_text_checksums
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -114,6 +117,7 @@ class TraceFile(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         self._fd, self._position, self._changed = -1, 0, None
+        self._opened: h5netcdf.File | None = None
         self.path = path
         shown = printable(path)
         try:
@@ -180,6 +184,8 @@ class TraceFile(io.RawIOBase):
     def close(self) -> None:
         """Close it, and what HDF5 has open of it."""
         if self._fd >= 0:
+            if self._opened is not None:
+                self._opened.close()
             _close_in_hdf5(self)
             os.close(self._fd)
             self._fd = -1
@@ -195,14 +201,9 @@ class TraceFile(io.RawIOBase):
         """
         try:
             self._check_contents()
-            tree = xr.open_datatree(
-                self,
-                engine="h5netcdf",
-                decode_times=False,  # numbers and texts are taken as they are, whatever attributes would make of them
-                decode_timedelta=False,
-                decode_coords=False,
-                concat_characters=False,
-            )
+            # kept, so that the two are let go together: neither may close the other while that is being closed
+            self._opened = h5netcdf.File(self, "r", decode_vlen_strings=True)
+            tree = _lazy_tree(self._opened)
             pop_text_checksums(tree)  # verified above
             for node in tree.subtree:
                 for name, variable in node.to_dataset(inherit=False).variables.items():
@@ -272,6 +273,35 @@ class TraceFile(io.RawIOBase):
 
 
 _OPEN: "weakref.WeakSet[TraceFile]" = weakref.WeakSet()
+
+
+class _SizedOnce(Dimension):  # type: ignore[misc]
+    """A dimension of a file that does not change, whose size is found once.
+
+    h5netcdf finds the size of an unlimited dimension by looking at every variable that has it, and xarray asks ten
+    times for each variable: with as many variables as blocks give that is most of the time of opening a trace.
+    """
+
+    @cached_property
+    def size(self) -> int:
+        """How many entries it has."""
+        return int(super().size)
+
+
+def _lazy_tree(file: h5netcdf.File) -> xr.DataTree:
+    """The groups of an open file, as :func:`xarray.open_datatree` has them."""
+    datasets = {}
+    for group in all_groups(file):
+        for dimension in group.dimensions.values():
+            dimension.__class__ = _SizedOnce
+        datasets[group.name] = xr.open_dataset(
+            H5NetCDFStore(group),
+            decode_times=False,  # numbers and texts are taken as they are, whatever attributes would make of them
+            decode_timedelta=False,
+            decode_coords=False,
+            concat_characters=False,
+        )
+    return xr.DataTree.from_dict(datasets)
 
 
 def _close_in_hdf5(file: TraceFile) -> None:

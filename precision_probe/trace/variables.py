@@ -1,7 +1,7 @@
 """Variables of a trace → variables of an HDF5 file: encoded as netCDF has them, in chunks that have checksums."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import h5netcdf
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "TEXT_CHECKSUM",
+    "all_groups",
     "create",
     "encoded_dataset",
     "group_at",
@@ -61,6 +62,13 @@ def group_at(file: h5netcdf.File, path: str) -> h5netcdf.Group:
     for name in path.strip("/").split("/") if path.strip("/") else ():
         group = group.groups[name] if name in group.groups else group.create_group(name)
     return group
+
+
+def all_groups(group: h5netcdf.Group) -> Iterator[h5netcdf.Group]:
+    """A group and all below it."""
+    yield group
+    for child in group.groups.values():
+        yield from all_groups(child)
 
 
 def has_dimension(group: h5netcdf.Group, dim: str) -> bool:
