@@ -80,6 +80,10 @@ def audit(
             help="Time each precision, in evaluations of its own. Default: up to 5 structures of up to 1,000 atoms.",
         ),
     ] = None,
+    batch_edges: Annotated[
+        int | None,
+        typer.Option(help="Run structures together, in graphs of up to so many edges. Default: one by one.", min=1),
+    ] = None,
     head: HeadOption = None,
     energy_key: EnergyKeyOption = None,
     forces_key: ForcesKeyOption = None,
@@ -128,6 +132,7 @@ def audit(
                 modes=modes,
                 keep=kept,
                 time=time,
+                batch_edges=batch_edges,
                 head=head,
                 device=device,
                 output=claim,

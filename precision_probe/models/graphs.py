@@ -22,7 +22,7 @@ from precision_probe.models._mace import tools, torch_geometric
 from precision_probe.models.attributes import cutoff, elements, heads, inputs_needed
 from precision_probe.models.dtypes import default_dtype
 
-__all__ = ["Graph", "Species", "build_graph", "choose_head", "graph_of_call", "joined"]
+__all__ = ["Graph", "Species", "build_graph", "choose_head", "graph_of_call", "in_batches", "joined"]
 
 # Å; nearer than this two atoms are on the same place. A choice: an atom listed twice differs from itself by no more
 # than the last digits of a file, the shortest bond, that of H2, is 0.74 Å, and at 0 the direction of an edge is NaN.
@@ -226,7 +226,7 @@ def graph_of_call(data: Mapping[str, object], model: torch.nn.Module, name: str)
 
 
 def joined(graphs: Sequence[Graph]) -> Graph:
-    """One graph of several of the same model, as mace-torch batches structures; labels are not taken along.
+    """One graph of several of the same model, as mace-torch batches structures; labels that one lacks are NaN.
 
     Args:
         graphs: One or more, on one device.
@@ -248,7 +248,34 @@ def joined(graphs: Sequence[Graph]) -> Graph:
         names=tuple(name for graph in graphs for name in graph.names),
         atomic_numbers=np.concatenate([graph.atomic_numbers for graph in graphs]),
         pbc=np.concatenate([graph.pbc for graph in graphs]),
+        labels=_joined_labels(graphs),
     )
+
+
+def in_batches(graphs: Sequence[Graph], most_edges: int) -> list[Graph]:
+    """Graphs that follow one another joined, as many at a time as have no more edges together; larger ones alone."""
+    batches: list[list[Graph]] = []
+    n_edges = 0
+    for graph in graphs:
+        if not batches or n_edges + graph.n_edges > most_edges:
+            batches.append([])
+            n_edges = 0
+        batches[-1].append(graph)
+        n_edges += graph.n_edges
+    return [batch[0] if len(batch) == 1 else joined(batch) for batch in batches]
+
+
+def _joined_labels(graphs: Sequence[Graph]) -> dict[str, NDArray[np.float64]]:
+    """Every label that any graph has, NaN for those that lack it."""
+    labels = {}
+    for name in dict.fromkeys(name for graph in graphs for name in graph.labels):
+        shapes = {"energy": ("n_structures",), "forces": ("n_atoms", 3), "stress": ("n_structures", 3, 3)}[name]
+        parts = []
+        for graph in graphs:
+            shape = [getattr(graph, size) if isinstance(size, str) else size for size in shapes]
+            parts.append(graph.labels.get(name, np.full(shape, np.nan)))
+        labels[name] = np.concatenate(parts)
+    return labels
 
 
 def _check_elements(atoms: ase.Atoms, name: str, known: Collection[int]) -> None:

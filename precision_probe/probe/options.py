@@ -12,7 +12,16 @@ from precision_probe.trace.schema import MODES
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Gradients", "Keep", "default_device", "parse_gradients", "parse_keep", "parse_modes", "parse_output"]
+__all__ = [
+    "Gradients",
+    "Keep",
+    "check_batch_edges",
+    "default_device",
+    "parse_gradients",
+    "parse_keep",
+    "parse_modes",
+    "parse_output",
+]
 
 Gradients: TypeAlias = Literal["per_block", "shared"] | bool
 Keep: TypeAlias = Literal["tensors", "errors", "none"]
@@ -40,6 +49,18 @@ def parse_keep(keep: str | None) -> Keep | None:
     if keep not in known:
         raise InputError(f"Unknown {keep!r} to keep. Choose one of {', '.join(get_args(Keep))}, or leave it out.")
     return known[keep]
+
+
+def check_batch_edges(batch_edges: int | None) -> None:
+    """Refuse a number of edges that no graph has.
+
+    Raises:
+        InputError: If it is not a whole number of one or more.
+    """
+    if batch_edges is not None and (type(batch_edges) is not int or batch_edges < 1):
+        raise InputError(
+            f"batch_edges (--batch-edges) must be a whole number above 0, or be left out; got {batch_edges!r}."
+        )
 
 
 def parse_modes(modes: str | Sequence[str]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ import torch
 from precision_probe.exceptions import InputError, ProbeError
 from precision_probe.models.blocks import select_blocks
 from precision_probe.models.evaluation import MaceEnergy, Sample
-from precision_probe.models.graphs import Graph
+from precision_probe.models.graphs import Graph, in_batches
 from precision_probe.models.loading import ModelSource, check_module, load_model
 from precision_probe.models.memory import check_memory
 from precision_probe.models.provenance import provenance
@@ -34,6 +34,7 @@ from precision_probe.probe.observing.observer import Observer
 from precision_probe.probe.options import (
     Gradients,
     Keep,
+    check_batch_edges,
     default_device,
     parse_gradients,
     parse_keep,
@@ -70,6 +71,7 @@ def attach(
     keep: Keep | None = None,
     modes: str | Sequence[str] = MODES,
     time: bool | None = None,
+    batch_edges: int | None = None,
     call: Callable[..., object] | None = None,
     every: int = 1,
     limit: int | None = None,
@@ -101,6 +103,9 @@ def attach(
         time: Whether each variant is timed too, after a warm-up, in evaluations of its own without hooks. By default up
             to five structures of up to 1,000 atoms are, each as often as makes five evaluations; and calls of the
             attached model, once, where an evaluation without hooks is needed anyway.
+        batch_edges: Run structures that follow one another in one graph, as long as it has no more edges than this.
+            Many small molecules take little longer so than one, on a GPU above all. By default each is run by itself:
+            sums, and so reduced precisions, can depend on what else is in a graph. The trace tells it.
         call: For a module that is not a MACE: ``call(module, input)`` runs it on one of the inputs given to ``run()``
             and returns a tensor, or several in a tuple or dictionary. ``blocks`` must be named then.
         every: Of the calls of the attached model, observe each ``every``-th.
@@ -128,6 +133,7 @@ def attach(
         InputError: If the model, a precision, a block pattern, a mode, the device or the output cannot be used.
     """
     calls = Calls(every, limit, when)
+    check_batch_edges(batch_edges)
     parsed_modes, parsed_gradients, parsed_keep = parse_modes(modes), parse_gradients(gradients), parse_keep(keep)
     claim = parse_output(output, force=force, resume=resume)
     with contextlib.nullcontext() if claim is None else claim.released_on_failure():
@@ -141,6 +147,10 @@ def attach(
             )
         if call is not None and head is not None:
             raise InputError("head= chooses a head of a MACE model, and call= is for modules that are not one.")
+        if call is not None and batch_edges is not None:
+            raise InputError(
+                "batch_edges= joins structures for a MACE model, and call= is for modules that are not one."
+            )
         subject: Subject = Mace(module, head, holder=model) if call is None else Module(call)
         members = getattr(model, "models", None)
         if call is None and members is not None and len(members) > 1:
@@ -160,7 +170,9 @@ def attach(
         )
         if limit is not None:
             observer.n_expected = limit
-        return Probe(module, name, place, subject, observer, own, calls, Recorder(claim), time=time)
+        return Probe(
+            module, name, place, subject, observer, own, calls, Recorder(claim), time=time, batch_edges=batch_edges
+        )
 
 
 class Probe:
@@ -184,11 +196,12 @@ class Probe:
         recorder: Recorder,
         *,
         time: bool | None,
+        batch_edges: int | None,
     ) -> None:
         self.model, self.name, self.device = model, name, device
-        self._subject, self._observer, self._time = subject, observer, time
+        self._subject, self._observer, self._time, self._batch_edges = subject, observer, time, batch_edges
         self._weights = Weights(model, [*observer.variants, *([] if own.extra is None else [own.extra])])
-        about = {**provenance(model, device), "model_name": name}  # of the model as it is now
+        about = {**provenance(model, device), "model_name": name, "batch_edges": batch_edges}  # as the model is now
         self._recording = Recording(recorder, about, subject, self._weights, observer)
         calls.number = self._recording.last_call
         self._calls = ObservedCalls(
@@ -236,7 +249,7 @@ class Probe:
         """
         self._check_unfinished()
         with TURNS.taken(), undisturbed():
-            samples = self._subject.samples(structures)
+            samples = self._batched(self._subject.samples(structures))
             self._subject.notes += check_memory(samples, self.model, self.device)
             self._calls.finish()
             self._weights.follow()
@@ -253,10 +266,16 @@ class Probe:
                 if self._recording.has_stopped:
                     raise ProbeError(self._recording.problem)
 
+    def _batched(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """Graphs joined to batches, where that was asked for."""
+        graphs = [sample for sample in samples if isinstance(sample, Graph)]
+        return samples if self._batch_edges is None or not graphs else in_batches(graphs, self._batch_edges)
+
     def _is_timed(self, samples: Sequence[Sample]) -> bool:
         """Whether the variants' evaluations are timed: as was asked for, else where it is quick."""
         n_atoms = sum(sample.n_atoms for sample in samples if isinstance(sample, Graph))
-        return (len(samples) <= _FEW and n_atoms <= _SMALL) if self._time is None else self._time
+        n_structures = sum(sample.n_structures if isinstance(sample, Graph) else 1 for sample in samples)
+        return (n_structures <= _FEW and n_atoms <= _SMALL) if self._time is None else self._time
 
     def explain(
         self,

@@ -44,7 +44,7 @@ _ROOT: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("created", "platform", "device", "model_name", "model_class", "model_dtype"), str),
     **dict.fromkeys(("model_sha256", "reference", "backend", "hidden_irreps", "edge_irreps", "gradients", "keep"), str),
     **dict.fromkeys(("complete", "weights_changed"), bool),
-    **dict.fromkeys(("n_parameters", "calls_with_rounded_geometry"), int),
+    **dict.fromkeys(("n_parameters", "calls_with_rounded_geometry", "batch_edges"), int),
     "cutoff": _NUMBER,
 }
 _NEEDED = ("precisions", "blocks", "modes")

@@ -53,7 +53,7 @@ def test_one_run_says_nothing_of_others():
     assert np.isnan([row["confidence"], row["difference_confidence"], row["detectable"]]).all()
 
 
-@pytest.mark.parametrize("n_runs", [3, 4, 8])
+@pytest.mark.parametrize("n_runs", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 8))])
 def test_what_is_said_to_be_detectable_is_detected(n_runs):
     """In 95 of a hundred trials in which drifts are that far apart, and in 5 of those in which they are not at all."""
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ import precision_probe as pp
 from precision_probe.analysis.comparison import first_difference
 from precision_probe.models.dtypes import default_dtype
 
-N, N_SAMPLE = 100, 4
+N, N_SAMPLE = 100, 2
 KINDS = ["ulp", "bits", "sign"]
 BITS = 10
 FAULTS = [pytest.param(kind, seed, marks=[pytest.mark.slow][: seed >= N_SAMPLE]) for kind in KINDS for seed in range(N)]

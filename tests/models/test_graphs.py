@@ -18,11 +18,12 @@ from mace.calculators import MACECalculator
 from mace.data import AtomicData, KeySpecification, config_from_atoms
 from mace.tools import AtomicNumberTable
 from mace.tools.torch_geometric import Batch
+from runs import molecule
 
 from precision_probe.exceptions import InputError
 from precision_probe.models.building import build
 from precision_probe.models.dtypes import default_dtype
-from precision_probe.models.graphs import build_graph, graph_of_call, joined
+from precision_probe.models.graphs import build_graph, graph_of_call, in_batches, joined
 from precision_probe.precisions import PRECISIONS
 from precision_probe.structures import read_structures
 from precision_probe.variants.variant import Variant
@@ -366,3 +367,37 @@ def test_without_pbc_each_structure_and_direction_is_judged_by_its_edges(model, 
     data.pop("pbc", None)
     graph = graph_of_call(data, model, "call 0")
     assert graph.pbc.tolist() == [[False] * 3, [True, True, False], [True] * 3]
+
+
+# Batches
+
+
+@pytest.mark.parametrize(
+    ("most_edges", "sizes"), [(1, [1, 1, 1, 1]), (6, [1, 1, 1, 1]), (12, [2, 2]), (18, [3, 1]), (10**6, [4])]
+)
+def test_structures_that_follow_one_another_are_joined_up_to_so_many_edges(model, most_edges, sizes):
+    graphs = [build_graph(molecule(seed), model) for seed in range(4)]
+    assert {graph.n_edges for graph in graphs} == {6}
+    batches = in_batches(graphs, most_edges)
+    assert [batch.n_structures for batch in batches] == sizes
+    assert [name for batch in batches for name in batch.names] == [graph.names[0] for graph in graphs]
+
+
+def test_labels_are_joined_and_nan_where_a_structure_has_none(model, water, crystal):
+    with_labels = water.copy()
+    with_labels.calc = SinglePointCalculator(with_labels, energy=-3.0, forces=np.arange(9.0).reshape(3, 3))
+    (read,) = read_structures(with_labels)
+    (batch,) = in_batches([build_graph(crystal, model), build_graph(read, model)], 10**6)
+    n = len(crystal)
+    np.testing.assert_array_equal(batch.labels["energy"], [np.nan, -3.0])
+    assert np.isnan(batch.labels["forces"][:n]).all()
+    np.testing.assert_array_equal(batch.labels["forces"][n:], np.arange(9.0).reshape(3, 3))
+    assert "stress" not in batch.labels
+
+
+def test_elements_of_each_structure(model, water, crystal):
+    (batch,) = in_batches([build_graph(atoms, model) for atoms in (water, crystal, water)], 10**6)
+    species = batch.species
+    assert species.atomic_numbers.tolist() == [1, 8, 6, 1, 8]
+    assert species.per_structure.tolist() == [2, 1, 2]
+    np.testing.assert_array_equal(species.atomic_numbers[species.of_atom], batch.atomic_numbers)

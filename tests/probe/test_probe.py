@@ -12,6 +12,7 @@ import xarray as xr
 from mace.calculators import MACECalculator
 from runs import data_of, molecule, trace_of
 
+import precision_probe as pp
 from precision_probe.exceptions import InputError
 from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.building import build
@@ -349,6 +350,56 @@ def test_calls_are_timed_where_that_takes_no_evaluation_of_its_own(model, asked,
         model(data_of(ase.Atoms("C"), model))
     assert asked == [repeats]
     assert probe.n_structures == 1
+
+
+# batches
+
+
+def test_structures_in_one_graph_are_those_by_themselves(model, tmp_path):
+    """In float64 up to the order of sums; whether in memory, in a file, or in one that another run goes on with."""
+    structures = [molecule(0), solid(), ase.Atoms("C"), molecule(1), molecule(2)]
+    options = {"precisions": "float32", "device": "cpu", "keep": "errors"}
+    alone = trace_of(model, structures, **options)
+    with attach(model, batch_edges=10**6, output=tmp_path / "a.h5", **options) as probe:
+        probe.run(structures, progress=False)
+    together = probe.trace()
+    assert (alone.attributes["batch_edges"], together.attributes["batch_edges"]) == (None, 10**6)
+    xr.testing.assert_identical(alone.structures, together.structures)
+    for name in ("energy", "forces", "stress"):
+        ours, theirs = (trace.group("propagated", "float64")[name].values for trace in (together, alone))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-12)
+    ours, theirs = (pp.errors(trace) for trace in (together, alone))
+    keys = ["precision", "mode", "block", "tensor", "direction", "n"]
+    assert ours[keys].equals(theirs[keys])
+    resolved = theirs["resolved"] & (theirs["rel_l2"] > 0)
+    np.testing.assert_allclose(ours["rel_l2"][resolved], theirs["rel_l2"][resolved], rtol=0.5)
+
+
+def test_a_batch_is_recorded_whole_or_not_at_all(model, tmp_path):
+    structures = [molecule(seed) for seed in range(5)]
+    options = {**HEADLINE, "blocks": "readouts.1", "batch_edges": 12, "time": False, "output": tmp_path / "a.h5"}
+    probe = attach(model, **options)
+    probe.run(structures[:2], progress=False)
+    with pytest.warns(RuntimeWarning, match="did not come to its end"):
+        probe.__exit__(KeyboardInterrupt)
+    with pytest.raises(InputError, match="its batch_edges is 12, and here it is 6"):
+        attach(model, resume=True, **(options | {"batch_edges": 6}))
+    with attach(model, resume=True, **options) as probe:
+        probe.run(structures, progress=False)
+    assert (probe.n_structures, probe.n_resumed) == (5, 2)
+    whole = trace_of(model, structures, **(options | {"output": tmp_path / "b.h5"}))
+    xr.testing.assert_identical(probe.trace().group("propagated", "float16"), whole.group("propagated", "float16"))
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, True, "64"])
+def test_batches_of_no_edges_are_refused(model, wrong):
+    with pytest.raises(InputError, match="batch_edges"):
+        attach(model, batch_edges=wrong)
+
+
+def test_batches_of_modules_that_are_no_mace_are_refused():
+    with pytest.raises(InputError, match="batch_edges= joins structures"):
+        attach(torch.nn.Linear(3, 1), call=lambda module, x: module(x), blocks="*", batch_edges=64)
 
 
 # calls of the attached model

@@ -196,7 +196,7 @@ def interrupted_at(monkeypatch, number):
     return made
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_resumed_run_is_bit_for_bit_one_that_was_not_interrupted(mine, tmp_path, monkeypatch, number):
     structures = [molecule(seed) for seed in range(4)]
     options = {"precisions": "float32,e8m7sr", "device": "cpu", "blocks": "readouts.*"}

@@ -47,8 +47,15 @@ def by_hand(path, model, structures, **options):
     return np.asarray(rows)
 
 
-@pytest.mark.parametrize("stored", [torch.float64, torch.float32])
-@pytest.mark.parametrize("interface", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("stored", "interface"),
+    [
+        (torch.float64, "float32"),
+        (torch.float32, "float64"),
+        pytest.param(torch.float64, "float64", marks=pytest.mark.slow),
+        pytest.param(torch.float32, "float32", marks=pytest.mark.slow),
+    ],
+)
 def test_errors_are_those_of_the_file_in_a_calculator(mine, tmp_path, stored, interface):
     model = mine.to(stored)
     structures = [molecule(1), cell(), slab()]

@@ -16,7 +16,7 @@ __all__ = ["Resumed"]
 
 # Attributes that decide what numbers come out.
 _OF_MODEL = ("model_class", "model_dtype", "model_sha256", "backend", "head")
-_OF_RUN = ("precisions", "math_dtypes", "blocks", "modes", "gradients", "keep", "seed")
+_OF_RUN = ("precisions", "math_dtypes", "blocks", "modes", "gradients", "keep", "batch_edges", "seed")
 _CALL = re.compile(r"call (\d+)")  # begins the name of what a live model was called with
 _OF_STRUCTURES = ("name", "n_atoms", "n_edges")
 _OF_ATOMS = ("atomic_numbers", "positions")
