@@ -67,6 +67,6 @@ def predicting_run(
         with_gradients: Whether to keep the gradients that arrive at the blocks' inputs, as they are shared.
     """
     with variant.arithmetic(), capture(variant.model, blocks, shared=True, watched=with_gradients) as calls:
-        prediction = variant.predict(sample)
+        prediction = variant.predict_within(sample)
     grads = [call.arrived_gradients() if with_gradients else {} for call in calls]
     return CapturedRun([call.detach() for call in calls], grads, prediction)

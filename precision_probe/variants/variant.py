@@ -86,15 +86,16 @@ class Variant:
         """What the bare model gives: no block is hooked."""
         with self.arithmetic():
             try:
-                return self._timed(sample)
+                return self.predict_within(sample)
             except RuntimeError as error:
                 # a module may overwrite what it is called with, but nobody a tensor that gradients are asked for
                 if self._is_given_copies or "leaf Variable that requires grad" not in str(error):
                     raise
                 self._is_given_copies = True
-                return self._timed(sample)
+                return self.predict_within(sample)
 
-    def _timed(self, sample: Sample) -> Prediction:
+    def predict_within(self, sample: Sample) -> Prediction:
+        """The same where :meth:`arithmetic` is on already."""
         data = self._cast(sample)
         start = self._now()
         values = self._evaluation.predict(self.model, data, sample)
