@@ -1,20 +1,17 @@
 """A run of bench_audit.py once its options are known: the floor and each kind of audit in turn, and their table."""
 
 import argparse
-import json
 import shlex
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import ase
 import torch
-from measure import summary
-from records import Record, plain, source_sha256
+from measure import spread, summary
+from records import Record, plain, source_sha256, teller, write_results
 from systems import architecture, parse_sizes, supercells
 
 from precision_probe.models.blocks import select_blocks
@@ -26,7 +23,7 @@ from precision_probe.precisions import PRECISIONS, parse_precisions
 from precision_probe.probe.observing.observer import Observer
 from precision_probe.probe.options import Keep
 from precision_probe.probe.probe import attach
-from precision_probe.search.timing import peak_of
+from precision_probe.search.timing import peak_of, seconds_of
 from precision_probe.structures import read_structures
 from precision_probe.variants.devices import check_device, default_precisions, undisturbed
 from precision_probe.variants.variant import Variant
@@ -62,35 +59,27 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Case:
-    """What is audited: graphs, one after the other."""
+    """What is audited: graphs, one after the other, and the structures that they were made of."""
 
     name: str
-    graphs: tuple[Graph, ...]
+    atoms: Sequence[ase.Atoms]
+    graphs: Sequence[Graph]
 
 
 def cases(args: argparse.Namespace, model: torch.nn.Module) -> list[Case]:
     """Structures of a file; or supercells one by one, and several in one graph."""
     if args.structures:
-        graphs = tuple(build_graph(atoms, model) for atoms in read_structures(args.structures))
-        return [Case(f"{len(graphs)} structures of {Path(args.structures).name}", graphs)]
-    single = [build_graph(atoms, model) for atoms in supercells(parse_sizes(args.sizes), args.seed)]
+        atoms = read_structures(args.structures)
+        name = f"{len(atoms)} structures of {Path(args.structures).name}"
+        return [Case(name, atoms, [build_graph(each, model) for each in atoms])]
+    single = supercells(parse_sizes(args.sizes), args.seed)
     size, number = map(int, args.batch.split("x"))
-    several = [build_graph(supercells([size], args.seed + index)[0], model) for index in range(number)]
+    several = [supercells([size], args.seed + index)[0] for index in range(number)]
+    together = joined([build_graph(each, model) for each in several])
     return [
-        *(Case(f"{graph.n_atoms} atoms", (graph,)) for graph in single),
-        Case(f"{number} × {several[0].n_atoms} atoms in one graph", (joined(several),)),
+        *(Case(f"{len(each)} atoms", [each], [build_graph(each, model)]) for each in single),
+        Case(f"{number} × {len(several[0])} atoms in one graph", several, [together]),
     ]
-
-
-def seconds(device: torch.device, work: Callable[[], object]) -> float:
-    """Time of some work, the device synchronised before and after."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def bench(
@@ -118,10 +107,10 @@ def bench(
     floor: list[float] = []
     taken: dict[Kind, list[float]] = {kind: [] for kind in KINDS}
     for turn in range(rounds):
-        floor.append(seconds(device, lambda: predict(variants)))
+        floor.append(seconds_of(partial(predict, variants), device))
         first = turn % len(KINDS)
         for kind in (*KINDS[first:], *KINDS[:first]):
-            taken[kind].append(seconds(device, partial(audit, kind)))
+            taken[kind].append(seconds_of(partial(audit, kind), device))
         say(f"{case.name}: round {turn + 1} of {rounds}")
     record: Record = {
         "case": case.name,
@@ -148,9 +137,9 @@ def bench(
     return record
 
 
-def bench_files(case: Case, model: torch.nn.Module, precisions: str, device: torch.device, atoms: Any) -> Record:
-    """Seconds that making graphs, and a whole run with a file, take for one case."""
-    graph_seconds = seconds(device, lambda: [build_graph(each, model) for each in atoms])
+def bench_files(case: Case, model: torch.nn.Module, precisions: str, device: torch.device) -> Record:
+    """Milliseconds that making graphs, and a whole run with a file, take for one case."""
+    graph_seconds = seconds_of(lambda: [build_graph(each, model) for each in case.atoms], device)
     record: Record = {"case": case.name, "graph_ms": 1e3 * graph_seconds}
     keeps: tuple[Keep, ...] = ("errors", "tensors")
     for keep in keeps:
@@ -159,7 +148,8 @@ def bench_files(case: Case, model: torch.nn.Module, precisions: str, device: tor
             probe = attach(
                 model, output=path, modes="propagated", keep=keep, time=False, device=device, precisions=precisions
             )
-            taken = seconds(device, partial(probe.run, atoms, progress=False)) + seconds(device, probe.detach)
+            taken = seconds_of(partial(probe.run, case.atoms, progress=False), device)
+            taken += seconds_of(probe.detach, device)
             record |= {f"{keep}_ms": 1e3 * taken, f"{keep}_bytes": path.stat().st_size}
     return record
 
@@ -181,13 +171,13 @@ def markdown(record: Record) -> str:
             "",
             f"## {case['case']}, {case['n_edges']:,} edges",
             "",
-            f"Floor {_spread(case['floor_ms'], '.1f')} ms{peak}.",
+            f"Floor {spread(case['floor_ms'], '.1f')} ms{peak}.",
             "",
             f"| audit | ms | ÷ floor | kept | {'peak ÷ bare float64 |' if has_peaks else ''}",
             f"|---|--:|--:|--:|{'--:|' if has_peaks else ''}",
         ]
         for words, each in case["kinds"].items():
-            cells = [words, _spread(each["ms"], ".1f"), _spread(each["ratio"], ".2f"), _size(each["bytes_kept"])]
+            cells = [words, spread(each["ms"], ".1f"), spread(each["ratio"], ".2f"), _size(each["bytes_kept"])]
             cells += [f"{each['peak_ratio']:.2f}"] if has_peaks else []
             lines.append(f"| {' | '.join(cells)} |")
     lines += [
@@ -201,10 +191,6 @@ def markdown(record: Record) -> str:
         cells = [f"{each[f'{keep}_ms']:.0f} ms, {_size(each[f'{keep}_bytes'])}" for keep in ("errors", "tensors")]
         lines.append(f"| {each['case']} | {each['graph_ms']:.0f} ms | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
-
-
-def _spread(values: Record, form: str) -> str:
-    return f"{values['median']:{form}} [{values['q25']:{form}}, {values['q75']:{form}}]"
 
 
 def _size(n_bytes: float) -> str:
@@ -229,16 +215,12 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
     asked = parse_precisions(args.precisions) if args.precisions else default_precisions(device, model)
     variants = [Variant(model, precision, device) for precision in (PRECISIONS["float64"], *asked)]
 
-    def say(message: str) -> None:
-        if not args.quiet:
-            print(message, file=sys.stderr)
-
+    say = teller(args.quiet)
     with undisturbed():
         made = cases(args, model)
         measured = [bench(case, model, variants, args.rounds, say) for case in made]
         names = ",".join(precision.name for precision in asked)
-        single = [case for case in made if all(graph.n_structures == 1 for graph in case.graphs)]
-        files = [bench_files(case, model, names, device, _atoms(args, case)) for case in single]
+        files = [bench_files(case, model, names, device) for case in made if len(case.graphs) == len(case.atoms)]
     record: Record = plain(
         {
             "schema": SCHEMA,
@@ -252,17 +234,6 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
             "files": files,
         }
     )
-    args.output.mkdir(parents=True, exist_ok=True)
     model_part = f"-{Path(args.model).stem}" if args.model else ""
     stem = f"bench_audit{model_part}-{device.type}{'-smoke' if args.smoke else ''}"
-    paths = [args.output / f"{stem}.json", args.output / f"{stem}.md"]
-    paths[0].write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    paths[1].write_text(markdown(record), encoding="utf-8")
-    return paths
-
-
-def _atoms(args: argparse.Namespace, case: Case) -> Any:
-    """The structures of a case, of which graphs are made anew."""
-    if args.structures:
-        return read_structures(args.structures)
-    return supercells([case.graphs[0].n_atoms], args.seed)
+    return write_results(args.output, stem, record, markdown(record))

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from records import check_folder
+from records import check_folder, concluded
 
 from precision_probe.exceptions import InputError
 
@@ -59,18 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 if it is done, 2 if what was asked for cannot be."""
     argv = sys.argv[1:] if argv is None else argv
     args = arguments(argv)
-    try:
+
+    def work() -> list[Path]:
         check(args)
         from in_situ_run import run  # here, because it imports torch and mace
 
-        written = run(args, argv)
-    except InputError as error:
-        print(f"bench_in_situ: {error}", file=sys.stderr)
-        return 2
-    if not args.quiet:
-        print(written[1].read_text(encoding="utf-8"))
-    print("\n".join(map(str, written)))
-    return 0
+        return run(args, argv)
+
+    return concluded("bench_in_situ", work, quiet=args.quiet)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from records import check_folder
+from records import check_folder, concluded
 from systems import parse_sizes
 
 from precision_probe.exceptions import InputError
@@ -76,18 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 if it is done, 2 if what was asked for cannot be."""
     argv = sys.argv[1:] if argv is None else argv
     args = arguments(argv)
-    try:
+
+    def work() -> list[Path]:
         check(args)
         from precisions_run import run  # here, because it imports torch and mace
 
-        written = run(args, argv, args.sizes or (SMOKE_SIZES if args.smoke else SIZES))
-    except InputError as error:
-        print(f"bench_precisions: {error}", file=sys.stderr)
-        return 2
-    if not args.quiet:
-        print(written[1].read_text(encoding="utf-8"))
-    print("\n".join(map(str, written)))
-    return 0
+        return run(args, argv, args.sizes or (SMOKE_SIZES if args.smoke else SIZES))
+
+    return concluded("bench_precisions", work, quiet=args.quiet)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
 """A run of bench_in_situ.py once its options are known: blocks of calls, times of hooks, tables."""
 
 import argparse
-import json
 import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,8 +12,8 @@ import ase
 import numpy as np
 import torch
 from mace.calculators import MACECalculator
-from measure import summary
-from records import Record, plain, source_sha256
+from measure import spread, summary
+from records import Record, source_sha256, teller, write_results
 
 from precision_probe.models.building import build, default_config
 from precision_probe.models.dtypes import default_dtype
@@ -24,6 +22,7 @@ from precision_probe.models.loading import load_model
 from precision_probe.models.provenance import provenance
 from precision_probe.probe.probe import attach
 from precision_probe.probe.weights import Weights
+from precision_probe.search.timing import seconds_of
 from precision_probe.structures import read_structures
 from precision_probe.variants.devices import check_device
 
@@ -65,19 +64,9 @@ def time_calls(atoms: ase.Atoms, displacements: np.ndarray, device: torch.device
     seconds = []
     for displacement in displacements:
         atoms.positions = positions + displacement
-        synchronize(device)
-        start = time.perf_counter()
-        atoms.get_forces()
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(seconds_of(atoms.get_forces, device))
     atoms.positions = positions
     return float(np.median(seconds))
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def bench_calculator(args: argparse.Namespace, device: torch.device, say: Callable[[str], None]) -> Record:
@@ -164,14 +153,7 @@ def _bench_weights(model: torch.nn.Module, graph: Graph, args: argparse.Namespac
 
 def _median_seconds(run: Callable[[], object], number: int, device: torch.device) -> float:
     """Of one call, in a block of several."""
-    seconds = []
-    for _ in range(number):
-        synchronize(device)
-        start = time.perf_counter()
-        run()
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
+    return float(np.median([seconds_of(run, device) for _ in range(number)]))
 
 
 def _seconds_per_call(module: torch.nn.Module, x: torch.Tensor, number: int) -> float:
@@ -202,9 +184,9 @@ def markdown(record: Record) -> str:
         own = hooks.get(kind)
         cells = [
             kind,
-            _spread(times, ".2f"),
-            "1" if ratio is None else _spread(ratio, ".4f"),
-            "" if own is None else _spread(own, ".1f"),
+            spread(times, ".2f"),
+            "1" if ratio is None else spread(ratio, ".4f"),
+            "" if own is None else spread(own, ".1f"),
             "" if own is None else f"{own['median'] / (1e3 * bare):.3%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -234,10 +216,6 @@ def verdict(record: Record) -> str:
     return target + ("met." if record["meets_target"] else "not met.")
 
 
-def _spread(values: Record, form: str) -> str:
-    return f"{values['median']:{form}} [{values['q25']:{form}}, {values['q75']:{form}}]"
-
-
 def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
     """Measure, and write the results; return the paths of the files.
 
@@ -250,10 +228,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
     """
     device = check_device(args.device or ("cpu" if args.smoke else None))
 
-    def say(message: str) -> None:
-        if not args.quiet:
-            print(message, file=sys.stderr)
-
+    say = teller(args.quiet)
     calculator = bench_calculator(args, device, say)
     record = {
         "schema": SCHEMA,
@@ -269,9 +244,5 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
         "hooks_us": bench_hooks(args),
         "weights": bench_weights(args, device),
     }
-    args.output.mkdir(parents=True, exist_ok=True)
-    stem = args.output / f"bench_in_situ-{device.type}{'-smoke' if args.smoke else ''}"
-    paths = [stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.md")]
-    paths[0].write_text(json.dumps(plain(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    paths[1].write_text(markdown(record), encoding="utf-8")
-    return paths
+    stem = f"bench_in_situ-{device.type}{'-smoke' if args.smoke else ''}"
+    return write_results(args.output, stem, record, markdown(record))

@@ -211,6 +211,11 @@ def summary(samples: Sequence[float]) -> Record:
     return {"median": median, "q25": q25, "q75": q75}
 
 
+def spread(values: Record, form: str) -> str:
+    """A summary as a table has it: the median, and the quartiles in brackets."""
+    return f"{values['median']:{form}} [{values['q25']:{form}}, {values['q75']:{form}}]"
+
+
 def ratio(measured: Measured, reference: Measured | None) -> Record | None:
     """Median and quartiles of the ratios of two variants' times within the same round."""
     if reference is None:

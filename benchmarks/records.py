@@ -1,15 +1,18 @@
 """What the benchmarks' results share: how they are kept as JSON, where they go, and which sources made them."""
 
 import hashlib
+import json
 import math
 import os
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import precision_probe
 from precision_probe.exceptions import InputError
 
-__all__ = ["Record", "check_folder", "plain", "source_sha256"]
+__all__ = ["Record", "check_folder", "concluded", "plain", "source_sha256", "teller", "write_results"]
 
 Record = dict[str, Any]
 
@@ -39,6 +42,44 @@ def check_folder(path: Path, option: str = "--output") -> None:
         raise InputError(f"{option} {path} cannot be used as a folder: {nearest} is a file.")
     if not os.access(nearest, os.W_OK):
         raise InputError(f"{option} {path} cannot be used as a folder: {nearest} may not be written to.")
+
+
+def teller(quiet: bool) -> Callable[[str], None]:
+    """What says how far a benchmark is, or nothing if it is to be quiet."""
+
+    def say(message: str) -> None:
+        if not quiet:
+            print(message, file=sys.stderr)
+
+    return say
+
+
+def write_results(folder: Path, stem: str, record: Record, text: str) -> list[Path]:
+    """Write a record and its tables into a folder, which is made if it is not there; return the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{stem}.json", folder / f"{stem}.md"]
+    paths[0].write_text(json.dumps(plain(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    paths[1].write_text(text, encoding="utf-8")
+    return paths
+
+
+def concluded(name: str, work: Callable[[], Sequence[Path]], *, quiet: bool) -> int:
+    """Do the work of a benchmark and print its tables; 0 if it is done, 2 if what was asked for cannot be.
+
+    Args:
+        name: Of the benchmark.
+        work: Writes the results, and returns the paths of their files: the record, the tables, and others.
+        quiet: Print the paths alone.
+    """
+    try:
+        written = work()
+    except InputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    if not quiet:
+        print(written[1].read_text(encoding="utf-8"))
+    print("\n".join(map(str, written)))
+    return 0
 
 
 def source_sha256() -> str:

@@ -10,7 +10,7 @@ from typing import TypeVar, TypeVarTuple
 import numpy as np
 import torch
 
-__all__ = ["Timed", "attempt", "peak_of", "side_by_side"]
+__all__ = ["Timed", "attempt", "peak_of", "seconds_of", "side_by_side"]
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -60,14 +60,19 @@ def side_by_side(
     for turn in range(rounds):
         start = turn % max(1, len(names))
         for name in (*names[start:], *names[:start]):
-            _synchronize(device)
-            begin = time.perf_counter()
-            calls[name]()
-            _synchronize(device)
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(seconds_of(calls[name], device))
     too_large = Timed((), None)
     timed = {name: Timed(tuple(seconds[name]), fits.peak_bytes) for name, fits in fitting.items()}
     return {name: timed.get(name, too_large) for name in calls}
+
+
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """The time of one call, for which the device is waited before and after."""
+    _synchronize(device)
+    begin = time.perf_counter()
+    call()
+    _synchronize(device)
+    return time.perf_counter() - begin
 
 
 def attempt(function: Callable[[*Args], T], *args: *Args) -> T | None:
