@@ -136,3 +136,24 @@ def test_few_kernels_are_launched_however_many_tensors_there_are(precision, most
             reduced(ordered, ordered, owners, columns, parse_precision(precision))
         counts.append(launched.n)
     assert counts[0] == counts[1] <= most
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
+@pytest.mark.parametrize("n_owners", [1, 3, 40])
+def test_a_gpu_reduces_the_same_tensors_to_the_same_statistics(precision, n_owners):
+    y, y_hat = arrays(0, n_rows=5000)
+    y_hat[7, 2], y_hat[9, 3] = np.inf, np.nan
+    of_row = torch.as_tensor(np.random.default_rng(0).integers(0, n_owners, len(y)))
+    found = []
+    for device in ("cpu", "cuda"):
+        tensors = [torch.as_tensor(array).to(device) for array in (y, y_hat)]
+        owners, columns = Owners(n_owners, of_row.to(device)), Columns.of(tensors[:1], [IRREPS])
+        ordered = (owners.in_order(side_by_side([tensor])) for tensor in tensors)
+        found.append(reduced(*ordered, owners, columns, parse_precision(precision)).cpu().numpy())
+    cpu, cuda = (dict(zip(STATISTICS, np.moveaxis(each, -1, 0), strict=True)) for each in found)
+    for name in STATISTICS:
+        # a sum of errors of both signs is as near as its terms are
+        atol = 1e-12 * np.nan_to_num(cpu["error_magnitudes"], posinf=0).max() if name == "errors" else 0
+        np.testing.assert_allclose(cuda[name], cpu[name], rtol=1e-12, atol=atol, err_msg=name)
