@@ -112,8 +112,10 @@ def audit(
         if dynamics and not explain:
             raise InputError(f"--dynamics {dynamics} needs --explain, which the drift is a part of.")
         limits = parse_tolerances(tolerance) if tolerance else None
-        kept = parse_keep(keep)
-        parse_modes(modes), parse_precisions(precisions or "float64")  # at once, before torch is waited for
+        kept = parse_keep(keep)  # words are looked at at once, before torch is waited for
+        parse_modes(modes)
+        if precisions is not None:
+            parse_precisions(precisions)
         if output is not None:
             check_writable(output, force=force or resume)  # at once; again when it is claimed
         admit(model, safe=safe, quiet=quiet)

@@ -28,6 +28,11 @@ class Inputs:
     kwargs: Mapping[str, object] = field(default_factory=dict)
     is_call: bool = False
 
+    @property
+    def n_structures(self) -> int:
+        """As many as a trace counts: one input is one."""
+        return 1
+
     def to(self, device: torch.device | str) -> "Inputs":
         """The same inputs with their tensors on a device."""
         return self.changed(lambda tensor: tensor.to(device))

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from precision_probe.models.evaluation import Sample
-from precision_probe.models.graphs import Graph
 from precision_probe.models.inputs import named_tensors
 from precision_probe.precisions import PRECISIONS, Precision
 from precision_probe.probe.observing.to_numpy import predicted_arrays
@@ -73,8 +72,7 @@ class OwnPrecision:
         """What the clone that is none of the variants predicts."""
         if self.extra is None:
             self.extra = self._make(self._reference.model, precision)
-        n_structures = sample.n_structures if isinstance(sample, Graph) else 1
-        return predicted_arrays(self.extra.predict(sample), n_structures)
+        return predicted_arrays(self.extra.predict(sample), sample.n_structures)
 
 
 def _precision_of(dtypes: set[torch.dtype]) -> Precision | None:

@@ -274,7 +274,7 @@ class Probe:
     def _is_timed(self, samples: Sequence[Sample]) -> bool:
         """Whether the variants' evaluations are timed: as was asked for, else where it is quick."""
         n_atoms = sum(sample.n_atoms for sample in samples if isinstance(sample, Graph))
-        n_structures = sum(sample.n_structures if isinstance(sample, Graph) else 1 for sample in samples)
+        n_structures = sum(sample.n_structures for sample in samples)
         return (n_structures <= _FEW and n_atoms <= _SMALL) if self._time is None else self._time
 
     def explain(

@@ -211,8 +211,9 @@ def _check_groups(tree: xr.DataTree, precisions: list[str], modes: list[str], *,
         needed += [(f"{ERRORS}/{mode}", precision) for mode in modes for precision in reduced]
     else:
         needed += [(mode, precision) for mode in modes for precision in precisions]
+    there = set(tree.groups)
     for path, precision in needed:
-        if f"/{path}/{precision}" not in tree.groups:
+        if f"/{path}/{precision}" not in there:
             raise BrokenError(f"the group {path}/{precision} is missing")
 
 

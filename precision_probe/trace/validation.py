@@ -17,12 +17,12 @@ import xarray as xr
 from precision_probe.exceptions import InputError, printable
 from precision_probe.trace.digest import check_trailer
 from precision_probe.trace.reading import open_unverified
+from precision_probe.trace.schema import REFERENCE
 from precision_probe.trace.trace import Trace
 
 __all__ = ["Finding", "validate"]
 
 _PIECE = 2**26  # bytes of an array that are read at once: a choice, so that memory stays bounded
-_REFERENCE = "float64"
 
 
 @dataclass
@@ -59,7 +59,7 @@ def validate(path: str | Path) -> Finding:
             except InputError as error:
                 found.problems.append(f"{printable(where)} {_reason(error)}")
                 continue
-            if n_odd and f"/{_REFERENCE}/" in where:
+            if n_odd and f"/{REFERENCE}/" in where:
                 found.notes.append(f"{printable(where)} has NaN or inf in {n_odd} rows, and is the reference")
         whole = check_trailer(path)
         _judge(found, trace, path, whole=whole)

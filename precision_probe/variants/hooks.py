@@ -59,7 +59,10 @@ class Call:
 
     def arrived_gradients(self) -> dict[Port, torch.Tensor]:
         """Those gradients; zeros where none arrived, as what was differentiated does not depend on an input."""
-        return {port: self.arrived.get(port, torch.zeros_like(tensor)).detach() for port, tensor in self.inputs.items()}
+        return {
+            port: self.arrived[port].detach() if port in self.arrived else torch.zeros_like(tensor)
+            for port, tensor in self.inputs.items()
+        }
 
     def detach(self) -> "Call":
         """The same call with its tensors off the graph, so that the graph's memory can go."""

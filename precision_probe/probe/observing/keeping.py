@@ -124,15 +124,14 @@ class KeptErrors:
 
     def groups(self) -> Groups:
         """The statistics as arrays."""
-        order: dict[str, dict[str, BlockArray[NDArray[Any]]]] = {}
+        groups: Groups = {}
         if not self._found:
-            return {}
+            return groups
         numbers = torch.cat([each.values.reshape(-1) for _, each in self._found]).cpu()
         parts = torch.split(numbers, [each.values.numel() for _, each in self._found])
         for (group, each), part in zip(self._found, parts, strict=True):
-            array = on_host(each.with_values(part.reshape(each.values.shape)))
-            order.setdefault(group, {})[each.name] = array
-        return {group: list(arrays.values()) for group, arrays in order.items()}
+            groups.setdefault(group, []).append(on_host(each.with_values(part.reshape(each.values.shape))))
+        return groups
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ class Observer:
                 run = self._propagated(variant, sample, is_predicting=in_one_run)
                 reference = run.calls if is_reference else reference
                 if run.prediction is not None:
-                    predictions[variant.precision.name] = predicted_arrays(run.prediction, _n_structures(sample))
+                    predictions[variant.precision.name] = predicted_arrays(run.prediction, sample.n_structures)
                 captured = self._tensors(run)
                 kept = kept or self._kept(sample, captured)
                 if "propagated" in self.modes:
@@ -149,7 +149,7 @@ class Observer:
                 predictions[name] = variant.predict(sample)
                 seconds.setdefault(name, []).append(predictions[name].seconds if repeats else np.nan)
         return {
-            name: predicted_arrays(prediction, _n_structures(sample), float(np.median(seconds[name])))
+            name: predicted_arrays(prediction, sample.n_structures, float(np.median(seconds[name])))
             for name, prediction in predictions.items()
         }
 
@@ -221,7 +221,3 @@ class Observer:
 def _replaced(cotangent: torch.Tensor, arriving: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
     """A tensor's hook: the given cotangent, whatever gradient arrives at it."""
     return cotangent
-
-
-def _n_structures(sample: Sample) -> int:
-    return sample.n_structures if isinstance(sample, Graph) else 1

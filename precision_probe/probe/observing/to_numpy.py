@@ -62,8 +62,10 @@ def sample_arrays(sample: Graph | Inputs, *, by_species: bool = False) -> dict[s
     """
     if not isinstance(sample, Graph):
         return {"name": _text([sample.name])}
-    species = {"n_species": sample.species.per_structure, "species_numbers": sample.species.atomic_numbers}
-    return structure_arrays(sample) | (species if by_species else {})
+    arrays = structure_arrays(sample)
+    if by_species:
+        arrays |= {"n_species": sample.species.per_structure, "species_numbers": sample.species.atomic_numbers}
+    return arrays
 
 
 def _text(names: Sequence[str]) -> NDArray[Any]:
