@@ -7,6 +7,7 @@ import findings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from precision_probe.structures import read_structures
 
@@ -18,10 +19,12 @@ UNITS = [
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     ase.io.write(folder / "two.traj", [read_structures("demo")[index] for index in (0, 6)])
-    findings.main(["--smoke", "--out", str(folder), "measure", "demo", "demo", str(folder / "two.traj")])
+    torch.save(model, folder / "small.model")
+    measured = ("demo", str(folder / "small.model"), str(folder / "two.traj"))
+    findings.main(["--smoke", "--out", str(folder), "measure", *measured])
     return folder
 
 

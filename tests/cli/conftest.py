@@ -21,6 +21,26 @@ def folder(tmp_path, monkeypatch):
     return work
 
 
+@pytest.fixture(scope="session")
+def shallow(config):
+    """The small model with one layer: the command line is the same for it, and quicker."""
+    return build(config | {"num_interactions": 1}, seed=3)
+
+
+@pytest.fixture
+def model_file(shallow, tmp_path):
+    """It as a checkpoint on disk."""
+    torch.save(shallow, tmp_path / "small.model")
+    return tmp_path / "small.model"
+
+
+@pytest.fixture
+def deep_file(model, tmp_path):
+    """The small model with its two layers, for tests that name blocks of both."""
+    torch.save(model, tmp_path / "small.model")
+    return tmp_path / "small.model"
+
+
 @pytest.fixture
 def water_file(water, tmp_path):
     ase.io.write(tmp_path / "water.xyz", water)

@@ -35,9 +35,21 @@ def folder(files, request):
 
 
 @pytest.fixture(scope="package")
-def server(state):
+def failing_disk(tmp_path_factory):
+    """A library whose disk fails where the environment says so, or why there is none."""
+    if shutil.which("cc") is None:
+        return None, "needs a C compiler"
+    library = tmp_path_factory.mktemp("library") / "failing_disk.so"
+    command = ["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(HELPERS / "failing_disk.c"), "-ldl"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    return library, f"the failing disk cannot be built here: {built.stderr[-200:]}" if built.returncode else ""
+
+
+@pytest.fixture(scope="package")
+def server(state, failing_disk):
     """Runs that start at once."""
-    server = ForkServer(state)
+    library, problem = failing_disk
+    server = ForkServer(state | ({} if problem else {"LD_PRELOAD": str(library)}))
     yield server
     server.close()
 
@@ -49,18 +61,11 @@ def state(tmp_path_factory):
 
 
 @pytest.fixture(scope="package")
-def failing_server(state, tmp_path_factory):
-    """The same on a disk that fails when it is told to."""
-    if shutil.which("cc") is None:
-        pytest.skip("needs a C compiler")
-    library = tmp_path_factory.mktemp("library") / "failing_disk.so"
-    command = ["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(HELPERS / "failing_disk.c"), "-ldl"]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    if built.returncode:
-        pytest.skip(f"the failing disk cannot be built here: {built.stderr[-200:]}")
-    server = ForkServer({**state, "LD_PRELOAD": str(library)})
-    yield server
-    server.close()
+def failing_server(server, failing_disk):
+    """The same, where the disk fails when it is told to."""
+    if problem := failing_disk[1]:
+        pytest.skip(problem)
+    return server
 
 
 @pytest.fixture(scope="package")
