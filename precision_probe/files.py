@@ -15,13 +15,19 @@ __all__ = ["check_folder", "check_writable", "replacing", "unfinished", "unwrita
 _LONGEST = ".partial.journal"  # of what is added to names
 
 
-def check_writable(path: str | Path, *, force: bool = False) -> Path:
+def check_writable(path: str | Path, *, force: bool = False, as_folder: bool = False) -> Path:
     """Return the path, once it is known that a file can be put there: asked before hours of work, not after.
 
+    Args:
+        path: The file.
+        force: Replace what is there.
+        as_folder: It is to be a folder of files, and may replace one.
+
     Raises:
-        InputError: If its folder is missing or not writable, it is a folder, or a file is there without ``force``.
+        InputError: If its folder is missing or not writable, it is a folder and should be a file, or something is there
+            without ``force``.
     """
-    path = check_folder(path)
+    path = check_folder(path, as_folder=as_folder)
     try:
         if path.exists() and not force:
             raise InputError(f"The output {path} exists. Choose another name, or replace it with --force (force=True).")
@@ -35,15 +41,19 @@ def check_writable(path: str | Path, *, force: bool = False) -> Path:
     return path
 
 
-def check_folder(path: str | Path) -> Path:
+def check_folder(path: str | Path, *, as_folder: bool = False) -> Path:
     """Return the path of a file, once it is known that its folder is there and may be written to.
 
+    Args:
+        path: The file.
+        as_folder: It may be a folder itself.
+
     Raises:
-        InputError: If that is not so, or the path is a folder itself.
+        InputError: If that is not so, or the path is a folder and should be a file.
     """
     path = Path(path)
     try:
-        if path.is_dir():
+        if path.is_dir() and not as_folder:
             raise InputError(f"The output {path} is a folder. Give the name of a file in it.")
         with suppress(FileNotFoundError):
             path.parent.joinpath(f"{path.name}{_LONGEST}").lstat()  # says whether there can be such a name

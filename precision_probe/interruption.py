@@ -75,6 +75,10 @@ class Interruptions:
         if self._is_lost:
             raise KeyboardInterrupt
 
+    def interrupt(self) -> None:
+        """Have the work stop before its next piece, as a signal would whose exception was lost."""
+        self._is_lost = True
+
     def told(self) -> None:
         """Note that the work has been told of the signal, and is being finished."""
         self._is_lost = False

@@ -48,6 +48,7 @@ from precision_probe.probe.weights import Weights
 from precision_probe.progress import shown
 from precision_probe.structures import StructureSource, read_structures
 from precision_probe.trace.claim import Claim
+from precision_probe.trace.parts.part import Part
 from precision_probe.trace.recorder import Recorder
 from precision_probe.trace.tables import StoredTable
 from precision_probe.trace.trace import MODES, Trace
@@ -81,6 +82,7 @@ def attach(
     output: str | Path | Claim | None = None,
     force: bool = False,
     resume: bool = False,
+    part: Part | None = None,
 ) -> "Probe":
     """Clone a MACE model, or any module, into each precision and record what every block computes.
 
@@ -121,6 +123,8 @@ def attach(
         force: Replace an ``output`` that exists, once the new one is complete.
         resume: Go on from the ``<output>.partial`` of an earlier run, if it left one: the structures that it has are
             not run again. That run must have been of the same model, precisions, blocks and modes.
+        part: Where several processes share a run, which part of its structures this one is given; ``output`` is then
+            ``part.file_name`` in a folder, and :func:`precision_probe.open_trace` of that has all parts as one trace.
 
     Returns:
         A probe, also usable in a ``with`` statement, whose end detaches it; so does the end of the probe's life, so
@@ -170,8 +174,12 @@ def attach(
         )
         if limit is not None:
             observer.n_expected = limit
+        recorder = Recorder(claim)
         return Probe(
-            module, name, place, subject, observer, own, calls, Recorder(claim), time=time, batch_edges=batch_edges
+            *(module, name, place, subject, observer, own, calls, recorder),
+            time=time,
+            batch_edges=batch_edges,
+            part=part,
         )
 
 
@@ -197,11 +205,14 @@ class Probe:
         *,
         time: bool | None,
         batch_edges: int | None,
+        part: Part | None,
     ) -> None:
         self.model, self.name, self.device = model, name, device
         self._subject, self._observer, self._time, self._batch_edges = subject, observer, time, batch_edges
         self._weights = Weights(model, [*observer.variants, *([] if own.extra is None else [own.extra])])
         about = {**provenance(model, device), "model_name": name, "batch_edges": batch_edges}  # as the model is now
+        about |= {} if part is None else part.about
+        self._first = 0 if part is None else part.first
         self._recording = Recording(recorder, about, subject, self._weights, observer)
         calls.number = self._recording.last_call
         self._calls = ObservedCalls(
@@ -259,7 +270,7 @@ class Probe:
         for sample in shown(samples, f"{len(self._observer.variants)} precisions", progress=progress):
             with TURNS.taken(), undisturbed():
                 present = sample.to(self.device)
-                number = self._recording.n_structures
+                number = self._first + self._recording.n_structures
                 observed = self._observer.observe(present, repeats=repeats, number=number)
                 observation = Observation(present, observed.predictions, observed.captured)
                 self._recording.add(observation, is_expected=True)
@@ -324,6 +335,11 @@ class Probe:
         """
         self._check_unfinished()
         self._recording.add_tables(tables)
+
+    @property
+    def tables(self) -> dict[str, StoredTable]:
+        """The tables that explain the errors, by name, as far as they were asked for."""
+        return self._recording.tables
 
     def _check_unfinished(self) -> None:
         if self._is_detached and self._recording.has_file:

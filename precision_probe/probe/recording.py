@@ -112,6 +112,11 @@ class Recording:
         self._recorder.tables |= tables
 
     @property
+    def tables(self) -> dict[str, StoredTable]:
+        """The tables that were kept."""
+        return dict(self._recorder.tables)
+
+    @property
     def notes(self) -> list[str]:
         """What a reader of the results should know: structures without edges, a reference that is not exact."""
         notes = [*self._subject.notes, *self._observer.notes, *self._notes, *self.failures]

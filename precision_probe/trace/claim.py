@@ -18,10 +18,14 @@ from pathlib import Path
 from precision_probe.exceptions import InputError
 from precision_probe.files import check_folder, check_writable, unfinished, unwritable
 
-__all__ = ["Claim", "claim_free_name", "claim_output"]
+__all__ = ["Claim", "TakenError", "claim_free_name", "claim_output", "remove_lock"]
 
 _TRIES = 20  # others may take and release a lock meanwhile, each time we look; nobody does so this often
 _MOMENT = 10.0  # seconds in which a lock that was made has been written: a choice, it takes microseconds
+
+
+class TakenError(InputError):
+    """Somebody else writes an output."""
 
 
 class Claim(os.PathLike[str]):
@@ -107,28 +111,30 @@ class Owner:
         return self.start != _start(self.pid)
 
 
-def claim_output(path: str | Path, *, force: bool = False, resume: bool = False) -> Claim:
+def claim_output(path: str | Path, *, force: bool = False, resume: bool = False, as_folder: bool = False) -> Claim:
     """Claim an output, once it is known that a file can be put there.
 
     Args:
         path: The output.
         force: Replace what is there.
         resume: Continue the ``.partial`` file that an earlier run left, if it left one.
+        as_folder: The output is a folder of files, and may replace one.
 
     Raises:
-        InputError: If its folder is missing or not writable, it is a folder, somebody else is writing it, or something
-            is there that is neither to be replaced nor to be continued.
+        TakenError: If somebody else is writing it.
+        InputError: If its folder is missing or not writable, it is a folder and should be a file, or something is there
+            that is neither to be replaced nor to be continued.
     """
-    claim = _claimed(check_folder(path))
+    claim = _claimed(check_folder(path, as_folder=as_folder))
     if isinstance(claim, Owner):
-        raise InputError(
+        raise TakenError(
             f"The output {path} is being written by {claim}. Wait for it or choose another name; if it runs no more, "
             f"delete {_lock(Path(path))}."
         )
     try:
         claim.is_resumed = resume and unfinished(claim.path).exists()
         claim.may_replace = force
-        _check_free(claim)
+        _check_free(claim, as_folder=as_folder)
     except BaseException as error:
         claim.release()
         if isinstance(error, OSError):
@@ -155,11 +161,22 @@ def claim_free_name(stem: str | Path, suffix: str = ".h5") -> Claim:
     raise AssertionError("numbers do not end")
 
 
-def _check_free(claim: Claim) -> None:
+def remove_lock(path: Path) -> None:
+    """Remove the lock of an output whose owner is known to have ended, though this machine cannot tell."""
+    _lock(path).unlink(missing_ok=True)
+
+
+def _check_free(claim: Claim, *, as_folder: bool) -> None:
     """Refuse an output that is there, unless it is to be replaced or continued."""
     if not claim.is_resumed:
-        check_writable(claim.path, force=claim.may_replace)
-    elif claim.path.exists() and not claim.may_replace:
+        check_writable(claim.path, force=claim.may_replace, as_folder=as_folder)
+        return
+    if unfinished(claim.path).is_dir() != as_folder:
+        raise InputError(
+            f"{unfinished(claim.path)} is of a run {'without' if as_folder else 'with'} --workers, and this one is "
+            f"{'with' if as_folder else 'without'}. Go on as it was begun, or choose another output."
+        )
+    if claim.path.exists() and not claim.may_replace:
         raise InputError(
             f"The output {claim.path} exists, beside {unfinished(claim.path)}, which is to replace it. Go on with that "
             "by --resume with --force (resume=True, force=True), or delete one of them."

@@ -29,6 +29,8 @@ from precision_probe.precisions import parse_precision
 from precision_probe.trace.digest import check_trailer, has_trailer
 from precision_probe.trace.hdf5_check import RefusedError, check_heaps, check_texts, list_objects, without_plugins
 from precision_probe.trace.journal import pending_changes, read_at
+from precision_probe.trace.parts.joining import joined
+from precision_probe.trace.parts.part import part_files
 from precision_probe.trace.schema import SCHEMA_VERSION, BrokenError, check_schema, value_checks
 from precision_probe.trace.trace import Trace
 from precision_probe.trace.variables import all_groups, pop_text_checksums
@@ -48,18 +50,45 @@ _ADVICE = "Copy it anew from where it was made, or make it anew; precision-probe
 def open_trace(path: str | Path) -> Trace:
     """Open a trace; arrays are read from disk when they are used, and what they say of themselves is checked then.
 
+    Args:
+        path: Of a file, or of a folder with the parts that workers wrote.
+
     Warns:
-        UserWarning: If the file was changed since it was finished, in a way that may have removed something.
+        UserWarning: If a file was changed since it was finished, in a way that may have removed something, or parts
+            are missing.
 
     Raises:
         InputError: If there is no such file, it is not a trace of a schema that this version reads, it is damaged, or
             it holds what no trace holds, such as links to other files. Reading an array raises it too, if the array is
             damaged.
     """
+    path = Path(path)
+    return _open_parts(path) if path.is_dir() else _open_growing(path)
+
+
+def _open_growing(path: Path) -> Trace:
+    """Open a file that somebody may be writing to."""
     for _ in range(_TRIES - 1):
         with contextlib.suppress(_ChangedError):
-            return _open(Path(path))
-    return _open(Path(path))
+            return _open(path)
+    return _open(path)
+
+
+def _open_parts(folder: Path) -> Trace:
+    """Open what is in a folder, each part in its file."""
+    files = part_files(folder)
+    with contextlib.ExitStack() as opened:
+        parts = {number: opened.enter_context(_open_growing(path)) for number, path in files.items()}
+        trace = joined(parts, printable(folder))
+        opened.pop_all()
+    n_parts = trace.attributes["n_parts"]
+    if missing := sorted(set(range(n_parts)) - set(parts)):
+        warnings.warn(
+            f"{printable(folder)} has {len(parts)} of {n_parts} parts: {', '.join(map(str, missing))} are missing, and "
+            "the structures in them.",
+            stacklevel=3,
+        )
+    return trace
 
 
 def open_unverified(path: str | Path) -> Trace:

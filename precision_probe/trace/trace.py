@@ -4,11 +4,10 @@ Nothing here imports torch or mace: a trace made on a GPU node is analysed on a 
 describes every group and variable.
 """
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
@@ -24,6 +23,13 @@ from precision_probe.trace.variables import write_tree
 __all__ = ["LOSS", "MODES", "SCHEMA_VERSION", "TABLES", "Trace", "encoded"]
 
 
+class Closable(Protocol):
+    """What can be closed."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
 class Trace:
     """Everything one run captured, with provenance.
 
@@ -36,7 +42,7 @@ class Trace:
         tree: The same, for xarray's own methods.
     """
 
-    def __init__(self, tree: xr.DataTree, file: io.IOBase | None = None) -> None:
+    def __init__(self, tree: xr.DataTree, file: Closable | None = None) -> None:
         self.tree = tree
         self._file = file
 

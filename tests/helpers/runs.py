@@ -7,6 +7,7 @@ import ase
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import precision_probe as pp
 from precision_probe.models.dtypes import default_dtype
@@ -36,6 +37,16 @@ def trace_of(model, structures, **options):
     with pp.attach(model, **({"precisions": "float32", "device": "cpu"} | options)) as probe:
         probe.run(structures, progress=False)
     return probe.trace()
+
+
+def check_same_trace(trace, whole):
+    """Compare two traces, number by number and attribute by attribute, but for what is said of a run as a whole."""
+    assert trace.tree.groups == whole.tree.groups
+    for node in whole.tree.subtree:
+        ours, theirs = (each.tree[node.path].to_dataset(inherit=False).load() for each in (trace, whole))
+        if node.path == "/":
+            ours.attrs, theirs.attrs = {}, {}
+        xr.testing.assert_identical(ours, theirs)
 
 
 def rel_l2(y, y_hat):

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from precision_probe.exceptions import InputError
 
-__all__ = ["Resumed"]
+__all__ = ["OF_RUN", "Resumed"]
 
 # Attributes that decide what numbers come out.
-_OF_MODEL = ("model_class", "model_dtype", "model_sha256", "backend", "head")
-_OF_RUN = ("precisions", "math_dtypes", "blocks", "modes", "gradients", "keep", "batch_edges", "seed")
+OF_RUN = (
+    *("model_class", "model_dtype", "model_sha256", "backend", "head"),
+    *("precisions", "math_dtypes", "blocks", "modes", "gradients", "keep", "batch_edges", "seed"),
+)
+_OF_PART = ("part", "n_parts", "first_structure")
 _CALL = re.compile(r"call (\d+)")  # begins the name of what a live model was called with
 _OF_STRUCTURES = ("name", "n_atoms", "n_edges")
 _OF_ATOMS = ("atomic_numbers", "positions")
@@ -55,7 +58,7 @@ class Resumed:
         Raises:
             InputError: If a model, its weights, precisions, blocks, … differ.
         """
-        now = json.loads(json.dumps({key: attributes.get(key) for key in (*_OF_MODEL, *_OF_RUN)}))
+        now = json.loads(json.dumps({key: attributes.get(key) for key in (*OF_RUN, *_OF_PART)}))
         for key, value in now.items():
             if (earlier := self.attributes.get(key)) != value:
                 raise InputError(

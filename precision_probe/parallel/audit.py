@@ -1,0 +1,253 @@
+"""An audit that workers share: each runs a part of the structures, and writes a file of its own.
+
+What is recorded is what one process would have recorded: structures keep their order, and batches are the same. (But
+what stochastic formats draw depends on whether TorchScript has compiled a model, which it does in the second call of a
+process.) A worker that is killed costs what it had not yet
+written; another goes on from there.
+"""
+
+import shutil
+import uuid
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ase
+
+from precision_probe.diagnostics.suite import evenly_spread
+from precision_probe.exceptions import ProbeError, first_line
+from precision_probe.files import unfinished
+from precision_probe.interruption import INTERRUPTIONS
+from precision_probe.models.graphs import build_graph, in_batches
+from precision_probe.models.loading import load_model
+from precision_probe.parallel.splitting import split
+from precision_probe.parallel.work import TOPIC, Options, PartDone, explain_structures, run_part
+from precision_probe.structures import StructureSource, read_structures
+from precision_probe.trace.claim import Claim, claim_output
+from precision_probe.trace.growing_file import finish
+from precision_probe.trace.parts.part import Part, part_files
+from precision_probe.trace.reading import open_trace
+from precision_probe.trace.tables import StoredTable
+from precision_probe.trace.transaction import settle
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+__all__ = ["Audit", "audit"]
+
+_N_EXPLAINED = 3  # structures: each is run some hundred times
+_STOPPING = 60  # seconds that are waited for workers to finish the structure that they are at: a choice
+_MOMENT = 0.5  # seconds after which it is looked whether somebody has interrupted
+
+
+@dataclass
+class Audit:
+    """What came of an audit.
+
+    Attributes:
+        path: The folder with its trace.
+        notes: What a reader of the results should know.
+        n_resumed: How many structures were done already.
+    """
+
+    path: Path
+    notes: list[str] = field(default_factory=list)
+    n_resumed: int = 0
+
+
+def audit(
+    model: str | Path,
+    structures: StructureSource,
+    output: str | Path | Claim,
+    client: "Client",
+    *,
+    options: Options | None = None,
+    explain: Collection[str] | None = ("contributions",),
+    steps: int = 0,
+    force: bool = False,
+    resume: bool = False,
+    told: Callable[[int], object] | None = None,
+) -> Audit:
+    """Run a model's variants on structures, a part on each worker, and keep what they compute.
+
+    Args:
+        model: A checkpoint that all workers can read, a foundation model's name, or ``"demo"``.
+        structures: As :meth:`precision_probe.Probe.run` takes them.
+        output: A folder, which all workers can write to; :func:`precision_probe.open_trace` opens it. Until all is done
+            it is ``<output>.partial``.
+        client: Of workers that run one task at a time. Where they are numbered, as those of ``LocalCluster`` are, each
+            takes a GPU of its own.
+        options: As :func:`precision_probe.attach` takes them. By default errors are kept and not tensors, and nothing
+            is timed.
+        explain: Which tables that explain the errors are made, of three of the structures; ``None`` for all.
+        steps: Of dynamics, as :meth:`precision_probe.Probe.explain` takes them.
+        force: Replace an output that is there, once the new one is complete.
+        resume: Go on from what an earlier run of the same left.
+        told: Called now and then with the number of structures that are done.
+
+    Raises:
+        InputError: If the model, a structure, an option or the output cannot be used.
+        ProbeError: If a worker fails; what was done is in ``<output>.partial``.
+    """
+    given = options or Options()
+    options = given | Options(keep=given.get("keep") or "errors", time=bool(given.get("time")))
+    with (
+        output
+        if isinstance(output, Claim)
+        else claim_output(output, force=force, resume=resume, as_folder=True) as claim
+    ):
+        atoms = read_structures(structures)
+        name = str(Path(model).resolve()) if Path(model).is_file() else str(model)  # workers are elsewhere
+        folder = _prepared(claim)
+        n_parts, n_resumed = _left(folder)
+        parts = _parts(name, atoms, n_parts or _n_workers(client), options)
+        done = _on_workers(client, name, atoms, parts, folder, options, told)
+        chosen = evenly_spread(atoms, _N_EXPLAINED)
+        explained = client.submit(explain_structures, name, chosen, options, explain, steps, pure=False)
+        why = explained.exception()
+        outcome = _finished(claim, done, {} if why else explained.result(), n_resumed)
+    if why:
+        raise why
+    return outcome
+
+
+def _prepared(claim: Claim) -> Path:
+    """The folder that grows, with what an earlier run left where that is to be continued."""
+    folder = unfinished(claim.path)
+    if folder.exists() and not claim.is_resumed:
+        _remove(folder)
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _left(folder: Path) -> tuple[int, int]:
+    """In how many parts an earlier run had shared its structures, and how many of these it has finished."""
+    if not any(folder.glob("part-*.h5")) and not any(folder.glob("part-*.h5.partial")):
+        return 0, 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of parts that nobody had begun
+        with open_trace(folder) as trace:
+            return int(trace.attributes["n_parts"]), int(trace.structures.sizes["structure"])
+
+
+def _n_workers(client: "Client") -> int:
+    return max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+
+
+def _parts(model: str, atoms: Sequence[ase.Atoms], n_parts: int, options: Options) -> list[tuple[Part, slice]]:
+    """The parts, of about as many atoms each; batches are those of a run by one process."""
+    if (batch_edges := options.get("batch_edges")) is None:
+        return split([len(each) for each in atoms], n_parts)
+    module, _ = load_model(model)
+    graphs = [build_graph(each, module) for each in atoms]
+    batches = [batch.n_structures for batch in in_batches(graphs, batch_edges)]
+    return split([graph.n_edges for graph in graphs], n_parts, batches)
+
+
+def _on_workers(
+    client: "Client",
+    model: str,
+    atoms: Sequence[ase.Atoms],
+    parts: Sequence[tuple[Part, slice]],
+    folder: Path,
+    options: Options,
+    told: Callable[[int], object] | None,
+) -> list[PartDone]:
+    """Have every part run.
+
+    Raises:
+        InputError: If one cannot be.
+        ProbeError: If one fails.
+    """
+    from distributed import Event, wait
+
+    stop = Event(f"{TOPIC}-{uuid.uuid4()}", client=client)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sending large graph", UserWarning)  # structures are what is to be sent
+        futures = {
+            client.submit(run_part, model, atoms[which], part, folder.resolve(), options, stop.name, pure=False): part
+            for part, which in parts
+        }
+    try:
+        with _counted(client, told):
+            _wait(futures)
+    except BaseException:
+        stop.set()  # a thread of a worker cannot be ended from outside; who goes on would write what others resume
+        with suppress(TimeoutError):
+            wait(list(futures), timeout=_STOPPING)
+        client.cancel(list(futures), force=True)
+        raise
+    return [future.result() for future in futures]
+
+
+def _wait(futures: Mapping["Future", Part]) -> None:
+    """Wait for all, as long as none fails and nobody interrupts."""
+    from distributed import wait
+    from distributed.scheduler import KilledWorker
+
+    waiting = set(futures)
+    while waiting:
+        INTERRUPTIONS.check()
+        with suppress(TimeoutError):
+            waiting = wait(waiting, timeout=_MOMENT, return_when="FIRST_COMPLETED").not_done
+        for future in set(futures) - waiting:
+            try:
+                done = future.result()
+            except ProbeError:
+                raise
+            except KilledWorker as error:
+                raise ProbeError(
+                    f"Workers that ran part {futures[future].number} were killed again and again. Look for why in "
+                    "their logs (memory?), and take fewer workers or smaller structures."
+                ) from error
+            except Exception as error:
+                raise ProbeError(f"A worker failed ({type(error).__name__}: {first_line(error)}).") from error
+            if done.problem:
+                raise ProbeError(done.problem)
+
+
+@contextmanager
+def _counted(client: "Client", told: Callable[[int], object] | None) -> Iterator[None]:
+    """Tell how many structures all workers together have done."""
+    counts: dict[int, int] = {}
+
+    def add(event: tuple[float, Mapping[str, int]]) -> None:
+        counts[event[1]["part"]] = event[1]["n_structures"]
+        if told is not None:
+            told(sum(counts.values()))
+
+    client.subscribe_topic(TOPIC, add)
+    try:
+        yield
+    finally:
+        client.unsubscribe_topic(TOPIC)
+
+
+def _finished(claim: Claim, done: Sequence[PartDone], tables: Mapping[str, StoredTable], n_resumed: int) -> Audit:
+    """Put tables into the first part, and the folder in its place."""
+    folder = unfinished(claim.path)
+    first = part_files(folder)[0]
+    if tables:
+        finish(first, tables, {})
+        settle(first)
+    with open_trace(folder) as trace:
+        if not trace.attributes["complete"]:
+            raise ProbeError(f"The trace is not complete, and stays {folder}.")
+    replaced = claim.path.with_name(f"{claim.path.name}.replaced")
+    if claim.path.exists():
+        claim.path.replace(replaced)
+    folder.replace(claim.path)
+    if replaced.exists():
+        _remove(replaced)
+    return Audit(claim.path, list(dict.fromkeys(note for each in done for note in each.notes)), n_resumed)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -1,0 +1,151 @@
+"""What a worker does: run one part of an audit, or find out where errors come from."""
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+import ase
+
+from precision_probe.exceptions import ProbeError
+from precision_probe.files import unfinished
+from precision_probe.interruption import INTERRUPTIONS
+from precision_probe.trace.claim import Claim, TakenError, claim_output, remove_lock
+from precision_probe.trace.parts.part import Part
+from precision_probe.trace.tables import StoredTable
+
+if TYPE_CHECKING:
+    from precision_probe.probe.options import Gradients, Keep
+    from precision_probe.probe.probe import Probe
+
+__all__ = ["TOPIC", "Options", "PartDone", "explain_structures", "run_part"]
+
+TOPIC = "precision-probe"  # of the events that tell how far a worker is
+_INTERVAL = 0.5  # seconds between them
+
+
+class Options(TypedDict, total=False):
+    """What :func:`precision_probe.attach` is given beside the model."""
+
+    precisions: str | Sequence[str] | None
+    blocks: str | Sequence[str] | None
+    gradients: "Gradients"
+    keep: "Keep | None"
+    modes: str | Sequence[str]
+    time: bool | None
+    batch_edges: int | None
+    head: str | None
+    device: str | None
+
+
+@dataclass(frozen=True)
+class PartDone:
+    """What came of one part.
+
+    Attributes:
+        n_structures: How many structures its file has.
+        notes: What a reader of the results should know.
+        problem: Why its file is not finished; empty if it is.
+    """
+
+    n_structures: int
+    notes: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def run_part(
+    model: str, structures: Sequence[ase.Atoms], part: Part, folder: Path, options: Options, stop: str
+) -> PartDone:
+    """Run the structures of one part, and finish its file; go on from what an earlier worker left of it.
+
+    Args:
+        model: As :func:`precision_probe.attach` takes it.
+        structures: Of the part.
+        part: Which it is.
+        folder: Where its file goes.
+        options: As :func:`precision_probe.attach` takes them.
+        stop: Name of the event at which it is stopped, between two structures.
+
+    Raises:
+        InputError: If the model, a structure or an option cannot be used.
+        ProbeError: If it was stopped.
+    """
+    from precision_probe.probe.probe import attach
+
+    path = folder / part.file_name
+    if path.exists():  # an earlier run finished it: it is compared with what this one is to run, and finished again
+        path.replace(unfinished(path))
+    options = options | {"device": _device(options.get("device"))}
+    try:
+        with attach(model, **options, output=_claimed(path), resume=True, part=part) as probe, _told(probe, part, stop):
+            probe.run(structures, progress=False)
+    except KeyboardInterrupt as error:
+        raise ProbeError(f"Part {part.number} was stopped.") from error
+    return PartDone(probe.n_structures, tuple(probe.notes), "" if probe.written_to == path else probe.output_problem)
+
+
+def explain_structures(
+    model: str, structures: Sequence[ase.Atoms], options: Options, only: Collection[str] | None, steps: int
+) -> dict[str, StoredTable]:
+    """The tables that say where errors come from, of structures that were chosen; none of a model without energies."""
+    from precision_probe.probe.probe import attach
+
+    options = options | {"device": _device(options.get("device")), "keep": "none", "time": False}
+    with attach(model, **options) as probe:
+        if only is not None and not probe.predicts_energies:
+            return {}
+        probe.explain(structures, n_structures=len(structures), steps=steps, only=only, progress=False)
+        return probe.tables
+
+
+def _claimed(path: Path) -> Claim:
+    """The file of a part. A worker that had it before us has been given up by the scheduler, and runs it no more."""
+    try:
+        return claim_output(path, resume=True)
+    except TakenError:
+        # It may be on another machine, where nobody here can see whether it has ended. If it has not, it finds a file
+        # that is not its own, and writes nothing more.
+        left = unfinished(path)
+        if left.exists():
+            shutil.copy2(left, left.with_name(f"{left.name}.new"))
+            left.with_name(f"{left.name}.new").replace(left)
+        remove_lock(path)
+        return claim_output(path, resume=True)
+
+
+def _device(asked: str | None) -> str | None:
+    """The device of this worker: where there are several GPUs and none is named, the next one for each worker."""
+    import torch
+    from distributed import get_worker
+
+    n_devices = torch.cuda.device_count()
+    number = str(get_worker().name)
+    if asked not in (None, "cuda") or not n_devices or not number.isdigit():
+        return asked
+    return f"cuda:{int(number) % n_devices}"
+
+
+@contextlib.contextmanager
+def _told(probe: "Probe", part: Part, stop: str) -> Iterator[None]:
+    """Tell the client now and then how many structures of a part are done, and stop if it says so."""
+    from distributed import Event, get_worker
+
+    worker, is_stopped, is_done = get_worker(), Event(stop), threading.Event()
+
+    def tell() -> None:
+        while not is_done.wait(_INTERVAL):
+            worker.log_event(TOPIC, {"part": part.number, "n_structures": probe.n_structures})
+            if is_stopped.is_set():
+                INTERRUPTIONS.interrupt()
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        thread.join()
+        INTERRUPTIONS.told()

@@ -1,0 +1,186 @@
+"""An audit that two workers share is that of one process; what a killed worker leaves is gone on with."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+
+import ase.build
+import pytest
+import torch
+from runs import check_same_trace, molecule
+
+import precision_probe as pp
+import precision_probe.parallel.cluster
+from precision_probe.exceptions import InputError, ProbeError
+from precision_probe.files import unfinished
+from precision_probe.parallel.audit import audit
+from precision_probe.parallel.cluster import connected
+from precision_probe.parallel.work import _claimed
+
+pytest.importorskip("distributed")
+OPTIONS = {"precisions": "float32,e5m10", "device": "cpu", "keep": "tensors"}
+
+
+@pytest.fixture(scope="module")
+def client():
+    with connected(2) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def structures():
+    return [molecule(seed) for seed in range(5)] + [ase.build.molecule("CH4"), ase.build.bulk("C", cubic=True)]
+
+
+@pytest.fixture(scope="module")
+def small_file(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "small.model"
+    torch.save(model, path)
+    return path
+
+
+def check_same(folder, small_file, structures, **options):
+    """Compare a folder with what one process records."""
+    with pp.attach(small_file, **{**OPTIONS, "time": False} | options) as probe:
+        probe.run(structures, progress=False)
+        probe.explain(structures, only=("contributions",), progress=False)
+    whole = probe.trace()
+    with pp.open_trace(folder) as trace:
+        assert trace.attributes["complete"] is True
+        check_same_trace(trace, whole)
+        for key in whole.attributes.keys() - {"created", "settings"}:
+            if key != "device":  # which says how many threads there are
+                assert trace.attributes[key] == whole.attributes[key], key
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the workers have, so that sums are in the same order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def kill_writer(folder):
+    """Kill a process that writes a part, if there is one."""
+    for lock in folder.glob("*.lock"):
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
+            return True
+    time.sleep(0.02)
+    return False
+
+
+def test_two_workers_record_what_one_process_does(client, small_file, structures, tmp_path):
+    counts = []
+    done = audit(small_file, structures, tmp_path / "out", client, options=OPTIONS, told=counts.append)
+    assert done.path == tmp_path / "out"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert sorted(path.name for path in done.path.iterdir()) == ["part-0000.h5", "part-0001.h5"]
+    assert counts == sorted(counts)
+    assert max(counts, default=0) <= len(structures)
+    check_same(done.path, small_file, structures)
+
+
+@pytest.mark.slow
+def test_batches_are_those_of_one_process(client, small_file, structures, tmp_path):
+    options = {"batch_edges": 20, "keep": "errors"}
+    done = audit(small_file, structures, tmp_path / "out", client, options=OPTIONS | options)
+    check_same(done.path, small_file, structures, **options)
+
+
+def test_a_worker_that_is_killed_costs_what_it_had_not_written(client, small_file, structures, tmp_path):
+    many = structures[:5] * 10
+    folder = tmp_path / "out.partial"
+
+    killer = threading.Thread(target=lambda: [None for _ in iter(lambda: kill_writer(folder), True)])
+    killer.start()
+    done = audit(small_file, many, tmp_path / "out", client, options=OPTIONS | {"blocks": "readouts.*"})
+    killer.join()
+    check_same(done.path, small_file, many, blocks="readouts.*")
+
+
+def test_what_fails_leaves_what_was_done_and_another_run_goes_on(client, small_file, structures, tmp_path):
+    wrong = [*structures[:-1], ase.build.molecule("SH2")]
+    wrong[-1].info["name"] = "the odd one"
+    with pytest.raises(InputError, match=r"Structure the odd one has S, which the model does not know"):
+        audit(small_file, wrong, tmp_path / "out", client, options=OPTIONS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.partial"]
+    with pytest.raises(InputError, match=r"out.partial exists"):
+        audit(small_file, structures, tmp_path / "out", client, options=OPTIONS)
+    with pytest.raises(InputError, match=r"is of a run with --workers"):
+        pp.attach(small_file, **OPTIONS, output=tmp_path / "out", resume=True)
+    audit(small_file, structures, tmp_path / "out", client, options=OPTIONS, resume=True)
+    check_same(tmp_path / "out", small_file, structures)
+
+
+@pytest.mark.slow
+def test_finished_parts_are_compared_with_what_is_to_be_run(client, small_file, structures, tmp_path):
+    audit(small_file, structures, tmp_path / "out", client, options=OPTIONS)
+    (tmp_path / "out").rename(tmp_path / "out.partial")
+    moved = [atoms.copy() for atoms in structures]
+    moved[2].positions += 0.01
+    with pytest.raises(InputError, match="to be run in its place"):
+        audit(small_file, moved, tmp_path / "out", client, options=OPTIONS, resume=True)
+    done = audit(small_file, structures, tmp_path / "out", client, options=OPTIONS, resume=True)
+    assert done.n_resumed == len(structures)
+    check_same(done.path, small_file, structures)
+
+
+@pytest.mark.slow
+def test_an_output_is_replaced_only_with_force_and_when_the_new_one_is_complete(
+    client, small_file, structures, tmp_path
+):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("precious")
+    with pytest.raises(InputError, match="out exists"):
+        audit(small_file, structures, tmp_path / "out", client, options=OPTIONS)
+    with pytest.raises(InputError, match="device"):
+        audit(small_file, structures, tmp_path / "out", client, options=OPTIONS | {"device": "nowhere"}, force=True)
+    assert (tmp_path / "out" / "mine").read_text() == "precious"
+    shutil.rmtree(tmp_path / "out.partial")
+    audit(small_file, structures, tmp_path / "out", client, options=OPTIONS, force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert not (tmp_path / "out" / "mine").exists()
+
+
+def test_the_lock_of_a_worker_on_another_machine_is_taken_over_and_its_file_is_another_one_then(tmp_path):
+    path = tmp_path / "part-0000.h5"
+    owner = {"host": "elsewhere", "boot": "", "pid": 1, "namespace": "", "start": "", "since": "", "token": "x"}
+    (tmp_path / "part-0000.h5.lock").write_text(json.dumps(owner))
+    unfinished(path).write_bytes(b"what it had")
+    before = unfinished(path).stat().st_ino
+    with _claimed(path) as claim:
+        assert claim.is_resumed
+        assert unfinished(path).read_bytes() == b"what it had"
+        assert unfinished(path).stat().st_ino != before
+    assert [each.name for each in tmp_path.iterdir()] == ["part-0000.h5.partial"]
+
+
+def test_without_workers_nothing_is_begun(monkeypatch):
+    monkeypatch.setattr(precision_probe.parallel.cluster, "_CONNECTING", 1)
+    with pytest.raises(InputError, match="At least one worker"), connected(0):
+        pass
+    with (
+        pytest.raises(InputError, match=r"tcp://127\.0\.0\.1:9 .* cannot be reached"),
+        connected(1, "tcp://127.0.0.1:9"),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_a_part_that_kills_its_workers_is_an_error(client, small_file, structures, tmp_path):
+    is_over = threading.Event()
+    killer = threading.Thread(
+        target=lambda: [kill_writer(tmp_path / "out.partial") for _ in iter(is_over.is_set, True)]
+    )
+    killer.start()
+    with pytest.raises(ProbeError, match="killed again and again"):
+        audit(small_file, structures[:1], tmp_path / "out", client, options=OPTIONS)
+    is_over.set()
+    killer.join()
