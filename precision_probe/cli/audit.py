@@ -1,15 +1,14 @@
 """The verb that runs a model on structures in each precision: audit."""
 
-import glob
-import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from precision_probe.cli.auditing.on_workers import audit_on_workers
+from precision_probe.cli.auditing.outputs import claimed, kept
+from precision_probe.cli.auditing.verdict import finish
 from precision_probe.cli.common import (
     EXCEEDED,
     BlocksOption,
@@ -22,10 +21,8 @@ from precision_probe.cli.common import (
     StructureFormatOption,
     StructuresArgument,
     TracebackOption,
-    complain,
     exit_codes,
     say,
-    wide_console,
 )
 from precision_probe.cli.trust import SafeOption, admit
 from precision_probe.exceptions import InputError, ProbeError
@@ -36,7 +33,6 @@ if TYPE_CHECKING:
     import ase
 
     import precision_probe as pp
-    from precision_probe.trace.claim import Claim
 
 __all__ = ["audit"]
 
@@ -95,6 +91,19 @@ def audit(
     dynamics: Annotated[
         int, typer.Option(help="With --explain: steps of dynamics at constant energy, whose drift is compared.", min=0)
     ] = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Share the structures between so many processes, each with a GPU of its own where there are several. "
+            "The output is a folder. Of --keep, errors is the default then."
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Use the workers of a dask scheduler, such as tcp://10.0.0.1:8786, on this machine or others."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from what an interrupted run of the same command left.")
@@ -111,36 +120,45 @@ def audit(
 
         if dynamics and not explain:
             raise InputError(f"--dynamics {dynamics} needs --explain, which the drift is a part of.")
+        is_shared = workers is not None or scheduler is not None
         limits = parse_tolerances(tolerance) if tolerance else None
-        kept = parse_keep(keep)  # words are looked at at once, before torch is waited for
+        keeping = parse_keep(keep)  # words are looked at at once, before torch is waited for
         parse_modes(modes)
         if precisions is not None:
             parse_precisions(precisions)
         if output is not None:
-            check_writable(output, force=force or resume)  # at once; again when it is claimed
+            # at once; again when it is claimed
+            check_writable(output, force=force or resume, as_folder=is_shared)
         admit(model, safe=safe, quiet=quiet)
         import precision_probe as pp
         from precision_probe.labels import LabelKeys
+        from precision_probe.parallel.work import Options
         from precision_probe.structures import read_structures
 
         keys = LabelKeys(energy_key, forces_key, stress_key)
         attach = pp.attach  # imported here, while an interruption ends the process at once
-        with _claimed(output, model, structures, force=force, resume=resume, quiet=quiet) as claim:
+        options = Options(
+            precisions=precisions,
+            blocks=blocks,
+            modes=modes,
+            keep=keeping,
+            time=time,
+            batch_edges=batch_edges,
+            head=head,
+            device=device,
+        )
+        with claimed(output, model, structures, force=force, resume=resume, quiet=quiet, as_folder=is_shared) as claim:
             atoms = read_structures(structures, keys=keys, format=format)  # once, for the audit and what explains it
-            with attach(
-                model,
-                precisions=precisions,
-                blocks=blocks,
-                modes=modes,
-                keep=kept,
-                time=time,
-                batch_edges=batch_edges,
-                head=head,
-                device=device,
-                output=claim,
-                force=force,
-                resume=resume,
-            ) as probe:
+            if is_shared:
+                steps = dynamics if explain else None
+                done = audit_on_workers(
+                    model, atoms, claim, options, n_workers=workers, scheduler=scheduler, steps=steps, quiet=quiet
+                )
+                with pp.open_trace(done.path) as trace:
+                    if finish(trace, done.notes, done.path, limits, quiet=quiet):
+                        raise typer.Exit(EXCEEDED)
+                return
+            with attach(model, **options, output=claim, force=force, resume=resume) as probe:
                 say(quiet, f"Auditing {probe.name} on {structures}, {probe.device}, in {probe.precision_names}")
                 if probe.n_resumed:
                     say(quiet, f"{probe.n_resumed} structure(s) are done already, in {unfinished(claim.path)}.")
@@ -149,65 +167,11 @@ def audit(
                     warnings.simplefilter("ignore", RuntimeWarning)  # what it warns of is said below
                     probe.detach()
             INTERRUPTIONS.keep(f"The trace is in {probe.written_to}." if probe.written_to else "Nothing was written.")
-        over = _finish(probe, limits, quiet=quiet)
+        over = finish(probe.trace(), probe.notes, probe.written_to, limits, quiet=quiet)
         if outcome is not None or probe.written_to != claim.path:
             raise _failure(outcome, probe, claim.path)
         if over:
             raise typer.Exit(EXCEEDED)
-
-
-@contextmanager
-def _claimed(
-    output: Path | None, model: str, structures: str, *, force: bool, resume: bool, quiet: bool
-) -> "Iterator[Claim]":
-    """The output, which nobody else writes meanwhile: by default the first free name, or what is to be resumed.
-
-    Raises:
-        InputError: If it cannot be used, or it is not clear what is to be resumed.
-        ProbeError: If the work is interrupted.
-    """
-    from precision_probe.trace.claim import claim_free_name, claim_output
-
-    stem = f"{Path(model).stem.replace(':', '-')}-{Path(structures.split('@')[0]).stem}"
-    places: list[Path] = []
-    with INTERRUPTIONS.working(lambda: _kept(*places)):
-        left = _interrupted(stem) if output is None else []
-        if resume and output is None:
-            if len(left) != 1:
-                found = ", ".join(str(unfinished(path)) for path in left) or "none"
-                raise InputError(f"Say with --output what --resume is to go on with. Interrupted runs left: {found}.")
-            (output,) = left
-        elif left:
-            say(quiet, f"{unfinished(left[0])} is what an interrupted run left: --resume --output {left[0]} goes on.")
-        with (
-            warnings.catch_warnings(),
-            claim_free_name(stem) if output is None else claim_output(output, force=force, resume=resume) as claim,
-        ):
-            warnings.filterwarnings(
-                "ignore", "precision_probe: The run did not come", RuntimeWarning
-            )  # an error says it
-            places.append(claim.path)
-            yield claim
-
-
-def _interrupted(stem: str) -> list[Path]:
-    """The outputs STEM-N.h5 of which an interrupted run left a part, and that no run is writing now."""
-    from precision_probe.trace.claim import claim_output
-
-    outputs = []
-    for part in sorted(Path().glob(f"{glob.escape(stem)}-*.h5.partial")):
-        output = part.with_suffix("")
-        if re.fullmatch(r"\d+", output.stem.removeprefix(f"{stem}-")):
-            with suppress(InputError), claim_output(output, resume=True):
-                outputs.append(output)
-    return outputs
-
-
-def _kept(output: Path | None = None) -> str:
-    """What an interrupted audit leaves."""
-    if output is None or not unfinished(output).exists():
-        return "Nothing was written."
-    return f"What was finished is in {unfinished(output)}; the same command with --resume goes on from there."
 
 
 def _run(probe: "pp.Probe", structures: "list[ase.Atoms]", *, quiet: bool, steps: int | None) -> BaseException | None:
@@ -248,46 +212,7 @@ def _failure(outcome: BaseException | None, probe: "pp.Probe", output: Path) -> 
         # what is in memory ends with the process, whose user has no probe
         known, in_memory, _ = problem.partition(" in memory:")
         what += [] if problem.startswith("The run did not") else [f"{known} nowhere." if in_memory else known]
-        what.append(_kept(output))
+        what.append(kept(output))
     failure = (InputError if isinstance(outcome, InputError) else ProbeError)(" ".join(what))
     failure.__cause__ = outcome
     return failure
-
-
-def _finish(probe: "pp.Probe", limits: dict[str, float] | None, *, quiet: bool) -> bool:
-    """Print the tables, and judge the tolerance: whether it is exceeded."""
-    import precision_probe as pp
-    from precision_probe.analysis.causes import main_causes
-    from precision_probe.analysis.errors import exceeded
-    from precision_probe.cli.style import WIDTH
-    from precision_probe.cli.tables import GUIDE, block_table, model_table, view_tables
-
-    trace = probe.trace()
-    summary = pp.summary(trace)
-    judged = {name: limit for name, limit in (limits or GUIDE).items() if name in summary}
-    over = exceeded(summary, judged)
-    if not quiet:
-        table = pp.errors(trace)
-        console = wide_console(WIDTH)
-        causes = main_causes(trace) if "contributions" in trace.tables else None
-        console.print(model_table(summary, table, over, judged, is_guide=limits is None, causes=causes))
-        if trace.modes:  # else nothing of the blocks was kept
-            console.print(block_table(table))
-        if trace.tables:
-            for each in view_tables(trace):
-                console.print(each)
-        for note in probe.notes:
-            console.print(f"Note: {note}", markup=False)
-    if probe.written_to is not None:
-        say(quiet, f"Trace written to {probe.written_to}")
-    if limits is None:
-        return False
-    for name in set(limits) - set(summary):
-        why = "no structure is periodic in all directions" if name == "stress" else "the model does not predict it"
-        complain(f"Note: the tolerance of {name} was not judged: {why}.")
-    for row in over.to_dict("records"):
-        complain(
-            f"{row['precision']}: {row['quantity']} error {row['error']:.2e} exceeds the tolerance "
-            f"{row['tolerance']:.2e} {row['unit']} ({row['error'] / row['tolerance']:.1f} times)."
-        )
-    return len(over) > 0

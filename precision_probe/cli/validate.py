@@ -59,7 +59,8 @@ def _examined(trace: Path) -> tuple[str, list[str]]:
         InputError: If something is wrong with it.
     """
     shown = printable(trace)
-    size = trace.stat().st_size if trace.is_file() else 0
+    files = trace.iterdir() if trace.is_dir() else [trace]
+    size = sum(file.stat().st_size for file in files if file.is_file())
     seconds = _SECONDS + size // _BYTES_A_SECOND
     command = [sys.executable, "-m", "precision_probe.trace.validation", str(trace), str(seconds), str(_MEMORY)]
     # HDF5 reads this as it is loaded: no plug-in is ever loaded then. One thread is enough, and needs fewer addresses.

@@ -131,9 +131,9 @@ def _device(asked: str | None) -> str | None:
 @contextlib.contextmanager
 def _told(probe: "Probe", part: Part, stop: str) -> Iterator[None]:
     """Tell the client now and then how many structures of a part are done, and stop if it says so."""
-    from distributed import Event, get_worker
+    from distributed import Event, get_client, get_worker
 
-    worker, is_stopped, is_done = get_worker(), Event(stop), threading.Event()
+    worker, is_stopped, is_done = get_worker(), Event(stop, client=get_client()), threading.Event()
 
     def tell() -> None:
         while not is_done.wait(_INTERVAL):

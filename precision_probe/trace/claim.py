@@ -150,7 +150,7 @@ def claim_free_name(stem: str | Path, suffix: str = ".h5") -> Claim:
         InputError: If the folder is missing or not writable.
     """
     for number in itertools.count(1):
-        path = check_folder(f"{stem}-{number}{suffix}")
+        path = check_folder(f"{stem}-{number}{suffix}", as_folder=True)
         if path.exists() or unfinished(path).exists():
             continue
         claim = _claimed(path)

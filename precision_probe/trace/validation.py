@@ -7,6 +7,7 @@ or a hostile file does to the HDF5 library (it can crash, or go in circles for e
 import datetime as dt
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ import xarray as xr
 
 from precision_probe.exceptions import InputError, printable
 from precision_probe.trace.digest import check_trailer
-from precision_probe.trace.reading import open_unverified
+from precision_probe.trace.parts.part import part_files
+from precision_probe.trace.reading import open_trace, open_unverified
 from precision_probe.trace.schema import REFERENCE
 from precision_probe.trace.trace import Trace
 
@@ -45,10 +47,37 @@ class Finding:
 def validate(path: str | Path) -> Finding:
     """Read a whole trace, verify every checksum, and check what is in it against the schema.
 
+    Args:
+        path: Of a file, or of a folder with the parts that workers wrote.
+
     Raises:
         InputError: If the trace cannot be opened; the message says why.
     """
     path = Path(path)
+    return _validate_parts(path) if path.is_dir() else _validate_file(path)
+
+
+def _validate_parts(folder: Path) -> Finding:
+    """The same of each part, and that they are one trace."""
+    found = Finding()
+    summaries = []
+    for file in part_files(folder).values():
+        of_part = _validate_file(file)
+        summaries.append(f"{printable(file.name)}: {of_part.summary}")
+        found.problems += [f"{printable(file.name)}: {problem}" for problem in of_part.problems]
+        found.notes += [f"{printable(file.name)}: {note}" for note in of_part.notes]
+    if not found.problems:
+        with warnings.catch_warnings(record=True) as said, open_trace(folder) as trace:
+            is_complete = trace.attributes["complete"]
+        found.notes += [str(each.message).rstrip(".") for each in said]
+        if not is_complete and not found.notes:
+            found.notes.append("complete is false: its parts do not follow one another")
+    found.summary = "; ".join(summaries)
+    return found
+
+
+def _validate_file(path: Path) -> Finding:
+    """The same of one file."""
     found = Finding()
     with open_unverified(path) as trace:
         n_arrays = n_bytes = 0

@@ -106,17 +106,18 @@ def test_a_worker_that_is_killed_costs_what_it_had_not_written(client, small_fil
 
 
 def test_what_fails_leaves_what_was_done_and_another_run_goes_on(client, small_file, structures, tmp_path):
-    wrong = [*structures[:-1], ase.build.molecule("SH2")]
+    wrong = [*structures * 6, ase.build.molecule("SH2")]
     wrong[-1].info["name"] = "the odd one"
     with pytest.raises(InputError, match=r"Structure the odd one has S, which the model does not know"):
         audit(small_file, wrong, tmp_path / "out", client, options=OPTIONS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.partial"]
+    assert not list((tmp_path / "out.partial").glob("*.lock"))  # the other worker was stopped
     with pytest.raises(InputError, match=r"out.partial exists"):
         audit(small_file, structures, tmp_path / "out", client, options=OPTIONS)
     with pytest.raises(InputError, match=r"is of a run with --workers"):
         pp.attach(small_file, **OPTIONS, output=tmp_path / "out", resume=True)
-    audit(small_file, structures, tmp_path / "out", client, options=OPTIONS, resume=True)
-    check_same(tmp_path / "out", small_file, structures)
+    audit(small_file, wrong[:-1], tmp_path / "out", client, options=OPTIONS, resume=True)
+    check_same(tmp_path / "out", small_file, wrong[:-1])
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""What the verb audit does beside running a model: its output, its verdict, and its workers."""
