@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     import ase
 
 OPTIONS: dict[str, Any] = {
-    "precisions": "float32,bfloat16",
+    "precisions": "float32",
     "modes": "propagated",
+    "gradients": "shared",
     "keep": "errors",
     "time": False,
 }

@@ -10,6 +10,7 @@ from precision_probe.exceptions import InputError, first_line
 
 if TYPE_CHECKING:
     from distributed import Client
+    from distributed.diagnostics.plugin import WorkerPlugin
 
 __all__ = ["connected"]
 
@@ -37,6 +38,27 @@ def connected(n_workers: int | None, scheduler: str | None = None) -> Iterator["
         yield client
 
 
+def _one_gpu() -> "WorkerPlugin":
+    """Has each worker, also one in place of another that was killed, see one GPU alone where there are several.
+
+    A process that sees them all has the first as its current one, and kernels that TorchScript compiles for another
+    fail there.
+    """
+    from distributed import Worker
+    from distributed.diagnostics.plugin import WorkerPlugin
+
+    class OneGPU(WorkerPlugin):  # type: ignore[misc]
+        def setup(self, worker: Worker) -> None:
+            import torch
+
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
+            devices = [each for each in visible.split(",") if each]
+            if len(devices) > 1:
+                os.environ["CUDA_VISIBLE_DEVICES"] = devices[int(worker.name) % len(devices)]
+
+    return OneGPU()
+
+
 @contextlib.contextmanager
 def _local(n_workers: int) -> Iterator["Client"]:
     """Processes on this machine, which share its processors; they end with this."""
@@ -57,6 +79,7 @@ def _local(n_workers: int) -> Iterator["Client"]:
         ) as cluster,
         Client(cluster) as client,
     ):
+        client.register_plugin(_one_gpu())
         yield client
 
 

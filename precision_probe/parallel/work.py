@@ -78,9 +78,11 @@ def run_part(
     path = folder / part.file_name
     if path.exists():  # an earlier run finished it: it is compared with what this one is to run, and finished again
         path.replace(unfinished(path))
-    options = options | {"device": _device(options.get("device"))}
     try:
-        with attach(model, **options, output=_claimed(path), resume=True, part=part) as probe, _told(probe, part, stop):
+        with (
+            attach(model, **options, output=_claimed(path), resume=True, part=part) as probe,
+            _told(probe, part, stop),
+        ):
             probe.run(structures, progress=False)
     except KeyboardInterrupt as error:
         raise ProbeError(f"Part {part.number} was stopped.") from error
@@ -93,8 +95,7 @@ def explain_structures(
     """The tables that say where errors come from, of structures that were chosen; none of a model without energies."""
     from precision_probe.probe.probe import attach
 
-    options = options | {"device": _device(options.get("device")), "keep": "none", "time": False}
-    with attach(model, **options) as probe:
+    with attach(model, **(options | Options(keep="none", time=False))) as probe:
         if only is not None and not probe.predicts_energies:
             return {}
         probe.explain(structures, n_structures=len(structures), steps=steps, only=only, progress=False)
@@ -114,18 +115,6 @@ def _claimed(path: Path) -> Claim:
             left.with_name(f"{left.name}.new").replace(left)
         remove_lock(path)
         return claim_output(path, resume=True)
-
-
-def _device(asked: str | None) -> str | None:
-    """The device of this worker: where there are several GPUs and none is named, the next one for each worker."""
-    import torch
-    from distributed import get_worker
-
-    n_devices = torch.cuda.device_count()
-    number = str(get_worker().name)
-    if asked not in (None, "cuda") or not n_devices or not number.isdigit():
-        return asked
-    return f"cuda:{int(number) % n_devices}"
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ from precision_probe.trace.parts.part import Part
 from precision_probe.trace.recorder import Recorder
 from precision_probe.trace.tables import StoredTable
 from precision_probe.trace.trace import MODES, Trace
-from precision_probe.variants.devices import check_device, check_precisions, default_precisions, undisturbed
+from precision_probe.variants.devices import check_device, check_precisions, current, default_precisions, undisturbed
 from precision_probe.variants.variant import Variant
 
 __all__ = ["Probe", "attach"]
@@ -162,7 +162,8 @@ def attach(
                 f"of the calculator's {len(members)} models, the first is probed; pass models[i] for others."
             )
         chosen = select_blocks(module, blocks)
-        variants = [Variant(module, p, place, subject.evaluation) for p in (PRECISIONS["float64"], *asked)]
+        with current(place):
+            variants = [Variant(module, p, place, subject.evaluation) for p in (PRECISIONS["float64"], *asked)]
         own = OwnPrecision(module, variants, lambda cloned, p: Variant(cloned, p, place, subject.evaluation))
         observer = Observer(
             variants,
@@ -259,7 +260,7 @@ class Probe:
         If this is interrupted, the structures that were finished are in the trace.
         """
         self._check_unfinished()
-        with TURNS.taken(), undisturbed():
+        with TURNS.taken(), undisturbed(), current(self.device):
             samples = self._batched(self._subject.samples(structures))
             self._subject.notes += check_memory(samples, self.model, self.device)
             self._calls.finish()
@@ -268,7 +269,7 @@ class Probe:
             repeats = math.ceil(_TIMED / len(samples)) if self._is_timed(samples) else 0
             samples = self._recording.still_to_run(samples)
         for sample in shown(samples, f"{len(self._observer.variants)} precisions", progress=progress):
-            with TURNS.taken(), undisturbed():
+            with TURNS.taken(), undisturbed(), current(self.device):
                 present = sample.to(self.device)
                 number = self._first + self._recording.n_structures
                 observed = self._observer.observe(present, repeats=repeats, number=number)
@@ -316,7 +317,7 @@ class Probe:
         from precision_probe.diagnostics.reference import Reference
 
         chosen = suite.evenly_spread(read_structures(structures), n_structures)
-        with TURNS.taken(), undisturbed():
+        with TURNS.taken(), undisturbed(), current(self.device):
             self._weights.follow()
             exact, *variants = (self._fresh(variant) for variant in self._observer.variants)
             reference = Reference(self.model, chosen, head=self._subject.about.get("head"), variant=exact)

@@ -10,7 +10,7 @@ from precision_probe.exceptions import InputError
 from precision_probe.models.backends import KERNEL_DTYPES, Architecture, backend
 from precision_probe.precisions import PRECISIONS, Precision, parse_precisions
 
-__all__ = ["check_device", "check_precisions", "default_precisions", "matmul_mode", "undisturbed"]
+__all__ = ["check_device", "check_precisions", "current", "default_precisions", "matmul_mode", "undisturbed"]
 
 
 def check_device(device: str | torch.device | None) -> torch.device:
@@ -101,6 +101,11 @@ def undisturbed() -> Iterator[None]:
         torch.autocast("cuda", enabled=False),
     ):
         yield
+
+
+def current(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Make a GPU the current one: on another, kernels that TorchScript compiles for it fail (illegal memory access)."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

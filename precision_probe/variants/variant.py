@@ -12,7 +12,7 @@ from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.evaluation import AnyModule, Evaluation, EvaluationOf, Prediction, Sample, mace_evaluation
 from precision_probe.models.inputs import Inputs, map_tensors, overwrites
 from precision_probe.precisions import Precision
-from precision_probe.variants.devices import matmul_mode, undisturbed
+from precision_probe.variants.devices import current, matmul_mode, undisturbed
 from precision_probe.variants.rounding import Rounding, generator_of, round_to
 
 __all__ = ["Variant"]
@@ -125,6 +125,7 @@ class Variant:
         cuda = [self.device] if self.device.type == "cuda" else []
         with (
             undisturbed(),
+            current(self.device),
             torch.random.fork_rng(devices=cuda),
             matmul_mode(self.precision.matmul_mode),
             default_dtype(self.dtype),
