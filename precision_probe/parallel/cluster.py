@@ -10,7 +10,6 @@ from precision_probe.exceptions import InputError, first_line
 
 if TYPE_CHECKING:
     from distributed import Client
-    from distributed.diagnostics.plugin import WorkerPlugin
 
 __all__ = ["connected"]
 
@@ -38,33 +37,14 @@ def connected(n_workers: int | None, scheduler: str | None = None) -> Iterator["
         yield client
 
 
-def _one_gpu() -> "WorkerPlugin":
-    """Has each worker, also one in place of another that was killed, see one GPU alone where there are several.
-
-    A process that sees them all has the first as its current one, and kernels that TorchScript compiles for another
-    fail there.
-    """
-    from distributed import Worker
-    from distributed.diagnostics.plugin import WorkerPlugin
-
-    class OneGPU(WorkerPlugin):  # type: ignore[misc]
-        def setup(self, worker: Worker) -> None:
-            import torch
-
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
-            devices = [each for each in visible.split(",") if each]
-            if len(devices) > 1:
-                os.environ["CUDA_VISIBLE_DEVICES"] = devices[int(worker.name) % len(devices)]
-
-    return OneGPU()
-
-
 @contextlib.contextmanager
 def _local(n_workers: int) -> Iterator["Client"]:
     """Processes on this machine, which share its processors; they end with this."""
     import logging
 
     from distributed import Client, LocalCluster
+
+    from precision_probe.parallel.one_gpu import OneGPU
 
     n_threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // n_workers))
     variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), n_threads)
@@ -79,7 +59,7 @@ def _local(n_workers: int) -> Iterator["Client"]:
         ) as cluster,
         Client(cluster) as client,
     ):
-        client.register_plugin(_one_gpu())
+        client.register_plugin(OneGPU())
         yield client
 
 

@@ -163,7 +163,7 @@ class TraceFile(io.RawIOBase):
                 f"The trace {shown} cannot be read ({reason}). See who may read it, and its disk."
             ) from error
         if not is_regular:
-            raise InputError(f"{shown} is not a file but a folder, a pipe or a device. Give the file of a trace.")
+            raise InputError(f"{shown} is not a file but a pipe or a device. Give the file of a trace.")
         self._state = self._now()
         _OPEN.add(self)
 

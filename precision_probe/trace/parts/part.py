@@ -44,10 +44,14 @@ def part_files(folder: Path) -> dict[int, Path]:
     """The file of each part that is in a folder, or what there is of it.
 
     Raises:
-        InputError: If there is none.
+        InputError: If there is none, or the folder cannot be read.
     """
     found: dict[int, Path] = {}
-    for path in folder.iterdir():
+    try:
+        paths = list(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"The folder {printable(folder)} cannot be read ({error.strerror}).") from error
+    for path in paths:
         match = _NAME.fullmatch(path.name)
         if match and (match[2] is None or int(match[1]) not in found):
             found[int(match[1])] = path
