@@ -9,12 +9,15 @@ import threading
 import time
 
 import ase.build
+import ase.io
 import pytest
 import torch
 from runs import check_same_trace, molecule
+from typer.testing import CliRunner
 
 import precision_probe as pp
 import precision_probe.parallel.cluster
+from precision_probe.cli.main import app
 from precision_probe.exceptions import InputError, ProbeError
 from precision_probe.files import unfinished
 from precision_probe.parallel.audit import audit
@@ -185,3 +188,27 @@ def test_a_part_that_kills_its_workers_is_an_error(client, small_file, structure
         audit(small_file, structures[:1], tmp_path / "out", client, options=OPTIONS)
     is_over.set()
     killer.join()
+
+
+def test_the_command_line_uses_workers_that_are_there(client, small_file, structures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    ase.io.write("waters.xyz", structures[:3])
+    options = [
+        "-p",
+        "float32",
+        "--device",
+        "cpu",
+        "--scheduler",
+        client.scheduler.address,
+        "--tolerance",
+        "forces=1e-9",
+    ]
+    result = CliRunner().invoke(app, ["audit", str(small_file), "waters.xyz", *options])
+    assert result.exit_code == 1, result.output  # the tolerance is exceeded
+    assert "with 2 worker(s)" in result.stderr
+    assert "Trace written to small-waters-1" in result.stderr
+    assert "Block by block" in result.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"waters.xyz", "state", "small-waters-1"}
+    assert "3 structures" in repr(pp.open_trace("small-waters-1"))
+    assert CliRunner().invoke(app, ["validate", "small-waters-1"]).exit_code == 0
