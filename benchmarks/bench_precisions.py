@@ -72,18 +72,16 @@ def check(args: argparse.Namespace) -> None:
     check_folder(args.output)
 
 
+def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
+    """Measure, and write what was found."""
+    from precisions_run import run  # here, because it imports torch and mace
+
+    return run(args, argv, args.sizes or (SMOKE_SIZES if args.smoke else SIZES))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 if it is done, 2 if what was asked for cannot be."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = arguments(argv)
-
-    def work() -> list[Path]:
-        check(args)
-        from precisions_run import run  # here, because it imports torch and mace
-
-        return run(args, argv, args.sizes or (SMOKE_SIZES if args.smoke else SIZES))
-
-    return concluded("bench_precisions", work, quiet=args.quiet)
+    return concluded("bench_precisions", argv, arguments, check, run)
 
 
 if __name__ == "__main__":

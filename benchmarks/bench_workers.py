@@ -206,14 +206,7 @@ def table(record: Record) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 if it is done, 2 if what was asked for cannot be."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = arguments(argv)
-
-    def work() -> list[Path]:
-        check(args)
-        return run(args, argv)
-
-    return concluded("bench_workers", work, quiet=args.quiet)
+    return concluded("bench_workers", argv, arguments, check, run)
 
 
 if __name__ == "__main__":

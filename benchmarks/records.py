@@ -1,5 +1,6 @@
 """What the benchmarks' results share: how they are kept as JSON, where they go, and which sources made them."""
 
+import argparse
 import hashlib
 import json
 import math
@@ -63,20 +64,31 @@ def write_results(folder: Path, stem: str, record: Record, text: str) -> list[Pa
     return paths
 
 
-def concluded(name: str, work: Callable[[], Sequence[Path]], *, quiet: bool) -> int:
+def concluded(
+    name: str,
+    argv: Sequence[str] | None,
+    arguments: Callable[[Sequence[str]], argparse.Namespace],
+    check: Callable[[argparse.Namespace], None],
+    run: Callable[[argparse.Namespace, Sequence[str]], Sequence[Path]],
+) -> int:
     """Do the work of a benchmark and print its tables; 0 if it is done, 2 if what was asked for cannot be.
 
     Args:
         name: Of the benchmark.
-        work: Writes the results, and returns the paths of their files: the record, the tables, and others.
-        quiet: Print the paths alone.
+        argv: Its command line; by default the process's.
+        arguments: Parses that; with ``quiet`` the paths alone are printed.
+        check: Refuses what can be known to be wrong at once.
+        run: Writes the results, and returns the paths of their files: the record, the tables, and others.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    args = arguments(argv)
     try:
-        written = work()
+        check(args)
+        written = run(args, argv)
     except InputError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
-    if not quiet:
+    if not args.quiet:
         print(written[1].read_text(encoding="utf-8"))
     print("\n".join(map(str, written)))
     return 0

@@ -116,7 +116,7 @@ def audit(
     with exit_codes(traceback):
         from precision_probe.analysis.errors import parse_tolerances
         from precision_probe.precisions import parse_precisions
-        from precision_probe.probe.options import parse_keep, parse_modes
+        from precision_probe.probe.options import Options, parse_keep, parse_modes
 
         if dynamics and not explain:
             raise InputError(f"--dynamics {dynamics} needs --explain, which the drift is a part of.")
@@ -132,7 +132,6 @@ def audit(
         admit(model, safe=safe, quiet=quiet)
         import precision_probe as pp
         from precision_probe.labels import LabelKeys
-        from precision_probe.parallel.work import Options
         from precision_probe.structures import read_structures
 
         keys = LabelKeys(energy_key, forces_key, stress_key)

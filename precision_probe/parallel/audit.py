@@ -2,8 +2,7 @@
 
 What is recorded is what one process would have recorded: structures keep their order, and batches are the same. (But
 what stochastic formats draw depends on whether TorchScript has compiled a model, which it does in the second call of a
-process.) A worker that is killed costs what it had not yet
-written; another goes on from there.
+process.) A worker that is killed costs what it had not yet written; another goes on from there.
 """
 
 import shutil
@@ -13,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ase
 
@@ -23,8 +22,10 @@ from precision_probe.files import unfinished
 from precision_probe.interruption import INTERRUPTIONS
 from precision_probe.models.graphs import build_graph, in_batches
 from precision_probe.models.loading import load_model
+from precision_probe.parallel.cluster import n_workers_of
 from precision_probe.parallel.splitting import split
-from precision_probe.parallel.work import TOPIC, Options, PartDone, explain_structures, run_part
+from precision_probe.parallel.work import PartDone, explain_structures, run_part
+from precision_probe.probe.options import Options
 from precision_probe.structures import StructureSource, read_structures
 from precision_probe.trace.claim import Claim, claim_output
 from precision_probe.trace.growing_file import finish
@@ -103,12 +104,17 @@ def audit(
         name = str(Path(model).resolve()) if Path(model).is_file() else str(model)  # workers are elsewhere
         folder = _prepared(claim)
         n_parts, n_resumed = _left(folder)
-        parts = _parts(name, atoms, n_parts or _n_workers(client), options)
+        parts = _parts(name, atoms, n_parts or max(1, n_workers_of(client)), options)
         done = _on_workers(client, name, atoms, parts, folder, options, told)
         chosen = evenly_spread(atoms, _N_EXPLAINED)
         explained = client.submit(explain_structures, name, chosen, options, explain, steps, pure=False)
-        why = explained.exception()
-        outcome = _finished(claim, done, {} if why else explained.result(), n_resumed)
+        why: ProbeError | None = None
+        tables: Mapping[str, StoredTable] = {}
+        try:
+            tables = _result(explained, "what explains the errors")
+        except ProbeError as error:
+            why = error
+        outcome = _finished(claim, done, tables, n_resumed)
     if why:
         raise why
     return outcome
@@ -125,16 +131,12 @@ def _prepared(claim: Claim) -> Path:
 
 def _left(folder: Path) -> tuple[int, int]:
     """In how many parts an earlier run had shared its structures, and how many of these it has finished."""
-    if not any(folder.glob("part-*.h5")) and not any(folder.glob("part-*.h5.partial")):
+    if not part_files(folder):
         return 0, 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of parts that nobody had begun
         with open_trace(folder) as trace:
             return int(trace.attributes["n_parts"]), int(trace.structures.sizes["structure"])
-
-
-def _n_workers(client: "Client") -> int:
-    return max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
 
 
 def _parts(model: str, atoms: Sequence[ase.Atoms], n_parts: int, options: Options) -> list[tuple[Part, slice]]:
@@ -164,53 +166,71 @@ def _on_workers(
     """
     from distributed import Event, wait
 
-    stop = Event(f"{TOPIC}-{uuid.uuid4()}", client=client)
+    run = f"precision-probe-{uuid.uuid4()}"  # others may use the same workers
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sending large graph", UserWarning)  # structures are what is to be sent
         futures = {
-            client.submit(run_part, model, atoms[which], part, folder.resolve(), options, stop.name, pure=False): part
+            client.submit(run_part, model, atoms[which], part, folder.resolve(), options, run, pure=False): part
             for part, which in parts
         }
     try:
-        with _counted(client, told):
-            _wait(futures)
+        with _counted(client, run, told):
+            return _results(futures)
     except BaseException:
-        stop.set()  # a thread of a worker cannot be ended from outside; who goes on would write what others resume
+        Event(
+            run, client=client
+        ).set()  # a thread of a worker cannot be ended from outside; who goes on would write what others resume
         with suppress(TimeoutError):
             wait(list(futures), timeout=_STOPPING)
         client.cancel(list(futures), force=True)
         raise
-    return [future.result() for future in futures]
 
 
-def _wait(futures: Mapping["Future", Part]) -> None:
-    """Wait for all, as long as none fails and nobody interrupts."""
+def _results(futures: Mapping["Future", Part]) -> list[PartDone]:
+    """What came of all parts, once they are done, as long as none fails and nobody interrupts.
+
+    Raises:
+        InputError: If one cannot be run.
+        ProbeError: If one fails.
+    """
     from distributed import wait
+
+    results: dict[Future, PartDone] = {}
+    while len(results) < len(futures):
+        INTERRUPTIONS.check()
+        waiting = [future for future in futures if future not in results]
+        with suppress(TimeoutError):
+            for future in wait(waiting, timeout=_MOMENT, return_when="FIRST_COMPLETED").done:
+                results[future] = _result(future, f"part {futures[future].number}")
+                if results[future].problem:
+                    raise ProbeError(results[future].problem)
+    return [results[future] for future in futures]
+
+
+def _result(future: "Future", what: str) -> Any:
+    """What came of something, once it is done.
+
+    Raises:
+        InputError: If what was given to it cannot be used.
+        ProbeError: If it failed otherwise.
+    """
     from distributed.scheduler import KilledWorker
 
-    waiting = set(futures)
-    while waiting:
-        INTERRUPTIONS.check()
-        with suppress(TimeoutError):
-            waiting = wait(waiting, timeout=_MOMENT, return_when="FIRST_COMPLETED").not_done
-        for future in set(futures) - waiting:
-            try:
-                done = future.result()
-            except ProbeError:
-                raise
-            except KilledWorker as error:
-                raise ProbeError(
-                    f"Workers that ran part {futures[future].number} were killed again and again. Look for why in "
-                    "their logs (memory?), and take fewer workers or smaller structures."
-                ) from error
-            except Exception as error:
-                raise ProbeError(f"A worker failed ({type(error).__name__}: {first_line(error)}).") from error
-            if done.problem:
-                raise ProbeError(done.problem)
+    try:
+        return future.result()
+    except ProbeError:
+        raise
+    except KilledWorker as error:
+        raise ProbeError(
+            f"Workers that ran {what} were killed again and again. Look for why in their logs (memory?), and take "
+            "fewer workers or smaller structures."
+        ) from error
+    except Exception as error:
+        raise ProbeError(f"A worker failed ({type(error).__name__}: {first_line(error)}).") from error
 
 
 @contextmanager
-def _counted(client: "Client", told: Callable[[int], object] | None) -> Iterator[None]:
+def _counted(client: "Client", run: str, told: Callable[[int], object] | None) -> Iterator[None]:
     """Tell how many structures all workers together have done."""
     counts: dict[int, int] = {}
 
@@ -219,11 +239,11 @@ def _counted(client: "Client", told: Callable[[int], object] | None) -> Iterator
         if told is not None:
             told(sum(counts.values()))
 
-    client.subscribe_topic(TOPIC, add)
+    client.subscribe_topic(run, add)
     try:
         yield
     finally:
-        client.unsubscribe_topic(TOPIC)
+        client.unsubscribe_topic(run)
 
 
 def _finished(claim: Claim, done: Sequence[PartDone], tables: Mapping[str, StoredTable], n_resumed: int) -> Audit:

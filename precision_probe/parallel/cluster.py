@@ -11,7 +11,7 @@ from precision_probe.exceptions import InputError, first_line
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["connected"]
+__all__ = ["connected", "n_workers_of"]
 
 _CONNECTING = 30  # seconds in which a scheduler answers
 _PATIENCE = 600  # seconds in which the workers of a scheduler have come: a choice, batch systems let one wait
@@ -35,6 +35,11 @@ def connected(n_workers: int | None, scheduler: str | None = None) -> Iterator["
         raise InputError("Workers need dask.distributed. Install it with: pip install 'precision-probe[parallel]'")
     with _local(n_workers or 1) if scheduler is None else _remote(scheduler, n_workers or 1) as client:
         yield client
+
+
+def n_workers_of(client: "Client") -> int:
+    """How many workers there are."""
+    return len(client.scheduler_info(n_workers=-1)["workers"])
 
 
 @contextlib.contextmanager
@@ -79,9 +84,8 @@ def _remote(scheduler: str, n_workers: int) -> Iterator["Client"]:
         try:
             client.wait_for_workers(n_workers, timeout=_PATIENCE)
         except TimeoutError as error:
-            n_there = len(client.scheduler_info(n_workers=-1)["workers"])
             raise InputError(
-                f"The scheduler {scheduler} has {n_there} of {n_workers} workers after {_PATIENCE} s. Start more with "
-                "`dask worker --nthreads 1`, or ask for fewer (--workers)."
+                f"The scheduler {scheduler} has {n_workers_of(client)} of {n_workers} workers after {_PATIENCE} s. "
+                "Start more with `dask worker --nthreads 1`, or ask for fewer (--workers)."
             ) from error
         yield client

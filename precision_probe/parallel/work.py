@@ -6,39 +6,24 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import ase
 
 from precision_probe.exceptions import ProbeError
 from precision_probe.files import unfinished
 from precision_probe.interruption import INTERRUPTIONS
+from precision_probe.probe.options import Options
 from precision_probe.trace.claim import Claim, TakenError, claim_output, remove_lock
 from precision_probe.trace.parts.part import Part
 from precision_probe.trace.tables import StoredTable
 
 if TYPE_CHECKING:
-    from precision_probe.probe.options import Gradients, Keep
     from precision_probe.probe.probe import Probe
 
-__all__ = ["TOPIC", "Options", "PartDone", "explain_structures", "run_part"]
+__all__ = ["PartDone", "explain_structures", "run_part"]
 
-TOPIC = "precision-probe"  # of the events that tell how far a worker is
-_INTERVAL = 0.5  # seconds between them
-
-
-class Options(TypedDict, total=False):
-    """What :func:`precision_probe.attach` is given beside the model."""
-
-    precisions: str | Sequence[str] | None
-    blocks: str | Sequence[str] | None
-    gradients: "Gradients"
-    keep: "Keep | None"
-    modes: str | Sequence[str]
-    time: bool | None
-    batch_edges: int | None
-    head: str | None
-    device: str | None
+_INTERVAL = 0.5  # seconds between the events that tell how far a worker is
 
 
 @dataclass(frozen=True)
@@ -57,7 +42,7 @@ class PartDone:
 
 
 def run_part(
-    model: str, structures: Sequence[ase.Atoms], part: Part, folder: Path, options: Options, stop: str
+    model: str, structures: Sequence[ase.Atoms], part: Part, folder: Path, options: Options, run: str
 ) -> PartDone:
     """Run the structures of one part, and finish its file; go on from what an earlier worker left of it.
 
@@ -67,7 +52,8 @@ def run_part(
         part: Which it is.
         folder: Where its file goes.
         options: As :func:`precision_probe.attach` takes them.
-        stop: Name of the event at which it is stopped, between two structures.
+        run: Name of the topic under which it tells how far it is, and of the event at which it stops between two
+            structures.
 
     Raises:
         InputError: If the model, a structure or an option cannot be used.
@@ -81,7 +67,7 @@ def run_part(
     try:
         with (
             attach(model, **options, output=_claimed(path), resume=True, part=part) as probe,
-            _told(probe, part, stop),
+            _told(probe, part, run),
         ):
             probe.run(structures, progress=False)
     except KeyboardInterrupt as error:
@@ -118,15 +104,15 @@ def _claimed(path: Path) -> Claim:
 
 
 @contextlib.contextmanager
-def _told(probe: "Probe", part: Part, stop: str) -> Iterator[None]:
+def _told(probe: "Probe", part: Part, run: str) -> Iterator[None]:
     """Tell the client now and then how many structures of a part are done, and stop if it says so."""
     from distributed import Event, get_client, get_worker
 
-    worker, is_stopped, is_done = get_worker(), Event(stop, client=get_client()), threading.Event()
+    worker, is_stopped, is_done = get_worker(), Event(run, client=get_client()), threading.Event()
 
     def tell() -> None:
         while not is_done.wait(_INTERVAL):
-            worker.log_event(TOPIC, {"part": part.number, "n_structures": probe.n_structures})
+            worker.log_event(run, {"part": part.number, "n_structures": probe.n_structures})
             if is_stopped.is_set():
                 INTERRUPTIONS.interrupt()
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, get_args
 
 from precision_probe.exceptions import InputError
 from precision_probe.trace.claim import Claim, claim_output
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Gradients",
     "Keep",
+    "Options",
     "check_batch_edges",
     "default_device",
     "parse_gradients",
@@ -25,6 +26,20 @@ __all__ = [
 
 Gradients: TypeAlias = Literal["per_block", "shared"] | bool
 Keep: TypeAlias = Literal["tensors", "errors", "none"]
+
+
+class Options(TypedDict, total=False):
+    """What :func:`precision_probe.attach` is given beside the model."""
+
+    precisions: str | Sequence[str] | None
+    blocks: str | Sequence[str] | None
+    gradients: Gradients
+    keep: Keep | None
+    modes: str | Sequence[str]
+    time: bool | None
+    batch_edges: int | None
+    head: str | None
+    device: str | None
 
 
 def parse_gradients(gradients: Gradients) -> str:

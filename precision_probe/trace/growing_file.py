@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from precision_probe.trace.schema import TABLES
+from precision_probe.trace.schema import COUNTED, TABLES
 from precision_probe.trace.tables import StoredTable, to_dataset
 from precision_probe.trace.transaction import changing, changing_hdf5, making
 from precision_probe.trace.variables import (
@@ -30,8 +30,6 @@ from precision_probe.trace.variables import (
 )
 
 __all__ = ["append", "append_to", "check_counts", "finish", "remove_tables", "set_attributes"]
-
-_ROWS = ("structure", "atom", "edge", "species")
 
 
 def append(tree: xr.DataTree, path: Path, *, new: bool = False) -> None:
@@ -80,7 +78,7 @@ def _rows(file: h5netcdf.File, tree: xr.DataTree) -> dict[str, tuple[int, int]]:
     if "structures" not in file.groups or "structures" not in tree:
         return {}
     before, more = file["structures"].dimensions, tree["structures"].sizes
-    return {name: (before[name].size, more.get(name, 0)) for name in _ROWS if name in before}
+    return {name: (before[name].size, more.get(name, 0)) for name in COUNTED if name in before}
 
 
 def _groups_with(group: h5netcdf.Group, rows: Mapping[str, tuple[int, int]], path: str = "") -> Iterator[str]:

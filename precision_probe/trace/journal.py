@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["Journal", "Part", "pending_changes", "read_at", "read_journal", "write_at"]
+__all__ = ["Journal", "Patch", "pending_changes", "read_at", "read_journal", "write_at"]
 
 _MAGIC = b"precision-probe journal 1\n"
 _NUMBERS = struct.Struct("<QQ")  # the size of the file and the number of parts; the place and the length of each part
@@ -25,7 +25,7 @@ _DIGEST = 32
 _TAIL = 2**16  # bytes at the end of a file by which a journal knows it: a choice, read in no time
 
 
-class Part(NamedTuple):
+class Patch(NamedTuple):
     """New bytes, and where they belong."""
 
     first: int
@@ -42,7 +42,7 @@ class Journal:
     """
 
     size: int
-    parts: Sequence[Part]
+    parts: Sequence[Patch]
 
     @classmethod
     def of_pages(cls, pages: Mapping[int, bytearray], page_size: int, old: int, size: int) -> "Journal":
@@ -55,7 +55,7 @@ class Journal:
                 runs[-1][1].extend(data)
             elif data:
                 runs.append((first, bytearray(data)))
-        return cls(size, [Part(first, bytes(data)) for first, data in runs])
+        return cls(size, [Patch(first, bytes(data)) for first, data in runs])
 
     def write(self, path: Path, fd: int) -> None:
         """Put the journal beside a file.
@@ -131,7 +131,7 @@ def read_journal(path: Path) -> Journal | None:
     places = [_NUMBERS.unpack_from(body, len(_MAGIC) + _NUMBERS.size * (1 + index)) for index in range(n_parts)]
     parts, at = [], len(_MAGIC) + _NUMBERS.size * (1 + n_parts)
     for first, length in places:
-        parts.append(Part(first, body[at : at + length]))
+        parts.append(Patch(first, body[at : at + length]))
         at += length
     journal = Journal(size, parts)
     with path.open("rb") as file:

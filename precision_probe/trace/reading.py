@@ -77,10 +77,14 @@ def _open_growing(path: Path) -> Trace:
 def _open_parts(folder: Path) -> Trace:
     """Open what is in a folder, each part in its file."""
     files = part_files(folder)
+    if not files:
+        raise InputError(
+            f"{printable(folder)} is a folder without parts of a trace. Give a trace, or a folder that audit --workers "
+            "wrote."
+        )
     with contextlib.ExitStack() as opened:
         parts = {number: opened.enter_context(_open_growing(path)) for number, path in files.items()}
-        trace = joined(parts, printable(folder))
-        opened.pop_all()
+        trace = Trace(joined(parts, printable(folder)), opened.pop_all())
     n_parts = trace.attributes["n_parts"]
     if missing := sorted(set(range(n_parts)) - set(parts)):
         warnings.warn(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from precision_probe.exceptions import InputError, printable
 
 __all__ = [
+    "COUNTED",
     "ERRORS",
     "LOSS",
     "MODES",
@@ -33,7 +34,7 @@ ERRORS = "errors"  # of arrays that were too large to keep
 REFERENCE = "float64"
 LOSS = "loss"  # gradients of a training loss, where the attached model was trained
 
-_COUNTED = ("structure", "atom", "edge", "species")
+COUNTED = ("structure", "atom", "edge", "species")
 _NUMBER = (int, float)
 
 _ROOT: dict[str, type | tuple[type, ...]] = {
@@ -231,7 +232,7 @@ def _check_structures(tree: xr.DataTree) -> dict[str, int]:
             raise BrokenError(f"/structures/{printable(name)} is none that a trace has")
         dims, kind = _STRUCTURES[name]
         _check_one(f"/structures/{name}", variable, dims, kind)
-    sizes = {dim: int(group.sizes[dim]) for dim in _COUNTED if dim in group.sizes}
+    sizes = {dim: int(group.sizes[dim]) for dim in COUNTED if dim in group.sizes}
     for counts, dim in (("n_atoms", "atom"), ("n_edges", "edge"), ("n_species", "species")):
         if counts in group:
             numbers = group[counts].values
@@ -293,7 +294,7 @@ def _check_array(path: str, variable: xr.Variable, reference: xr.Variable, sizes
     if variable.dtype.kind not in "fiub":
         raise BrokenError(f"{path} holds {variable.dtype}, which must be numbers")
     for dim, size in zip(variable.dims, variable.shape, strict=True):
-        if dim in _COUNTED and size != sizes.get(str(dim)):
+        if dim in COUNTED and size != sizes.get(str(dim)):
             raise BrokenError(f"{path} has {size} rows, and there are {sizes.get(str(dim), 0)} {dim}s")
 
 
@@ -364,7 +365,7 @@ def _check_statistics(
     n_parts = len(parts.split()) or 1 if isinstance(parts, str) else None
     if variable.shape[1:] != (n_parts, len(attributes["statistics"])) or variable.dtype.kind != "f":
         raise BrokenError(f"{path} has the shape {variable.shape}, and other parts or statistics are named")
-    if rows in _COUNTED and variable.shape[0] != sizes.get(rows):
+    if rows in COUNTED and variable.shape[0] != sizes.get(rows):
         raise BrokenError(f"{path} has {variable.shape[0]} rows, and there are {sizes.get(rows, 0)} {rows}s")
 
 

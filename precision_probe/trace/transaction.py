@@ -27,7 +27,7 @@ import h5netcdf
 import h5py
 
 from precision_probe.trace.digest import TRAILER_LENGTH, hdf5_end, is_trailer, trailer
-from precision_probe.trace.journal import Journal, Part, read_at, read_journal, write_at
+from precision_probe.trace.journal import Journal, Patch, read_at, read_journal, write_at
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -276,7 +276,7 @@ class Transaction(io.RawIOBase):
         os.fsync(self._fd)  # a file system may say only now that there is no space
         journal = Journal.of_pages(self._pages, _PAGE, self._old, self._end)
         if self._trailer:
-            journal = Journal(self._end + len(self._trailer), [*journal.parts, Part(self._end, self._trailer)])
+            journal = Journal(self._end + len(self._trailer), [*journal.parts, Patch(self._end, self._trailer)])
             self._end = journal.size
         if journal.parts:
             journal.write(self._path, self._fd)

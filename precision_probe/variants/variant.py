@@ -53,7 +53,8 @@ class Variant:
     def draw_anew(self, number: int) -> None:
         """Let stochastic rounding go on with random numbers that depend on the seed and this number alone.
 
-        So what comes of one structure does not depend on what ran before it, nor on how often that was timed.
+        So what comes of one structure does not depend on which ran before it, nor on how often that was timed; but the
+        first evaluation of a process draws otherwise, as TorchScript compiles a model in the second.
         """
         if self._generator is not None:
             self._generator.manual_seed(self.seed * 2**32 + number + 1)

@@ -191,6 +191,7 @@ def test_a_part_that_kills_its_workers_is_an_error(client, small_file, structure
 
 
 def test_the_command_line_uses_workers_that_are_there(client, small_file, structures, tmp_path, monkeypatch):
+    client.wait_for_workers(2, timeout=60)  # others have killed some
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     ase.io.write("waters.xyz", structures[:3])

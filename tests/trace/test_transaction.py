@@ -13,7 +13,7 @@ import pytest
 from full_disk import Killed, broken_disk, killed_at
 
 from precision_probe.trace.digest import check_trailer, write_trailer
-from precision_probe.trace.journal import Journal, Part, pending_changes, read_journal
+from precision_probe.trace.journal import Journal, Patch, pending_changes, read_journal
 from precision_probe.trace.transaction import Transaction, changing, changing_hdf5, making, settle
 
 N_OLD, N_NEW = 1000, 3000  # numbers; the file then changes by bytes before and beyond its old end
@@ -351,8 +351,8 @@ def test_the_file_object_of_pending_changes_is_the_file_to_be(path, tmp_path):
 
 def test_pages_are_joined_and_cut_to_the_file():
     pages = {0: bytearray(b"a" * 4), 1: bytearray(b"b" * 4), 3: bytearray(b"c" * 4), 5: bytearray(b"d" * 4)}
-    assert Journal.of_pages(pages, 4, 15, 100).parts == [Part(0, b"aaaabbbb"), Part(12, b"ccc")]
-    assert Journal.of_pages(pages, 4, 100, 13).parts == [Part(0, b"aaaabbbb"), Part(12, b"c")]
+    assert Journal.of_pages(pages, 4, 15, 100).parts == [Patch(0, b"aaaabbbb"), Patch(12, b"ccc")]
+    assert Journal.of_pages(pages, 4, 100, 13).parts == [Patch(0, b"aaaabbbb"), Patch(12, b"c")]
 
 
 # The line at the end

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import ase
 
     from precision_probe.parallel.audit import Audit
-    from precision_probe.parallel.work import Options
+    from precision_probe.probe.options import Options
     from precision_probe.trace.claim import Claim
 
 __all__ = ["audit_on_workers"]
@@ -41,12 +41,11 @@ def audit_on_workers(
         quiet: Say nothing.
     """
     from precision_probe.parallel.audit import audit
-    from precision_probe.parallel.cluster import connected
+    from precision_probe.parallel.cluster import connected, n_workers_of
     from precision_probe.progress import counted
 
     with connected(n_workers, scheduler) as client:
-        n_there = len(client.scheduler_info(n_workers=-1)["workers"])
-        say(quiet, f"Auditing {len(structures)} structure(s) with {n_there} worker(s)")
+        say(quiet, f"Auditing {len(structures)} structure(s) with {n_workers_of(client)} worker(s)")
         with counted(len(structures), "structures", progress=not quiet) as told:
             explain = ("contributions",) if steps is None else None
             done = audit(

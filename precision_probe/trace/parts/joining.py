@@ -1,6 +1,5 @@
 """The parts of a trace → one trace, whose arrays are read from their files when they are used."""
 
-import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from xarray.core import indexing
 
 from precision_probe.exceptions import InputError
 from precision_probe.trace.recording.resumed import OF_RUN
-from precision_probe.trace.schema import TABLES
+from precision_probe.trace.schema import COUNTED, TABLES
 from precision_probe.trace.trace import Trace, encoded
 
 if TYPE_CHECKING:
@@ -21,31 +20,28 @@ if TYPE_CHECKING:
 
 __all__ = ["joined"]
 
-_COUNTED = ("structure", "atom", "edge", "species")
 _OWNER = "structure_of_atom"  # counts structures, which in each part begin anew
 
 
-def joined(parts: Mapping[int, Trace], name: str) -> Trace:
-    """One trace of several parts.
+def joined(parts: Mapping[int, Trace], name: str) -> xr.DataTree:
+    """The tree of one trace of several parts, which must stay open as long as it is used.
 
     Args:
-        parts: By their numbers, in order; they are closed with the trace that is returned.
+        parts: By their numbers, in order.
         name: What they are called together, for messages.
 
     Raises:
         InputError: If they are not of one run.
     """
-    traces = list(parts.values())
-    with contextlib.ExitStack() as opened:
-        for trace in traces:
-            opened.enter_context(trace)
-        attributes = _attributes(parts, name)
-        sizes = [_sizes(trace) for trace in traces]
-        paths = dict.fromkeys(node.path for trace in traces for node in trace.tree.subtree)
-        groups = {path: _group(path, traces, sizes) for path in paths}
-        tree = xr.DataTree.from_dict(groups)
-        tree.attrs = {key: encoded(value) for key, value in attributes.items()}
-        return Trace(tree, opened.pop_all())
+    attributes = _attributes(parts, name)
+    sizes = [_sizes(trace) for trace in parts.values()]
+    groups = [{node.path: node.to_dataset(inherit=False) for node in trace.tree.subtree} for trace in parts.values()]
+    paths = dict.fromkeys(path for of_part in groups for path in of_part)
+    tree = xr.DataTree.from_dict(
+        {path: _group(path, [of_part.get(path, xr.Dataset()) for of_part in groups], sizes) for path in paths}
+    )
+    tree.attrs = {key: encoded(value) for key, value in attributes.items()}
+    return tree
 
 
 def _attributes(parts: Mapping[int, Trace], name: str) -> dict[str, Any]:
@@ -85,13 +81,11 @@ def _follow(parts: Mapping[int, Trace]) -> bool:
 
 def _sizes(trace: Trace) -> dict[str, int]:
     """How many structures, atoms, edges and species a part has."""
-    return {dim: int(size) for dim, size in trace.structures.sizes.items() if dim in _COUNTED}
+    return {dim: int(size) for dim, size in trace.structures.sizes.items() if dim in COUNTED}
 
 
-def _group(path: str, traces: Sequence[Trace], sizes: Sequence[Mapping[str, int]]) -> xr.Dataset:
+def _group(path: str, datasets: Sequence[xr.Dataset], sizes: Sequence[Mapping[str, int]]) -> xr.Dataset:
     """One group of all parts, row after row; tables and names of irreps are those of the first that has them."""
-    nodes = [{node.path: node for node in trace.tree.subtree}.get(path) for trace in traces]
-    datasets = [xr.Dataset() if node is None else node.to_dataset(inherit=False) for node in nodes]
     attributes = next((dataset.attrs for dataset in datasets if dataset.attrs), {})
     names = dict.fromkeys(str(name) for dataset in datasets for name in dataset.variables)
     variables: dict[str, xr.Variable] = {}

@@ -41,10 +41,10 @@ class Part:
 
 
 def part_files(folder: Path) -> dict[int, Path]:
-    """The file of each part that is in a folder, or what there is of it.
+    """The file of each part that is in a folder, or what there is of it; nothing where there is none.
 
     Raises:
-        InputError: If there is none, or the folder cannot be read.
+        InputError: If the folder cannot be read.
     """
     found: dict[int, Path] = {}
     try:
@@ -55,9 +55,4 @@ def part_files(folder: Path) -> dict[int, Path]:
         match = _NAME.fullmatch(path.name)
         if match and (match[2] is None or int(match[1]) not in found):
             found[int(match[1])] = path
-    if not found:
-        raise InputError(
-            f"{printable(folder)} is a folder without parts of a trace. Give a trace, or a folder that audit --workers "
-            "wrote."
-        )
     return dict(sorted(found.items()))
