@@ -5,8 +5,9 @@
     python benchmarks/bench_workers.py --smoke               # a few molecules on two workers, for CI
 
 Each row is one audit of the same structures, from start to finished file: with workers, their start (of Python, torch
-and a model) and the tables of contributions are within. Row 0 is one process without any. Times are single runs, as an
-audit is long against what varies between two; the record has all of them. With ``--kill``, the worker that writes the
+and a model) and the tables of contributions are within; how long it takes until workers are there, and until the first
+of them has done a structure, stands beside it. Row 0 is one process without any, which has imported torch before. Times
+are single runs, as an audit is long against what varies between two. With ``--kill``, the worker that writes the
 first part is killed when a third of the structures are done, and what comes of it is compared with the last row's.
 
 Writes ``bench_workers-DEVICE.json`` and ``.md`` into the output folder.
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import ase
 
 OPTIONS: dict[str, Any] = {
-    "precisions": "float32",
+    "precisions": "float32,bfloat16",
     "modes": "propagated",
     "gradients": "shared",
     "keep": "errors",
@@ -102,14 +103,17 @@ def one_process(model: str, structures: "list[ase.Atoms]", output: Path, device:
 
 def by_workers(
     model: str, structures: "list[ase.Atoms]", output: Path, device: str | None, n: int, *, kill: bool = False
-) -> float:
-    """An audit with workers, and their start: how long it takes, s."""
+) -> Record:
+    """An audit with workers, and their start: how long it takes, s, and how much of that passes before they work."""
     from precision_probe.parallel.audit import audit
     from precision_probe.parallel.cluster import connected
 
     killed: list[int] = []
+    row: Record = {"workers": n, "killed": kill}
 
     def told(n_done: int) -> None:
+        if n_done and "first_structure" not in row:
+            row["first_structure"] = time.perf_counter() - start
         if kill and not killed and n_done > len(structures) / 3:
             with contextlib.suppress(OSError):
                 lock = output.with_name(f"{output.name}.partial") / "part-0000.h5.lock"
@@ -118,10 +122,11 @@ def by_workers(
 
     start = time.perf_counter()
     with connected(n) as client:
+        row["workers_there"] = time.perf_counter() - start
         audit(model, structures, output, client, options={**OPTIONS, "device": device}, told=told)  # type: ignore[arg-type]
     if kill and not killed:
         raise InputError("No worker was killed: the audit was over before. Take more structures.")
-    return time.perf_counter() - start
+    return row | {"seconds": time.perf_counter() - start}
 
 
 def difference(ours: Path, theirs: Path) -> Record:
@@ -156,21 +161,18 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
         first = last = folder
         for n in map(int, args.workers.split(",")):
             output = folder / (f"workers-{n}" if n else "one.h5")
-            seconds = (
-                by_workers(model, structures, output, device, n)
-                if n
-                else one_process(model, structures, output, device)
-            )
+            if n:
+                row = by_workers(model, structures, output, device, n)
+            else:
+                row = {"workers": 0, "seconds": one_process(model, structures, output, device)}
             first = output if first == folder else first
-            rows.append({"workers": n, "seconds": seconds, "of_first": difference(output, first)})
+            rows.append(row | {"of_first": difference(output, first)})
             last = output
-            say(f"{n} workers: {seconds:.1f} s")
+            say(f"{n} workers: {row['seconds']:.1f} s")
         if args.kill:
-            seconds = by_workers(model, structures, folder / "killed", device, n, kill=True)
-            rows.append(
-                {"workers": n, "killed": True, "seconds": seconds, "of_first": difference(folder / "killed", last)}
-            )
-            say(f"{n} workers, one killed: {seconds:.1f} s")
+            row = by_workers(model, structures, folder / "killed", device, n, kill=True)
+            rows.append(row | {"of_first": difference(folder / "killed", last)})
+            say(f"{n} workers, one killed: {row['seconds']:.1f} s")
     record = {
         "command": " ".join(["bench_workers.py", *argv]),
         "source_sha256": source_sha256(),
@@ -192,15 +194,16 @@ def table(record: Record) -> str:
         "",
         f"{record['n_devices']} × {record['device']}; `{record['command']}`; {record['options']}.",
         "",
-        "| workers | s | × one process | beside the first row |",
-        "|---|--:|--:|---|",
+        "| workers | s | workers are there after, s | first structure after, s | × one process | beside the first row |",
+        "|---|--:|--:|--:|--:|---|",
     ]
     for row in record["rows"]:
         name = f"{row['workers'] or 'one process'}{', one killed' if row.get('killed') else ''}"
         faster = "–" if whole is None else f"{whole / row['seconds']:.2f}"
         found = row["of_first"]
         same = f"{'same' if found['same_names'] else 'OTHER'} structures, rel_l2 {found['rel_l2']:.1e}"
-        lines.append(f"| {name} | {row['seconds']:.1f} | {faster} | {same} |")
+        started = " | ".join(f"{row[key]:.1f}" if key in row else "–" for key in ("workers_there", "first_structure"))
+        lines.append(f"| {name} | {row['seconds']:.1f} | {started} | {faster} | {same} |")
     return "\n".join([*lines, "", "The row with a killed worker is compared with the one above it.", ""])
 
 

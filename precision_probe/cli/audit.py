@@ -101,7 +101,7 @@ def audit(
     scheduler: Annotated[
         str | None,
         typer.Option(
-            help="Use the workers of a dask scheduler, such as tcp://10.0.0.1:8786, on this machine or others."
+            help="Use the workers of a dask scheduler, its address (tcp://10.0.0.1:8786) or its --scheduler-file."
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,

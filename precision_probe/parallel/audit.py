@@ -24,15 +24,12 @@ from precision_probe.models.graphs import build_graph, in_batches
 from precision_probe.models.loading import load_model
 from precision_probe.parallel.cluster import n_workers_of
 from precision_probe.parallel.splitting import split
-from precision_probe.parallel.work import PartDone, explain_structures, run_part
+from precision_probe.parallel.work import Explained, PartDone, run_part
 from precision_probe.probe.options import Options
 from precision_probe.structures import StructureSource, read_structures
 from precision_probe.trace.claim import Claim, claim_output
-from precision_probe.trace.growing_file import finish
 from precision_probe.trace.parts.part import Part, part_files
 from precision_probe.trace.reading import open_trace
-from precision_probe.trace.tables import StoredTable
-from precision_probe.trace.transaction import settle
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -40,6 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["Audit", "audit"]
 
 _N_EXPLAINED = 3  # structures: each is run some hundred times
+# Contributions run a structure once for each part of a model, in each reduced precision; an audit, with what is
+# captured, about twice in each. A model of two layers has twelve parts. This shares work, and changes no result.
+_N_RUNS = 6
 _STOPPING = 60  # seconds that are waited for workers to finish the structure that they are at: a choice
 _MOMENT = 0.5  # seconds after which it is looked whether somebody has interrupted
 
@@ -104,19 +104,14 @@ def audit(
         name = str(Path(model).resolve()) if Path(model).is_file() else str(model)  # workers are elsewhere
         folder = _prepared(claim)
         n_parts, n_resumed = _left(folder)
-        parts = _parts(name, atoms, n_parts or max(1, n_workers_of(client)), options)
-        done = _on_workers(client, name, atoms, parts, folder, options, told)
-        chosen = evenly_spread(atoms, _N_EXPLAINED)
-        explained = client.submit(explain_structures, name, chosen, options, explain, steps, pure=False)
-        why: ProbeError | None = None
-        tables: Mapping[str, StoredTable] = {}
-        try:
-            tables = _result(explained, "what explains the errors")
-        except ProbeError as error:
-            why = error
-        outcome = _finished(claim, done, tables, n_resumed)
-    if why:
-        raise why
+        is_explained = explain is None or bool(explain)
+        explained = Explained(evenly_spread(atoms, _N_EXPLAINED), explain, steps) if is_explained else None
+        parts = _parts(name, atoms, n_parts or max(1, n_workers_of(client)), options, explained)
+        done = _on_workers(client, name, atoms, parts, folder, options, told, explained)
+        outcome = _finished(claim, done, n_resumed)
+    for each in done:
+        if each.not_explained:
+            raise ProbeError(f"{each.not_explained} The audit itself is complete, and in {outcome.path}.")
     return outcome
 
 
@@ -139,14 +134,18 @@ def _left(folder: Path) -> tuple[int, int]:
             return int(trace.attributes["n_parts"]), int(trace.structures.sizes["structure"])
 
 
-def _parts(model: str, atoms: Sequence[ase.Atoms], n_parts: int, options: Options) -> list[tuple[Part, slice]]:
-    """The parts, of about as many atoms each; batches are those of a run by one process."""
-    if (batch_edges := options.get("batch_edges")) is None:
-        return split([len(each) for each in atoms], n_parts)
-    module, _ = load_model(model)
-    graphs = [build_graph(each, module) for each in atoms]
-    batches = [batch.n_structures for batch in in_batches(graphs, batch_edges)]
-    return split([graph.n_edges for graph in graphs], n_parts, batches)
+def _parts(
+    model: str, atoms: Sequence[ase.Atoms], n_parts: int, options: Options, explained: Explained | None
+) -> list[tuple[Part, slice]]:
+    """The parts, of about as much work each; batches are those of a run by one process."""
+    work, batches = [len(each) for each in atoms], [1] * len(atoms)
+    if (batch_edges := options.get("batch_edges")) is not None:
+        module, _ = load_model(model)
+        graphs = [build_graph(each, module) for each in atoms]
+        work = [graph.n_edges for graph in graphs]
+        batches = [batch.n_structures for batch in in_batches(graphs, batch_edges)]
+    n_runs = _N_RUNS * len(explained.structures) if explained else 0
+    return split(work, n_parts, batches, first_has=n_runs * sum(work) / len(batches))
 
 
 def _on_workers(
@@ -157,6 +156,7 @@ def _on_workers(
     folder: Path,
     options: Options,
     told: Callable[[int], object] | None,
+    explained: Explained | None,
 ) -> list[PartDone]:
     """Have every part run.
 
@@ -170,7 +170,11 @@ def _on_workers(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sending large graph", UserWarning)  # structures are what is to be sent
         futures = {
-            client.submit(run_part, model, atoms[which], part, folder.resolve(), options, run, pure=False): part
+            client.submit(
+                *(run_part, model, atoms[which], part, folder.resolve(), options, run),
+                explained=None if part.number else explained,
+                pure=False,
+            ): part
             for part, which in parts
         }
     try:
@@ -246,13 +250,9 @@ def _counted(client: "Client", run: str, told: Callable[[int], object] | None) -
         client.unsubscribe_topic(run)
 
 
-def _finished(claim: Claim, done: Sequence[PartDone], tables: Mapping[str, StoredTable], n_resumed: int) -> Audit:
-    """Put tables into the first part, and the folder in its place."""
+def _finished(claim: Claim, done: Sequence[PartDone], n_resumed: int) -> Audit:
+    """Put the folder in its place."""
     folder = unfinished(claim.path)
-    first = part_files(folder)[0]
-    if tables:
-        finish(first, tables, {})
-        settle(first)
     with open_trace(folder) as trace:
         if not trace.attributes["complete"]:
             raise ProbeError(f"The trace is not complete, and stays {folder}.")

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from precision_probe.exceptions import InputError, first_line
@@ -23,7 +24,8 @@ def connected(n_workers: int | None, scheduler: str | None = None) -> Iterator["
 
     Args:
         n_workers: How many are started here; of a scheduler, how many are waited for, one if it is not said.
-        scheduler: The address of one, such as ``tcp://10.0.0.1:8786``; by default workers are started here.
+        scheduler: The address of one, such as ``tcp://10.0.0.1:8786``, or the file that it was started with
+            (``--scheduler-file``); by default workers are started here.
 
     Raises:
         InputError: If dask.distributed is not installed, the number is none, or the scheduler or its workers cannot be
@@ -74,7 +76,10 @@ def _remote(scheduler: str, n_workers: int) -> Iterator["Client"]:
     from distributed import Client
 
     try:
-        client = Client(scheduler, timeout=_CONNECTING)
+        if Path(scheduler).is_file():
+            client = Client(scheduler_file=scheduler, timeout=_CONNECTING)
+        else:
+            client = Client(scheduler, timeout=_CONNECTING)
     except (OSError, ValueError, TimeoutError) as error:
         raise InputError(
             f"The scheduler {scheduler} (--scheduler) cannot be reached ({first_line(error)}). Start one with "

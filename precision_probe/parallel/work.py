@@ -1,4 +1,4 @@
-"""What a worker does: run one part of an audit, or find out where errors come from."""
+"""What a worker does: run one part of an audit, and for the first of them find out where errors come from."""
 
 import contextlib
 import shutil
@@ -10,20 +10,34 @@ from typing import TYPE_CHECKING
 
 import ase
 
-from precision_probe.exceptions import ProbeError
+from precision_probe.exceptions import ProbeError, first_line
 from precision_probe.files import unfinished
 from precision_probe.interruption import INTERRUPTIONS
 from precision_probe.probe.options import Options
 from precision_probe.trace.claim import Claim, TakenError, claim_output, remove_lock
 from precision_probe.trace.parts.part import Part
-from precision_probe.trace.tables import StoredTable
 
 if TYPE_CHECKING:
     from precision_probe.probe.probe import Probe
 
-__all__ = ["PartDone", "explain_structures", "run_part"]
+__all__ = ["Explained", "PartDone", "run_part"]
 
 _INTERVAL = 0.5  # seconds between the events that tell how far a worker is
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Of what structures it is found out where errors come from, and which tables say so.
+
+    Attributes:
+        structures: Those that were chosen.
+        only: Names of tables; ``None`` for all.
+        steps: Of dynamics.
+    """
+
+    structures: Sequence[ase.Atoms]
+    only: Collection[str] | None
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -31,18 +45,24 @@ class PartDone:
     """What came of one part.
 
     Attributes:
-        n_structures: How many structures its file has.
         notes: What a reader of the results should know.
         problem: Why its file is not finished; empty if it is.
+        not_explained: Why errors could not be explained; empty if they were, or nobody asked.
     """
 
-    n_structures: int
     notes: tuple[str, ...] = ()
     problem: str = ""
+    not_explained: str = ""
 
 
 def run_part(
-    model: str, structures: Sequence[ase.Atoms], part: Part, folder: Path, options: Options, run: str
+    model: str,
+    structures: Sequence[ase.Atoms],
+    part: Part,
+    folder: Path,
+    options: Options,
+    run: str,
+    explained: Explained | None = None,
 ) -> PartDone:
     """Run the structures of one part, and finish its file; go on from what an earlier worker left of it.
 
@@ -54,6 +74,7 @@ def run_part(
         options: As :func:`precision_probe.attach` takes them.
         run: Name of the topic under which it tells how far it is, and of the event at which it stops between two
             structures.
+        explained: What is to be explained, with the variants that are compiled by then.
 
     Raises:
         InputError: If the model, a structure or an option cannot be used.
@@ -70,22 +91,24 @@ def run_part(
             _told(probe, part, run),
         ):
             probe.run(structures, progress=False)
+            not_explained = "" if explained is None else _explain(probe, explained)
     except KeyboardInterrupt as error:
         raise ProbeError(f"Part {part.number} was stopped.") from error
-    return PartDone(probe.n_structures, tuple(probe.notes), "" if probe.written_to == path else probe.output_problem)
+    return PartDone(tuple(probe.notes), "" if probe.written_to == path else probe.output_problem, not_explained)
 
 
-def explain_structures(
-    model: str, structures: Sequence[ase.Atoms], options: Options, only: Collection[str] | None, steps: int
-) -> dict[str, StoredTable]:
-    """The tables that say where errors come from, of structures that were chosen; none of a model without energies."""
-    from precision_probe.probe.probe import attach
-
-    with attach(model, **(options | Options(keep="none", time=False))) as probe:
-        if only is not None and not probe.predicts_energies:
-            return {}
-        probe.explain(structures, n_structures=len(structures), steps=steps, only=only, progress=False)
-        return probe.tables
+def _explain(probe: "Probe", explained: Explained) -> str:
+    """Find out where errors come from, unless the model has no energies; why that failed, if it did."""
+    atoms = explained.structures
+    if explained.only is not None and not probe.predicts_energies:
+        return ""
+    try:
+        probe.explain(atoms, n_structures=len(atoms), steps=explained.steps, only=explained.only, progress=False)
+    except ProbeError as error:
+        return str(error)
+    except Exception as error:
+        return f"Errors could not be explained ({type(error).__name__}: {first_line(error)})."
+    return ""
 
 
 def _claimed(path: Path) -> Claim:
