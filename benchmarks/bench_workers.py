@@ -194,7 +194,7 @@ def table(record: Record) -> str:
         "",
         f"{record['n_devices']} × {record['device']}; `{record['command']}`; {record['options']}.",
         "",
-        "| workers | s | workers are there after, s | first structure after, s | × one process | beside the first row |",
+        "| workers | s | are there after, s | first structure after, s | × one process | beside the first row |",
         "|---|--:|--:|--:|--:|---|",
     ]
     for row in record["rows"]:

@@ -567,3 +567,24 @@ def test_memory_is_that_of_one_precision_and_the_clones(config):
     weights = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     clones = weights / 2  # two, of a quarter each
     assert peak("float32,bfloat16,float16") <= 1.05 * (peak("float32") + clones)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second CUDA device")
+def test_a_gpu_that_is_not_the_current_one(config):
+    """What TorchScript compiles for it fails where another is current; and the current one stays."""
+    model = build(config)
+    structures = [molecule(), molecule(), molecule(), solid()]  # it compiles in the second call
+    found = {}
+    for device in ("cuda:0", "cuda:1"):
+        with attach(model, precisions="float32", device=device) as probe:
+            probe.run(structures)
+            probe.explain(structures, only=("contributions",))
+        found[device] = probe.trace()
+        assert torch.cuda.current_device() == 0
+    first, second = (trace.group("propagated", "float64")["forces"].values for trace in found.values())
+    np.testing.assert_allclose(first, second, rtol=0, atol=1e-12)
+    assert found["cuda:1"].attributes["complete"]
+    with attach(model.to("cuda:1"), precisions="float32") as probe:  # calls of a model that is there
+        model({name: each.to("cuda:1") for name, each in data_of(structures[0], model).items()})
+    assert probe.n_structures == 1
