@@ -1,6 +1,7 @@
 """Files written whole or not at all: an output is checked before the work, and appears when it is complete."""
 
 import errno
+import glob
 import os
 import stat
 import tempfile
@@ -10,9 +11,10 @@ from pathlib import Path
 
 from precision_probe.exceptions import InputError
 
-__all__ = ["check_folder", "check_writable", "replacing", "unfinished", "unwritable"]
+__all__ = ["check_folder", "check_writable", "remove_temporary", "replacing", "unfinished", "unwritable"]
 
 _LONGEST = ".partial.journal"  # of what is added to names
+_TEMPORARY = ".new"
 
 
 def check_writable(path: str | Path, *, force: bool = False, as_folder: bool = False) -> Path:
@@ -84,7 +86,7 @@ def unfinished(path: Path) -> Path:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place at the end, and is gone if anything fails."""
-    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=_TEMPORARY, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -96,3 +98,10 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the folder may be gone, which is no reason to hide what went wrong
             temporary.unlink(missing_ok=True)
+
+
+def remove_temporary(path: Path) -> None:
+    """Remove what a process that was killed within :func:`replacing` left, if nobody else writes ``path``."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.{'?' * 8}{_TEMPORARY}"):
+        with suppress(OSError):
+            left.unlink()

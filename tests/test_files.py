@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from precision_probe.exceptions import InputError
-from precision_probe.files import check_writable, replacing, unfinished
+from precision_probe.files import check_writable, remove_temporary, replacing, unfinished
 
 
 def names(folder):
@@ -119,6 +119,17 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path, is_there, error):
         write()
     assert names(tmp_path) == (["trace.h5"] if is_there else [])
     assert not is_there or path.read_bytes() == b"precious"
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    left = replacing(tmp_path / "trace[1].h5")
+    left.__enter__()  # as one that is killed in between
+    others = {"trace1.h5.abcdefgh.new", "trace[1].h5", "trace[1].h5.new", "trace[1].h5.partial"}
+    for name in others:
+        (tmp_path / name).touch()
+    assert len(names(tmp_path)) == 5
+    remove_temporary(tmp_path / "trace[1].h5")
+    assert set(names(tmp_path)) == others
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["Audit", "audit"]
 
 _N_EXPLAINED = 3  # structures: each is run some hundred times
-# Contributions run a structure once for each part of a model, in each reduced precision; an audit, with what is
-# captured, about twice in each. A model of two layers has twelve parts. This shares work, and changes no result.
-_N_RUNS = 6
+# What contributions of one structure take, in audits of one: measured on an H100, 64 atoms in three precisions, where
+# those of three structures took 5.8 s and an audit 0.195 s. It shares work, and changes no result.
+_N_RUNS = 10
 _STOPPING = 60  # seconds that are waited for workers to finish the structure that they are at: a choice
 _MOMENT = 0.5  # seconds after which it is looked whether somebody has interrupted
 

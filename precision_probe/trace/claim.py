@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from precision_probe.exceptions import InputError
-from precision_probe.files import check_folder, check_writable, unfinished, unwritable
+from precision_probe.files import check_folder, check_writable, remove_temporary, unfinished, unwritable
 
 __all__ = ["Claim", "TakenError", "claim_free_name", "claim_output", "remove_lock"]
 
@@ -198,6 +198,7 @@ def _claimed(path: Path) -> Claim | Owner:
                     time.sleep(_MOMENT / 100)  # it is being written
                     continue
                 _remove_stale(lock, owner)
+                remove_temporary(path)  # which the one that is gone may have been writing
         except OSError as error:
             raise unwritable(path, error) from error
         else:

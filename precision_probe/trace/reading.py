@@ -31,6 +31,7 @@ from precision_probe.trace.hdf5_check import RefusedError, check_heaps, check_te
 from precision_probe.trace.journal import pending_changes, read_at
 from precision_probe.trace.parts.joining import joined
 from precision_probe.trace.parts.part import part_files
+from precision_probe.trace.recording.signals import uninterrupted
 from precision_probe.trace.schema import SCHEMA_VERSION, BrokenError, check_schema, value_checks
 from precision_probe.trace.trace import Trace
 from precision_probe.trace.variables import all_groups, pop_text_checksums
@@ -235,7 +236,8 @@ class TraceFile(io.RawIOBase):
         try:
             self._check_contents()
             # kept, so that the two are let go together: neither may close the other while that is being closed
-            self._opened = h5netcdf.File(self, "r", decode_vlen_strings=True)
+            with uninterrupted():  # h5netcdf could not finalise what it had begun
+                self._opened = h5netcdf.File(self, "r", decode_vlen_strings=True)
             tree = _lazy_tree(self._opened)
             pop_text_checksums(tree)  # verified above
             for node in tree.subtree:

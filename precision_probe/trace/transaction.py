@@ -28,6 +28,7 @@ import h5py
 
 from precision_probe.trace.digest import TRAILER_LENGTH, hdf5_end, is_trailer, trailer
 from precision_probe.trace.journal import Journal, Patch, read_at, read_journal, write_at
+from precision_probe.trace.recording.signals import uninterrupted
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -53,10 +54,7 @@ def changing(path: Path, *, is_last: bool = False) -> Iterator[h5netcdf.File]:
     Raises:
         OSError: If the file cannot be read or written; it is what it was.
     """
-    with (
-        _committed(Transaction(path), is_last=is_last) as transaction,
-        h5netcdf.File(transaction, "r+", libver=_FORMAT) as file,
-    ):
+    with _committed(Transaction(path), is_last=is_last) as transaction, _opened(transaction, "r+") as file:
         yield file
 
 
@@ -78,10 +76,7 @@ def making(path: Path, *, is_last: bool = False) -> Iterator[h5netcdf.File]:
     Raises:
         OSError: If the file cannot be written.
     """
-    with (
-        _committed(Transaction(path, new=True), is_last=is_last) as transaction,
-        h5netcdf.File(transaction, "w", libver=_FORMAT) as file,
-    ):
+    with _committed(Transaction(path, new=True), is_last=is_last) as transaction, _opened(transaction, "w") as file:
         yield file
 
 
@@ -92,6 +87,12 @@ def settle(path: Path) -> None:
         OSError: If it cannot be read or written.
     """
     Transaction(path).close()
+
+
+def _opened(transaction: "Transaction", mode: str) -> h5netcdf.File:
+    """The file, opened without an interruption, after which h5netcdf could not finalise what it had begun."""
+    with uninterrupted():
+        return h5netcdf.File(transaction, mode, libver=_FORMAT)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,9 @@ precision_probe.probe.probe precision_probe.diagnostics.bit_sweep precision_prob
 precision_probe.search.recommendation precision_probe.search.delivered precision_probe.trace.validation
 """
 
+_SIGNALS = [int(signal.SIGINT), int(signal.SIGTERM)]
+_HANDLED = "from precision_probe.interruption import INTERRUPTIONS\nINTERRUPTIONS.take_over()"
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -51,15 +54,17 @@ class ForkServer:
             env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(environment or {})},
         )
 
-    def run(self, folder, code, *, signals=(), timeout=120.0):
+    def run(self, folder, code, *, ready="", signals=(), timeout=120.0):
         """Run Python code in a folder.
 
         Args:
             folder: Where.
             code: Python; what it exits with is the exit code.
+            ready: Python that runs before signals can come: there is a moment in which nobody could handle them.
             signals: Of (seconds after the start, number), in this order.
             timeout: After so many seconds it is taken to hang, and killed.
         """
+        code = f"{ready}\nimport signal\nsignal.pthread_sigmask(signal.SIG_UNBLOCK, {_SIGNALS!r})\n{code}"
         asked = {"folder": str(folder), "code": code, "signals": list(signals), "timeout": timeout}
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
@@ -69,7 +74,7 @@ class ForkServer:
         """Run the command line, after some Python code."""
         argv = ["precision-probe", *map(str, arguments)]
         code = f"{before}\nimport sys\nsys.argv = {argv!r}\nfrom precision_probe.__main__ import main\nmain()"
-        return self.run(folder, code, **options)
+        return self.run(folder, code, ready=_HANDLED, **options)
 
     def close(self):
         self._process.stdin.close()
@@ -132,6 +137,7 @@ if __name__ == "__main__":
     import importlib
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the code that runs lets them through
     for _name in _IMPORTS.split():
         importlib.import_module(_name)
     _code = _serve()
