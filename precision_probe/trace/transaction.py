@@ -4,8 +4,9 @@ HDF5 does not survive an error inside a file: a full disk leaves it with a cache
 process when it closes the file. So HDF5 is given a file object that never fails, and what can fail is done by ordinary
 I/O outside it:
 
-* Bytes beyond the old end of the file are written through, so that memory stays bounded. They are no part of the file
-  until the old bytes say so. Where that fails, the error is kept for later, and the bytes are kept in memory.
+* Bytes beyond the old end of the file are written through, so that memory stays bounded, and the disk takes them while
+  more are made. They are no part of the file until the old bytes say so. Where that fails, the error is kept for later,
+  and the bytes are kept in memory.
 * Bytes before the old end are changed in memory, page by page.
 * When HDF5 has closed the file, an error that was kept is raised, and the file is cut back to its old end. Else the
   changed pages go to ``<path>.journal``, and then into the file; then the journal is removed.

@@ -57,7 +57,7 @@ def _from_gpu(tensors: list[torch.Tensor], device: torch.device, computed: torch
     arrays = []
     with torch.cuda.stream(stream):
         stream.wait_event(computed)
-        buffer = torch.empty(_BUFFER, dtype=torch.uint8, pin_memory=True)
+        buffer = torch.empty(_BUFFER, dtype=torch.uint8, device="cpu", pin_memory=True)
         tensors.reverse()
         while tensors:
             tensor = tensors.pop()
@@ -67,7 +67,8 @@ def _from_gpu(tensors: list[torch.Tensor], device: torch.device, computed: torch
 
 def _through(buffer: torch.Tensor, tensor: torch.Tensor, stream: torch.cuda.Stream) -> NDArray[Any]:
     """A tensor that was taken through a buffer: widened where it leaves that, so that half the bytes come to it."""
-    values = torch.empty(tensor.shape, dtype=torch.float32 if tensor.dtype in _HALVES else tensor.dtype)
+    dtype = torch.float32 if tensor.dtype in _HALVES else tensor.dtype
+    values = torch.empty(tensor.shape, dtype=dtype, device="cpu")
     locked = buffer.view(tensor.dtype)
     source, target, most = tensor.reshape(-1), values.view(-1), len(locked)
     for first in range(0, len(source), most):
