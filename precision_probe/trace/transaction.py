@@ -4,8 +4,9 @@ HDF5 does not survive an error inside a file: a full disk leaves it with a cache
 process when it closes the file. So HDF5 is given a file object that never fails, and what can fail is done by ordinary
 I/O outside it:
 
-* Bytes beyond the old end of the file are written through, so that memory stays bounded. They are no part of the file
-  until the old bytes say so. Where that fails, the error is kept for later, and the bytes are kept in memory.
+* Bytes beyond the old end of the file are written through, so that memory stays bounded, and the disk takes them while
+  more are made. They are no part of the file until the old bytes say so. Where that fails, the error is kept for later,
+  and the bytes are kept in memory.
 * Bytes before the old end are changed in memory, page by page.
 * When HDF5 has closed the file, an error that was kept is raised, and the file is cut back to its old end. Else the
   changed pages go to ``<path>.journal``, and then into the file; then the journal is removed.
@@ -20,6 +21,7 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Transaction", "changing", "changing_hdf5", "making", "settle"]
 
 _PIECE = 2**20  # bytes that are read at once: a choice, beyond which nothing gets faster
+_MANY = 2**26  # new bytes that the disk is given while more are made: a choice, which it takes in a tenth of a second
 _PAGE = 4096  # bytes, those of file systems: a smaller change has a page written anyway
 # Versions of HDF5's format: of 1.10, in which all metadata have checksums; and no newer one, so that it is read by
 # whatever reads files of the last ten years.
@@ -128,6 +131,7 @@ class Transaction(io.RawIOBase):
         self._path = path
         self._position = 0
         self._has_appended = False  # since the last commit
+        self._syncing = _Syncing()
         self._trailer = b""
         self._pages: dict[int, bytearray] = {}
         self.failure: BaseException | None = None
@@ -239,6 +243,7 @@ class Transaction(io.RawIOBase):
             self._has_appended = True
             try:
                 write_at(self._fd, given, first)
+                self._syncing.wrote(self._fd, len(given))
             except OSError as error:
                 self._keep(error)
         shared = self._pages.get(first // _PAGE)
@@ -272,6 +277,7 @@ class Transaction(io.RawIOBase):
         """
         if self.failure is not None:
             raise self.failure
+        self._syncing.wait()
         if self._end > self._old:
             os.ftruncate(self._fd, self._end)
         os.fsync(self._fd)  # a file system may say only now that there is no space
@@ -293,9 +299,45 @@ class Transaction(io.RawIOBase):
         fd, self._fd = self._fd, -1  # first, as whatever comes between would have it done again, when others write
         if fd >= 0:
             try:
+                with contextlib.suppress(OSError):  # which commit() has raised, or nothing was to be committed
+                    self._syncing.wait()
                 if self._has_appended:
                     with contextlib.suppress(OSError):  # what lies behind the end of an HDF5 file does no harm
                         os.ftruncate(fd, self._old)
             finally:
                 os.close(fd)
         super().close()
+
+
+class _Syncing:
+    """Lets the disk take what was written while more is made, in one thread: all at the end, it would be waited for."""
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self._begun: Future[None] | None = None
+        self._n_bytes = 0
+
+    def wrote(self, fd: int, n_bytes: int) -> None:
+        """Begin to sync a file if it is worth it, and the disk has done what was begun.
+
+        Raises:
+            OSError: If it could not do that; the system tells it once only.
+        """
+        self._n_bytes += n_bytes
+        if self._n_bytes < _MANY or not (self._begun is None or self._begun.done()):
+            return
+        self.wait()
+        with contextlib.suppress(RuntimeError):  # Python is ending, and starts no threads
+            self._pool = self._pool or ThreadPoolExecutor(1)
+            self._begun = self._pool.submit(os.fsync, fd)
+        self._n_bytes = 0
+
+    def wait(self) -> None:
+        """Wait for what was begun.
+
+        Raises:
+            OSError: If that failed.
+        """
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun.result()

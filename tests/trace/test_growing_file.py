@@ -208,7 +208,7 @@ def test_counts_are_right(path):
     append(whole_tree(), path, new=True)
     append(whole_tree(), path)
     check_counts(path, 4)
-    with pytest.raises(ValueError, match="/structures/name has 4 rows, and there are 5 structures"):
+    with pytest.raises(ValueError, match="/structures/n_atoms has 4 rows, and there are 5 structures"):
         check_counts(path, 5)
 
 

@@ -4,6 +4,8 @@ import contextlib
 import errno
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import h5netcdf
 import h5py
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from full_disk import Killed, broken_disk, killed_at
 
+from precision_probe.trace import transaction
 from precision_probe.trace.digest import check_trailer, write_trailer
 from precision_probe.trace.journal import Journal, Patch, pending_changes, read_journal
 from precision_probe.trace.transaction import Transaction, changing, changing_hdf5, making, settle
@@ -394,3 +397,38 @@ def test_a_new_file_with_its_last_line(tmp_path):
     with making(tmp_path / "new.h5", is_last=True) as file:
         file.create_variable("a", ("x",), data=np.arange(500_000.0))
     assert check_trailer(tmp_path / "new.h5") is True
+
+
+# The disk takes new bytes while more are made
+
+
+def test_a_disk_that_fails_meanwhile_leaves_the_file_as_it_was(path, monkeypatch):
+    """The system tells of bytes that it could not write once only: here to the thread that syncs them."""
+    fsync, main, n_failed = os.fsync, threading.current_thread(), 0
+
+    def failing_in_a_thread(fd):
+        nonlocal n_failed
+        if threading.current_thread() is not main:
+            n_failed += 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(fd)
+
+    monkeypatch.setattr(transaction, "_MANY", 1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing_in_a_thread)
+        with pytest.raises(OSError, match="Input/output error"):
+            change(path)
+    assert n_failed > 0
+    assert contents(path) == 1
+    change(path)
+    assert contents(path) == 2
+
+
+def test_as_python_ends_and_starts_no_threads_the_disk_is_waited_for_at_the_end(path, monkeypatch):
+    def ending(*_):
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    monkeypatch.setattr(transaction, "_MANY", 1000)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", ending)
+    change(path)
+    assert contents(path) == 2

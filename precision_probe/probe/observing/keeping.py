@@ -1,6 +1,7 @@
 """What is kept of the tensors that blocks compute: the tensors themselves, or their errors, made where they are."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from precision_probe.models.evaluation import Sample
 from precision_probe.models.graphs import Graph
 from precision_probe.precisions import Precision
 from precision_probe.probe.observing.reduction import Columns, Owners, reduced, side_by_side
-from precision_probe.probe.observing.to_numpy import on_host
+from precision_probe.probe.observing.to_host import ToHost, to_numpy
 from precision_probe.trace.arrays import BlockArray
 from precision_probe.trace.schema import ERRORS, REFERENCE
 
@@ -35,18 +36,23 @@ class Kept(Protocol):
 
 
 class KeptTensors:
-    """Every tensor, taken to the host."""
+    """Every tensor, taken to the host while the next variant runs."""
 
     def __init__(self) -> None:
-        self._groups: Groups = {}
+        self._to_host = ToHost()
+        self._groups: dict[str, tuple[list[BlockArray[None]], Future[list[NDArray[Any]]]]] = {}
 
     def add(self, mode: str, precision: Precision, captured: Captured) -> None:
-        """Keep the tensors."""
-        self._groups[f"{mode}/{precision}"] = [on_host(each) for each in captured]
+        """Keep the tensors, which must not be changed any more."""
+        arrays = self._to_host.begin([each.values for each in captured])
+        self._groups[f"{mode}/{precision}"] = [each.with_values(None) for each in captured], arrays
 
     def groups(self) -> Groups:
         """The tensors as arrays."""
-        return self._groups
+        return {
+            group: [each.with_values(array) for each, array in zip(captured, arrays.result(), strict=True)]
+            for group, (captured, arrays) in self._groups.items()
+        }
 
 
 class KeptErrors:
@@ -130,7 +136,7 @@ class KeptErrors:
         numbers = torch.cat([each.values.reshape(-1) for _, each in self._found]).cpu()
         parts = torch.split(numbers, [each.values.numel() for _, each in self._found])
         for (group, each), part in zip(self._found, parts, strict=True):
-            groups.setdefault(group, []).append(on_host(each.with_values(part.reshape(each.values.shape))))
+            groups.setdefault(group, []).append(each.with_values(to_numpy(part.reshape(each.values.shape))))
         return groups
 
 

@@ -13,11 +13,12 @@ from precision_probe.models.blocks import Port
 from precision_probe.models.evaluation import Prediction
 from precision_probe.models.graphs import Graph
 from precision_probe.models.inputs import Inputs
+from precision_probe.probe.observing.to_host import to_numpy
 from precision_probe.trace.arrays import BlockArray, ModelArray
 from precision_probe.trace.variables import storable
 from precision_probe.variants.hooks import Call
 
-__all__ = ["captured_tensors", "on_host", "predicted_arrays", "sample_arrays", "structure_arrays"]
+__all__ = ["captured_tensors", "predicted_arrays", "sample_arrays", "structure_arrays"]
 
 
 def structure_arrays(graph: Graph) -> dict[str, NDArray[Any]]:
@@ -34,8 +35,8 @@ def structure_arrays(graph: Graph) -> dict[str, NDArray[Any]]:
         "n_edges": graph.edges_per_structure(),
         **_edges(graph),
         "atomic_numbers": graph.atomic_numbers,
-        "positions": _to_numpy(graph.data["positions"]),
-        "cell": _to_numpy(graph.cells),
+        "positions": to_numpy(graph.data["positions"]),
+        "cell": to_numpy(graph.cells),
         "pbc": graph.pbc,
         **missing,
         **graph.labels,
@@ -47,9 +48,9 @@ def _edges(graph: Graph) -> dict[str, NDArray[Any]]:
     sender, receiver = graph.data["edge_index"]
     first_atom = graph.data["ptr"][graph.data["batch"][sender]]
     return {
-        "sender": _to_numpy(sender - first_atom).astype(np.int32),
-        "receiver": _to_numpy(receiver - first_atom).astype(np.int32),
-        "image": _to_numpy(graph.data["unit_shifts"]).round().astype(np.int16),
+        "sender": to_numpy(sender - first_atom).astype(np.int32),
+        "receiver": to_numpy(receiver - first_atom).astype(np.int32),
+        "image": to_numpy(graph.data["unit_shifts"]).round().astype(np.int16),
     }
 
 
@@ -78,7 +79,7 @@ def predicted_arrays(prediction: Prediction, n_structures: int, seconds: float =
     arrays = [
         ModelArray(
             quantity.name,
-            _to_numpy(tensor),
+            to_numpy(tensor),
             quantity.dims,
             quantity.unit,
             quantity.long_name,
@@ -131,11 +132,6 @@ def captured_tensors(
     return captured
 
 
-def on_host(captured: BlockArray[torch.Tensor]) -> BlockArray[NDArray[Any]]:
-    """The same as a trace holds it."""
-    return captured.with_values(_to_numpy(captured.values))
-
-
 def _components(port: Port, tensor: torch.Tensor) -> tuple[str, ...]:
     """The irrep of each entry of the last dimension; nothing if the sizes contradict the irreps."""
     if port.irreps is None or tensor.ndim < 2:
@@ -148,11 +144,3 @@ def _components(port: Port, tensor: torch.Tensor) -> tuple[str, ...]:
 def _entries(irreps: o3.Irreps, *, per_channel: bool) -> tuple[str, ...]:
     """The irrep of each entry; of [rows, channels, components] each irrep once, not times its multiplicity."""
     return tuple(str(ir) for mul, ir in irreps for _ in range(ir.dim * (1 if per_channel else mul)))
-
-
-def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
-    """On the CPU, half precisions widened exactly to float32 (netCDF has no bfloat16), with one row at least."""
-    tensor = tensor.detach()
-    if tensor.dtype in (torch.float16, torch.bfloat16):
-        tensor = tensor.float()
-    return np.atleast_1d(tensor.cpu().numpy())

@@ -152,7 +152,8 @@ def _block_variables(
     taken: dict[str, tuple[int, str]] = {}
     for name, column in columns.items():
         rows = next((row for row in _ROWS if row in column.rows), f"{name}.row")
-        values = np.concatenate(_filled(column, rows, sizes))
+        parts = _filled(column, rows, sizes)
+        values = np.concatenate(parts) if len(parts) > 1 else parts[0]  # one may be large, and is not copied
         dims = (rows, *_trailing_dims(column.first, values.shape[1:], taken))
         taken.update({dim: (size, column.first.irreps) for dim, size in zip(dims[1:], values.shape[1:], strict=True)})
         variables[name] = xr.Variable(dims, values, _attributes(column.first))

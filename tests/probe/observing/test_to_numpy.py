@@ -11,9 +11,9 @@ from precision_probe.models.blocks import Block, Port
 from precision_probe.models.evaluation import Prediction, Quantity
 from precision_probe.models.graphs import build_graph, graph_of_call
 from precision_probe.models.inputs import Inputs
+from precision_probe.probe.observing.to_host import to_numpy
 from precision_probe.probe.observing.to_numpy import (
     captured_tensors,
-    on_host,
     predicted_arrays,
     sample_arrays,
     structure_arrays,
@@ -23,7 +23,7 @@ from precision_probe.variants.hooks import Call
 
 def captured(*args, **options):
     """What a trace would hold of a call."""
-    return [on_host(each) for each in captured_tensors(*args, **options)]
+    return [each.with_values(to_numpy(each.values)) for each in captured_tensors(*args, **options)]
 
 
 # Structures
