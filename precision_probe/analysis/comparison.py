@@ -1,5 +1,7 @@
 """Two traces side by side: another backend, version or machine, block by block. Nothing here imports torch or mace."""
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,11 +10,11 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from precision_probe.analysis.array_errors import ArrayErrors
 from precision_probe.analysis.errors import errors
-from precision_probe.analysis.metrics import compare
-from precision_probe.analysis.pairs import MODEL, Pair, pairs
+from precision_probe.analysis.pairs import MODEL, StoredArray, arrays, paired
 from precision_probe.exceptions import InputError
-from precision_probe.precisions import PRECISIONS, parse_precision
+from precision_probe.precisions import PRECISIONS, Precision, parse_precision
 from precision_probe.trace.trace import Trace
 
 __all__ = ["ROUNDOFFS", "compare_traces", "first_difference", "provenance_differences"]
@@ -38,7 +40,7 @@ _EDGE_KEYS = ("sender", "receiver", "image")
 _OF_OTHER_OUTPUTS = "gradients of outputs that differ in shape"
 
 _Key = tuple[str, str, str]  # block, tensor, direction
-_Pairs = dict[_Key, Pair]
+_Arrays = dict[_Key, StoredArray]
 
 
 def compare_traces(a: Trace, b: Trace) -> pd.DataFrame:
@@ -74,18 +76,18 @@ def compare_traces(a: Trace, b: Trace) -> pd.DataFrame:
     rows: list[dict[str, object]] = []
     precisions = ["float64", *(str(p) for p in a.precisions if p in b.precisions)]
     for mode in (mode for mode in _modes(a) if mode in _modes(b)):
-        reference = _by_tensor(a, mode, "float64")
+        reference = _by_key(a, mode, "float64")
         for precision in precisions:
-            ours, theirs = (_by_tensor(trace, mode, precision) for trace in (a, b))
+            ours, theirs = (_by_key(trace, mode, precision) for trace in (a, b))
             reasons = _not_comparable(ours, theirs, mode, edges_agree=order is not None)
             left_out |= {_name(key, mode, reason): reason for key, reason in reasons.items()}
             for key in (key for key in ours if key in theirs and key not in reasons):
-                pair, y_hat = ours[key], theirs[key].y
-                if pair.rows == "edge":
-                    y_hat = y_hat[order]
+                array, other = ours[key], theirs[key]
+                if array.rows == "edge":
+                    other = dataclasses.replace(other, order=order)
                 is_resolved = bool(resolved.get((mode, *key), True)) and (mode, *key) not in _ZERO
-                difference = _difference(reference[key].y, pair.y, y_hat, precision, is_resolved)
-                rows.append({"precision": precision, "mode": mode, **pair.identity, **difference})
+                difference = _difference(reference[key], array, other, parse_precision(precision), is_resolved)
+                rows.append({"precision": precision, "mode": mode, **array.identity, **difference})
     if not rows:
         raise InputError("The traces have no precision, mode and block in common, so there is nothing to compare.")
     exact, in_words = _allowed_in_float64(a, b)
@@ -125,19 +127,24 @@ def provenance_differences(a: Trace, b: Trace) -> pd.DataFrame:
 
 
 def _difference(
-    reference: NDArray[Any], y: NDArray[Any], y_hat: NDArray[Any], precision: str, is_resolved: bool
+    reference: StoredArray, ours: StoredArray, theirs: StoredArray, precision: Precision, is_resolved: bool
 ) -> dict[str, float | bool]:
-    """How far B's ``y_hat`` is from A's ``y``, and both from A's float64; what needs other rows is judged later."""
-    format_of = parse_precision(precision)
-    metrics = compare(y, y_hat, format_of)
-    error_a, error_b = (compare(reference, values, format_of)["rel_l2"] for values in (y, y_hat))
+    """How far B's array is from A's, and both from A's float64; what needs other rows is judged later."""
+    apart, of_a, of_b = (ArrayErrors(precision, is_whole=reference.is_small) for _ in range(3))
+    is_same = True
+    for a, b in paired(reference, [ours, theirs]):
+        apart.add(a.y_hat, b.y_hat)
+        of_a.add(a.y, a.y_hat)
+        of_b.add(b.y, b.y_hat)
+        is_same = is_same and np.array_equal(a.y_hat, b.y_hat, equal_nan=True)
+    difference = apart.numbers()
     return {
-        "difference": metrics["rel_l2"],
-        "max_abs": metrics["max_abs"],
-        "error_a": error_a,
-        "error_b": error_b,
+        "difference": difference["rel_l2"],
+        "max_abs": difference["max_abs"],
+        "error_a": of_a.numbers()["rel_l2"],
+        "error_b": of_b.numbers()["rel_l2"],
         "allowed": np.nan,
-        "equivalent": np.array_equal(y, y_hat, equal_nan=True) or not is_resolved,
+        "equivalent": is_same or not is_resolved,
         "resolved": is_resolved,
     }
 
@@ -169,7 +176,7 @@ def _modes(trace: Trace) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("propagated", *trace.modes)))
 
 
-def _not_comparable(ours: _Pairs, theirs: _Pairs, mode: str, *, edges_agree: bool) -> dict[_Key, str]:
+def _not_comparable(ours: _Arrays, theirs: _Arrays, mode: str, *, edges_agree: bool) -> dict[_Key, str]:
     """Of the arrays that both traces have, those that cannot be compared, and why."""
     reasons: dict[_Key, str] = {}
     for key in (key for key in ours if key in theirs):
@@ -178,7 +185,7 @@ def _not_comparable(ours: _Pairs, theirs: _Pairs, mode: str, *, edges_agree: boo
             reasons[key] = "neighbour lists differ"
         elif x.layout != y.layout:
             reasons[key] = "the layouts of irreps differ"
-        elif x.y.shape != y.y.shape:
+        elif x.shape != y.shape:
             reasons[key] = "shapes differ"
         elif mode == "isolated" and x.direction == "backward" and not _same_outputs(ours, theirs, x.block):
             reasons[key] = _OF_OTHER_OUTPUTS
@@ -192,11 +199,11 @@ def _of_errors_alone(a: Trace, b: Trace) -> dict[str, str]:
     return {block: reason for block in a.blocks if block in b.blocks} if names else {}
 
 
-def _same_outputs(ours: _Pairs, theirs: _Pairs, block: str) -> bool:
+def _same_outputs(ours: _Arrays, theirs: _Arrays, block: str) -> bool:
     """Whether the outputs of a block, whose squares an isolated gradient is of, are as many numbers in both traces."""
     a, b = (
-        {key: pair.y.size for key, pair in pairs.items() if key[0] == block and pair.direction == "forward"}
-        for pairs in (ours, theirs)
+        {key: math.prod(array.shape) for key, array in of.items() if key[0] == block and array.direction == "forward"}
+        for of in (ours, theirs)
     )
     return a == b
 
@@ -207,12 +214,11 @@ def _name(key: _Key, mode: str, reason: str) -> str:
     return f"{block}.{tensor}" + (f", {mode} gradient" if reason == _OF_OTHER_OUTPUTS else "")
 
 
-def _by_tensor(trace: Trace, mode: str, precision: str) -> _Pairs:
+def _by_key(trace: Trace, mode: str, precision: str) -> _Arrays:
     """The arrays of a group, by block, tensor and direction."""
     if not trace.has_group(mode, precision):
         return {}
-    group = trace.group(mode, precision)
-    return {(pair.block, pair.tensor, pair.direction): pair for pair in pairs(trace, group, group, mode)}
+    return {array.key: array for array in arrays(trace, trace.group(mode, precision), mode)}
 
 
 def _check_structures(a: Trace, b: Trace) -> None:

@@ -1,14 +1,16 @@
 """A trace → tables of errors, as pandas DataFrames. Nothing here imports torch or mace."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from precision_probe.analysis.kept_errors import KeptError, kept_errors
+from precision_probe.analysis.array_errors import ArrayErrors
+from precision_probe.analysis.kept_errors import kept_errors
 from precision_probe.analysis.metrics import EPS, METRICS
-from precision_probe.analysis.pairs import MODEL, By, Pair, pairs
+from precision_probe.analysis.pairs import MODEL, By, StoredArray, arrays, labels_in_order, paired
 from precision_probe.exceptions import InputError
 from precision_probe.precisions import PRECISIONS, Precision
 from precision_probe.trace.schema import REFERENCE
@@ -80,18 +82,49 @@ def _rows(trace: Trace, eps: float, by: By | None) -> Iterator[dict[str, object]
     """What :func:`errors` says of each array, or of each part of it: its identity, every metric and its floor."""
     # The model's own results are compared as propagated, whether blocks were run so or not.
     for mode in trace.modes if "propagated" in trace.modes else ("propagated", *trace.modes):
-        for precision in trace.precisions:
-            for compared in _compared(trace, mode, precision):
-                for label, part in [("", compared)] if by is None else compared.resolved_by(by):
-                    row = {"precision": precision.name, "mode": mode, **part.identity}
-                    yield {**row, **({} if by is None else {str(by): label}), **part.numbers(precision, eps)}
+        rows: dict[str, list[dict[str, object]]] = {precision.name: [] for precision in trace.precisions}
+        for precision, label, row in chain(_compared(trace, mode, eps, by), _kept(trace, mode, eps, by)):
+            labelled = {} if by is None else {str(by): label}
+            rows[precision.name].append({"precision": precision.name, "mode": mode, **labelled, **row})
+        yield from chain.from_iterable(rows.values())
 
 
-def _compared(trace: Trace, mode: str, precision: Precision) -> Iterator[Pair | KeptError]:
-    """Arrays of a precision beside the reference's, and errors of those that were not kept."""
-    if trace.has_group(mode, precision):
-        yield from pairs(trace, trace.group(mode, REFERENCE), trace.group(mode, precision), mode)
-    yield from kept_errors(trace, mode, precision)
+_Row = tuple[Precision, str, dict[str, object]]  # the label is that of the part, empty of a whole array
+
+
+def _compared(trace: Trace, mode: str, eps: float, by: By | None) -> Iterator[_Row]:
+    """Each array of the reference beside those of all precisions, so that what is in a file is read once."""
+    precisions = [precision for precision in trace.precisions if trace.has_group(mode, precision)]
+    if not precisions:
+        return
+    groups = [trace.group(mode, precision) for precision in precisions]
+    for reference in arrays(trace, trace.group(mode, REFERENCE), mode):
+        found = _numbers(reference, [reference.in_group(group) for group in groups], precisions, eps, by)
+        for precision, of_parts in zip(precisions, found, strict=True):
+            for label, numbers in of_parts.items():
+                yield precision, label, {**reference.identity, **numbers}
+
+
+def _numbers(
+    reference: StoredArray, variants: Sequence[StoredArray], precisions: Sequence[Precision], eps: float, by: By | None
+) -> list[dict[str, dict[str, float]]]:
+    """Of each variant of an array, how many numbers each part has, every metric, and the floor."""
+    found: list[dict[str, ArrayErrors]] = [{} for _ in variants]
+    for pairs in paired(reference, variants, with_elements=by == "element"):
+        for pair, precision, of_parts in zip(pairs, precisions, found, strict=True):
+            for label, part in pair.resolved_by(by):
+                if label not in of_parts:
+                    of_parts[label] = ArrayErrors(precision, eps, is_whole=reference.is_small)
+                of_parts[label].add(part.y, part.y_hat)
+    return [{label: of_parts[label].numbers() for label in labels_in_order(of_parts, by)} for of_parts in found]
+
+
+def _kept(trace: Trace, mode: str, eps: float, by: By | None) -> Iterator[_Row]:
+    """Errors of arrays that were not kept."""
+    for precision in trace.precisions:
+        for kept in kept_errors(trace, mode, precision):
+            for label, numbers in kept.numbers(precision, eps, by).items():
+                yield precision, label, {**kept.identity, **numbers}
 
 
 def _noise(trace: Trace, table: pd.DataFrame) -> "pd.Series[float]":
@@ -232,14 +265,19 @@ def _model_errors(trace: Trace, reference: xr.Dataset, variant: xr.Dataset) -> d
     """The columns of a summary that are errors: the largest |Δ| of each result of the model, and what is not finite."""
     largest: dict[str, float] = {}
     nonfinite = 0
-    for pair in pairs(trace, reference, variant, "propagated"):
-        if pair.block != MODEL:
+    for array in arrays(trace, reference, "propagated"):
+        if array.block != MODEL:
             continue
-        delta = np.abs(pair.y_hat - pair.y)
-        largest[pair.tensor] = float(delta.max(initial=0.0))
-        if pair.tensor == "forces":
-            largest["forces_mae"] = float(delta.mean()) if delta.size else 0.0
-        nonfinite += int((~np.isfinite(pair.y_hat)).sum())
+        most, total, n_numbers = 0.0, 0.0, 0
+        for (pair,) in paired(array, [array.in_group(variant)]):
+            delta = np.abs(pair.y_hat - pair.y)
+            most = np.maximum(most, delta.max(initial=0.0))  # NaN stays
+            total += delta.sum()
+            n_numbers += delta.size
+            nonfinite += int((~np.isfinite(pair.y_hat)).sum())
+        largest[array.tensor] = float(most)
+        if array.tensor == "forces":
+            largest["forces_mae"] = float(total / n_numbers) if n_numbers else 0.0
     return largest | {"nonfinite": nonfinite}
 
 

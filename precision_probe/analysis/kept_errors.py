@@ -1,6 +1,5 @@
 """Errors of which a trace has statistics alone, where arrays were too large to keep."""
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from precision_probe.analysis.metrics import EPS
-from precision_probe.analysis.pairs import By, order_of_run
+from precision_probe.analysis.pairs import By, blocks_of_rows, labels_in_order, order_of_run
 from precision_probe.analysis.statistics import STATISTICS, combined, floor_of, metrics_of
 from precision_probe.exceptions import InputError
 from precision_probe.precisions import Precision
@@ -28,7 +27,7 @@ class KeptError:
         tensor: Which of its tensors.
         direction: ``forward`` or ``backward``.
         units: Of the array.
-        statistics: (n_rows, n_parts, n_statistics), in the order of :data:`STATISTICS`.
+        statistics: (n_rows, n_parts, n_statistics), in the order of :data:`STATISTICS`; NaN for calls without it.
         parts: The irrep of each part; one without a name where they are unknown.
         elements: The atomic number that each row is of; ``None`` where rows are structures.
     """
@@ -37,18 +36,17 @@ class KeptError:
     tensor: str
     direction: str
     units: str
-    statistics: NDArray[np.float64]
+    statistics: xr.Variable
     parts: tuple[str, ...]
     elements: NDArray[np.int64] | None
 
     @property
-    def identity(self) -> dict[str, str | int]:
+    def identity(self) -> dict[str, str]:
         """What a table says of it."""
-        names = ("block", "tensor", "direction", "units")
-        return {name: getattr(self, name) for name in names} | {"n": int(self.statistics[..., 0].sum())}
+        return {name: getattr(self, name) for name in ("block", "tensor", "direction", "units")}
 
-    def numbers(self, precision: Precision, eps: float = EPS) -> dict[str, float]:
-        """Every metric, and the floor of rel_l2.
+    def numbers(self, precision: Precision, eps: float, by: By | None) -> dict[str, dict[str, float]]:
+        """Of each irrep or element, or of the whole, how many numbers it has, every metric, and the floor of rel_l2.
 
         Raises:
             InputError: If ε is another than the one that the sums were made with.
@@ -58,20 +56,33 @@ class KeptError:
                 f"The trace keeps errors that were summed with eps={EPS:g}, not {eps:g}, and no arrays. Audit with "
                 "--keep tensors (keep='tensors'), or leave eps as it is."
             )
-        whole = combined(self.statistics.reshape(-1, len(STATISTICS)))
-        return metrics_of(whole, precision) | {"floor": floor_of(whole)}
+        found: dict[str, list[NDArray[np.float64]]] = {}
+        for rows in blocks_of_rows(self.statistics):
+            values = self.statistics[rows].values
+            seen = ~np.isnan(values[:, 0, 0])
+            elements = None if self.elements is None else self.elements[rows][seen]
+            for label, statistics in self._resolved(values[seen], elements, by):
+                found.setdefault(label, []).append(combined(statistics.reshape(-1, len(STATISTICS))))
+        numbers = {}
+        for label in labels_in_order(found, by):
+            whole = combined(np.asarray(found[label]))
+            numbers[label] = {"n": int(whole[0])} | metrics_of(whole, precision) | {"floor": floor_of(whole)}
+        return numbers
 
-    def resolved_by(self, by: By) -> Iterator[tuple[str, "KeptError"]]:
-        """The parts for each irrep or element, in order of appearance or of atomic number; nothing if unknown."""
-        if by == "irrep" and self.parts != ("",):
+    def _resolved(
+        self, values: NDArray[np.float64], elements: NDArray[np.int64] | None, by: By | None
+    ) -> Iterator[tuple[str, NDArray[np.float64]]]:
+        """The statistics of each irrep, in order of appearance, or of each element; nothing if that is unknown."""
+        if by is None:
+            yield "", values
+        elif by == "irrep" and self.parts != ("",):
             for index, irrep in enumerate(self.parts):
-                yield irrep, dataclasses.replace(self, statistics=self.statistics[:, index : index + 1])
-        elif by == "element" and self.elements is not None:
+                yield irrep, values[:, index]
+        elif by == "element" and elements is not None:
             import ase.data  # here alone: a trace is read without ASE too
 
-            for number in np.unique(self.elements):
-                symbol = ase.data.chemical_symbols[number]
-                yield symbol, dataclasses.replace(self, statistics=self.statistics[self.elements == number])
+            for number in np.unique(elements):
+                yield ase.data.chemical_symbols[number], values[elements == number]
 
 
 def kept_errors(trace: Trace, mode: str, precision: Precision) -> Iterator[KeptError]:
@@ -92,10 +103,8 @@ def kept_errors(trace: Trace, mode: str, precision: Precision) -> Iterator[KeptE
 
 
 def _of_array(trace: Trace, array: xr.DataArray) -> KeptError:
-    """One variable; without the rows of calls that have no such array."""
-    values = array.values
-    seen = ~np.isnan(values[:, 0, 0])
-    elements = trace.structures["species_numbers"].values[seen] if array.dims[0] == "species" else None
+    """One variable."""
+    elements = trace.structures["species_numbers"].values if array.dims[0] == "species" else None
     block, tensor, direction, units = (array.attrs[key] for key in ("block", "tensor", "direction", "units"))
     parts = tuple(array.attrs["parts"].split()) or ("",)
-    return KeptError(block, tensor, direction, units, values[seen], parts, elements)
+    return KeptError(block, tensor, direction, units, array.variable, parts, elements)

@@ -46,4 +46,4 @@ def representation_floor(y: NDArray[Any], precision: Precision) -> float:
         return 0.0
     with np.errstate(invalid="ignore", over="ignore"):
         delta = (represented(y, precision) - y) / largest  # in range where squares would not be
-    return float(np.linalg.norm(delta) / np.linalg.norm(y / largest))
+        return float(np.linalg.norm(delta) / np.linalg.norm(y / largest))

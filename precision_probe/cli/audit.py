@@ -117,6 +117,7 @@ def audit(
         from precision_probe.analysis.errors import parse_tolerances
         from precision_probe.precisions import parse_precisions
         from precision_probe.probe.options import Options, parse_keep, parse_modes
+        from precision_probe.spelling import check_device_name
 
         if dynamics and not explain:
             raise InputError(f"--dynamics {dynamics} needs --explain, which the drift is a part of.")
@@ -126,6 +127,8 @@ def audit(
         parse_modes(modes)
         if precisions is not None:
             parse_precisions(precisions)
+        if device is not None:
+            check_device_name(device)
         if output is not None:
             # at once; again when it is claimed
             check_writable(output, force=force or resume, as_folder=is_shared)
@@ -135,6 +138,7 @@ def audit(
         from precision_probe.structures import read_structures
 
         keys = LabelKeys(energy_key, forces_key, stress_key)
+        atoms = read_structures(structures, keys=keys, format=format)  # once, for the audit and what explains it
         attach = pp.attach  # imported here, while an interruption ends the process at once
         options = Options(
             precisions=precisions,
@@ -147,7 +151,6 @@ def audit(
             device=device,
         )
         with claimed(output, model, structures, force=force, resume=resume, quiet=quiet, as_folder=is_shared) as claim:
-            atoms = read_structures(structures, keys=keys, format=format)  # once, for the audit and what explains it
             if is_shared:
                 steps = dynamics if explain else None
                 done = audit_on_workers(

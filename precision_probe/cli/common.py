@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from precision_probe.cli.console import PlainConsole, csv_cell, json_text
+from precision_probe.cli.console import CLOSED, ClosedError, PlainConsole, csv_cell, json_text, printed
 from precision_probe.exceptions import InputError, ProbeError
 from precision_probe.interruption import INTERRUPTIONS
 
@@ -115,10 +115,12 @@ def write(table: "pd.DataFrame", format: Format) -> None:  # noqa: A002
     an apostrophe before it in CSV.
     """
     if format is Format.csv:
-        table.rename(columns=csv_cell).map(csv_cell).to_csv(sys.stdout, index=False)
-        return
-    rows = table.astype(object).where(table.notna() & ~table.isin([float("inf"), float("-inf")]), None)
-    sys.stdout.write(json_text(json.dumps(rows.to_dict("records"), indent=1, ensure_ascii=False, default=int)) + "\n")
+        text = table.rename(columns=csv_cell).map(csv_cell).to_csv(index=False)
+    else:
+        rows = table.astype(object).where(table.notna() & ~table.isin([float("inf"), float("-inf")]), None)
+        text = json_text(json.dumps(rows.to_dict("records"), indent=1, ensure_ascii=False, default=int)) + "\n"
+    with printed():
+        sys.stdout.write(text)
 
 
 @contextlib.contextmanager
@@ -128,6 +130,8 @@ def exit_codes(traceback: bool) -> Iterator[None]:
         yield
     except typer.Exit:
         raise
+    except ClosedError as error:
+        raise typer.Exit(CLOSED) from error
     except (InputError, ImportError) as error:  # the second: a package that is missing, or too old
         code, message = BAD_INPUT, str(error)
     except ProbeError as error:

@@ -1,15 +1,20 @@
 """What is shown or written is data: nothing in it is obeyed by a terminal, by rich or by a spreadsheet."""
 
-from collections.abc import Iterable
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from precision_probe.exceptions import printable
+from precision_probe.exceptions import ProbeError, printable
 
-__all__ = ["PlainConsole", "csv_cell", "json_text", "lines"]
+__all__ = ["CLOSED", "ClosedError", "PlainConsole", "csv_cell", "json_text", "lines", "printed"]
+
+CLOSED = 141  # exit code if nobody reads on, as after "| head": what shells say of a program that SIGPIPE ended
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -24,6 +29,15 @@ class PlainConsole(Console):
     def __init__(self, *, width: int | None = None, stderr: bool = False) -> None:
         super().__init__(width=width, stderr=stderr, markup=False, emoji=False)
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, and see that it arrives where that is stdout."""
+        with contextlib.nullcontext() if self.stderr else printed():
+            super().print(*objects, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Raise it, where rich would end the process with 1, which here says that a tolerance was exceeded."""
+        raise
+
     def render_str(self, text: str, **options: Any) -> Text:
         """Text as rich lays it out: escaped before its width is measured."""
         return super().render_str(lines(text), **options)
@@ -32,6 +46,34 @@ class PlainConsole(Console):
         """The pieces that are written: escaped where they come from what rich does not measure as a string."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(lines(segment.text), segment.style)
+
+
+class ClosedError(Exception):
+    """Nobody reads what is printed any more."""
+
+
+@contextlib.contextmanager
+def printed() -> Iterator[None]:
+    """See that what a ``with`` block prints on stdout, and does nothing else, arrives; if not, the rest is dropped.
+
+    Raises:
+        ClosedError: If nobody reads on.
+        ProbeError: If it cannot be written.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        # Python flushes once more as it ends, and would say in lines of its own that it cannot
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        if isinstance(error, BrokenPipeError):
+            raise ClosedError from error
+        raise ProbeError(
+            f"What was to be printed cannot be written ({error.strerror}). See where standard output goes, and whether "
+            "there is space."
+        ) from error
 
 
 def lines(text: str) -> str:

@@ -24,7 +24,7 @@ app = typer.Typer(
     name="precision-probe",
     help="Which precision a MACE interatomic potential can be trusted in, and where the digits go.",
     epilog="Exit codes: 0 fine, 1 a tolerance was exceeded, 2 bad input or usage, 3 the run failed or was interrupted "
-    "(Ctrl-C, SIGTERM; a second Ctrl-C ends at once).",
+    "(Ctrl-C, SIGTERM; a second Ctrl-C ends at once), 141 nobody reads what is printed, as after | head.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -20,7 +20,9 @@ _SAFE_SUFFIXES = (".safetensors", ".json")  # by which load_model knows what it 
 
 
 def admit(model: str, *, safe: bool = False, quiet: bool = False) -> None:
-    """Say, once for each file, that loading a model runs code from it.
+    """Refuse what is no model, say once for each file that loading it runs code from it, and that it is being loaded.
+
+    That comes first: what loads models takes seconds to be imported.
 
     Args:
         model: What the user gave.
@@ -28,24 +30,26 @@ def admit(model: str, *, safe: bool = False, quiet: bool = False) -> None:
         quiet: Whether to say nothing.
 
     Raises:
-        InputError: If the model is a pickle, and only safe ones are allowed.
+        InputError: If there is no such model, or it is a pickle, and only safe ones are allowed.
     """
+    from precision_probe.spelling import check_model_name
     from precision_probe.structures import DEMO
 
     path = Path(model)
-    if model == DEMO or path.suffix in _SAFE_SUFFIXES:
-        return
-    if safe:
+    is_safe = model == DEMO or path.suffix in _SAFE_SUFFIXES
+    if safe and not is_safe:
         raise InputError(
             f"{model} is a pickle, and --safe loads none: loading it would run code from the file. Where you trust its "
             f"source, convert it: precision-probe convert {model} -o {path.stem.replace(':', '-')}.safetensors."
         )
-    if not quiet and path.is_file() and _is_new(path):
+    check_model_name(model)
+    if not (quiet or is_safe) and path.is_file() and _is_new(path):
         say(
             False,
             f"{model} is a pickle, and loading it runs code from the file: use only models whose source you trust. "
             "precision-probe convert turns it into one that runs none, once and for all. This is said once a file.",
         )
+    say(quiet, f"Loading {model}…")
 
 
 def _is_new(path: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from precision_probe.cli.common import TraceArgument, TracebackOption, complain, exit_codes
+from precision_probe.cli.console import printed
 from precision_probe.exceptions import InputError, printable
 
 __all__ = ["UntrustedOption", "validate", "validate_first"]
@@ -39,7 +40,8 @@ def validate(trace: TraceArgument, traceback: TracebackOption = False) -> None:
         summary, notes = _examined(trace)
         for note in notes:
             complain(f"Note: {note}.")
-        typer.echo(f"{printable(trace)} is fine: {summary}.")
+        with printed():
+            typer.echo(f"{printable(trace)} is fine: {summary}.")
 
 
 def validate_first(untrusted: bool, *traces: Path) -> None:

@@ -12,9 +12,8 @@ import torch
 from precision_probe.exceptions import InputError
 from precision_probe.pickles import check_pickle
 
-__all__ = ["FAMILIES", "load_foundation"]
+__all__ = ["load_foundation"]
 
-FAMILIES = ("mace-mp", "mace-off")
 # Before version 0.3.16 mace-torch has no table of these, but a function that knows them.
 _MACE_OFF = {
     size: f"https://github.com/ACEsuit/mace-off/raw/main/mace_off23/MACE-OFF23_{size}.model"

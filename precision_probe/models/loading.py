@@ -20,6 +20,7 @@ from precision_probe.models import foundations
 from precision_probe.models.attributes import not_finite
 from precision_probe.models.building import load_saved
 from precision_probe.pickles import check_pickle
+from precision_probe.spelling import check_model_file, is_foundation
 from precision_probe.structures import DEMO
 
 __all__ = ["Calculator", "ModelSource", "check_module", "load_model"]
@@ -62,7 +63,7 @@ def load_model(source: ModelSource) -> tuple[torch.nn.Module, str]:
     if isinstance(source, str) and source == DEMO:
         with resources.as_file(resources.files("precision_probe") / "demo") as folder:
             return load_saved(folder / "model.json"), DEMO
-    if isinstance(source, str) and source.partition(":")[0] in foundations.FAMILIES and ":" in source:
+    if isinstance(source, str) and is_foundation(source):
         return _check_is_mace(foundations.load_foundation(source), source), source.replace(":", "-")
     if isinstance(source, str | Path):
         path = Path(source)
@@ -77,9 +78,7 @@ def load_model(source: ModelSource) -> tuple[torch.nn.Module, str]:
 
 def _load_file(path: Path) -> object:
     """Whatever a file holds: nothing is known of it but that it could be read."""
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise InputError(f"The model file {path} {what}. Give a MACE checkpoint (.model) or {DEMO!r}.")
+    check_model_file(path)
     if path.suffix == ".json":
         return load_saved(path)
     if path.suffix == ".safetensors":

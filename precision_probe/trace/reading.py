@@ -331,6 +331,7 @@ def _lazy_tree(file: h5netcdf.File) -> xr.DataTree:
             dimension.__class__ = _SizedOnce
         datasets[group.name] = xr.open_dataset(
             H5NetCDFStore(group),
+            engine="store",  # not asked for, it is found out by reading what all installed packages offer
             decode_times=False,  # numbers and texts are taken as they are, whatever attributes would make of them
             decode_timedelta=False,
             decode_coords=False,

@@ -9,6 +9,7 @@ import torch
 from precision_probe.exceptions import InputError
 from precision_probe.models.backends import KERNEL_DTYPES, Architecture, backend
 from precision_probe.precisions import PRECISIONS, Precision, parse_precisions
+from precision_probe.spelling import check_device_name
 
 __all__ = ["check_device", "check_precisions", "current", "default_precisions", "matmul_mode", "undisturbed"]
 
@@ -24,12 +25,8 @@ def check_device(device: str | torch.device | None) -> torch.device:
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"Unknown device {device!r}. Give cpu, cuda or cuda:N.") from error
-    if place.type not in ("cpu", "cuda"):
-        raise InputError(f"Device {device!r} is not supported. Give cpu, cuda or cuda:N.")
+    check_device_name(str(device))
+    place = torch.device(device)
     if place.type == "cuda" and not torch.cuda.is_available():
         raise InputError(
             f"Device {device!r} was asked for, but torch {torch.__version__} sees no CUDA device here. "

@@ -9,7 +9,7 @@ import xarray as xr
 from runs import trace_of
 
 import precision_probe as pp
-from precision_probe.analysis.pairs import MODEL, Pair, pairs
+from precision_probe.analysis.pairs import MODEL, Pair, arrays, paired
 from precision_probe.trace.trace import SCHEMA_VERSION, Trace
 
 KEYS = ["precision", "mode", "block", "tensor", "direction"]
@@ -57,8 +57,12 @@ def by_hand(structures=STRUCTURES, loss=None, blocks=("b", "a")):
 
 
 def of(trace, reference, mode="propagated", variant=None):
-    each = list(pairs(trace, reference, reference * 2 if variant is None else variant, mode))
-    return {(pair.block, pair.tensor): pair for pair in each}
+    """Each array with the pair of all its rows."""
+    group = reference * 2 if variant is None else variant
+    each = [
+        (array, paired(array, [array.in_group(group)], with_elements=True)) for array in arrays(trace, reference, mode)
+    ]
+    return {(array.block, array.tensor): (array, *next(pairs)) for array, pairs in each}
 
 
 @pytest.fixture
@@ -78,21 +82,22 @@ def test_the_model_comes_first_then_blocks_as_they_run_outputs_before_gradients(
 
 def test_results_of_the_model_are_compared_as_people_read_them(reference):
     compared = of(by_hand(), reference)
-    energy, stress = compared[MODEL, "energy"], compared[MODEL, "stress"]
-    assert energy.y.tolist() == [-10.0, 8.0]
-    assert energy.y_hat.tolist() == [-20.0, 16.0]
+    (energy, energies), (stress, stresses) = compared[MODEL, "energy"], compared[MODEL, "stress"]
+    assert energies.y.tolist() == [-10.0, 8.0]
+    assert energies.y_hat.tolist() == [-20.0, 16.0]
     assert energy.units == "eV/atom"
-    np.testing.assert_array_equal(stress.y, reference["stress"].values[1:])  # water has none
-    assert stress.units == "eV/Å³"
-    assert (compared[MODEL, "forces"].direction, stress.direction) == ("backward", "backward")
-    assert (energy.direction, compared[MODEL, "dipole"].direction) == ("forward", "forward")
-    np.testing.assert_array_equal(compared[MODEL, "forces"].y_hat, 2 * reference["forces"].values)
+    np.testing.assert_array_equal(stresses.y, reference["stress"].values[1:])  # water has none
+    assert (stress.units, stress.shape) == ("eV/Å³", (1, 3, 3))
+    (forces, of_atoms), (dipole, _) = compared[MODEL, "forces"], compared[MODEL, "dipole"]
+    assert (forces.direction, stress.direction) == ("backward", "backward")
+    assert (energy.direction, dipole.direction) == ("forward", "forward")
+    np.testing.assert_array_equal(of_atoms.y_hat, 2 * reference["forces"].values)
 
 
 def test_what_a_variant_stores_in_less_is_widened_for_the_model_and_kept_for_blocks(reference):
     compared = of(by_hand(), reference, variant=reference.astype(np.float16, keep_attrs=True))
-    assert compared[MODEL, "forces"].y_hat.dtype == np.float64
-    assert compared["b", "y"].y_hat.dtype == np.float16
+    assert compared[MODEL, "forces"][1].y_hat.dtype == np.float64
+    assert compared["b", "y"][1].y_hat.dtype == np.float16
 
 
 def test_another_mode_has_blocks_only_and_a_mode_that_was_not_run_nothing(reference):
@@ -104,27 +109,28 @@ def test_another_mode_has_blocks_only_and_a_mode_that_was_not_run_nothing(refere
 def test_calls_without_a_loss_are_left_out_with_their_elements(reference):
     reference["b.v.grad"].values[[0, 3]] = np.nan
     reference["b.v.grad"].values[1, 2] = np.nan  # a NaN of its own, which stays
-    seen = of(by_hand(loss=reference), reference, "loss")["b", "v"]
+    array, seen = of(by_hand(loss=reference), reference, "loss")["b", "v"]
+    assert array.shape == (2, 4)
     np.testing.assert_array_equal(seen.y, reference["b.v.grad"].values[[1, 2]])
     np.testing.assert_array_equal(seen.y_hat, 2 * reference["b.v.grad"].values[[1, 2]])
     assert seen.elements.tolist() == [1, 1]
-    assert len(of(by_hand(loss=reference), reference)["b", "v"].y) == 4
+    assert len(of(by_hand(loss=reference), reference)["b", "v"][1].y) == 4
 
 
 def test_elements_are_those_of_atoms_and_of_the_atoms_that_edges_end_at(reference):
     compared = of(by_hand(), reference)
-    assert compared["b", "y"].elements.tolist() == compared[MODEL, "forces"].elements.tolist() == [8, 1, 1, 6]
-    assert compared["a", "x"].elements.tolist() == [1, 8, 8, 6]
-    assert compared[MODEL, "energy"].elements is None
+    assert compared["b", "y"][1].elements.tolist() == compared[MODEL, "forces"][1].elements.tolist() == [8, 1, 1, 6]
+    assert compared["a", "x"][1].elements.tolist() == [1, 8, 8, 6]
+    assert compared[MODEL, "energy"][1].elements is None
     without_edges = of(by_hand(STRUCTURES.drop_vars("receiver")), reference)
-    assert without_edges["a", "x"].elements is None
-    assert without_edges["b", "y"].elements.tolist() == [8, 1, 1, 6]
+    assert without_edges["a", "x"][1].elements is None
+    assert without_edges["b", "y"][1].elements.tolist() == [8, 1, 1, 6]
     not_of_atoms = of(by_hand(STRUCTURES.drop_vars("atomic_numbers")), reference)
-    assert all(pair.elements is None for pair in not_of_atoms.values())
+    assert all(pair.elements is None for _, pair in not_of_atoms.values())
 
 
 def test_identity_and_layout(reference):
-    compared = of(by_hand(), reference)
+    compared = {key: array for key, (array, _) in of(by_hand(), reference).items()}
     gradient = compared["b", "v"]
     assert gradient.identity == {"block": "b", "tensor": "v", "direction": "backward", "units": "eV", "n": 16}
     assert (gradient.layout, compared["b", "y"].layout) == ("ir_mul", "mul_ir")
@@ -135,7 +141,7 @@ def test_identity_and_layout(reference):
 
 
 def test_parts_by_irrep_in_the_order_in_which_they_come(reference):
-    pair = of(by_hand(), reference)["b", "y"]
+    _, pair = of(by_hand(), reference)["b", "y"]
     parts = dict(pair.resolved_by("irrep"))
     assert list(parts) == ["0e", "1o"]
     np.testing.assert_array_equal(parts["0e"].y, pair.y[:, :1])
@@ -143,7 +149,7 @@ def test_parts_by_irrep_in_the_order_in_which_they_come(reference):
 
 
 def test_parts_by_element_in_the_order_of_atomic_numbers(reference):
-    pair = of(by_hand(), reference)["b", "y"]
+    _, pair = of(by_hand(), reference)["b", "y"]
     parts = dict(pair.resolved_by("element"))
     assert list(parts) == ["H", "C", "O"]
     for symbol, atoms in (("H", [1, 2]), ("C", [3]), ("O", [0])):
@@ -153,7 +159,7 @@ def test_parts_by_element_in_the_order_of_atomic_numbers(reference):
 
 @pytest.mark.parametrize("by", ["irrep", "element"])
 def test_what_is_not_known_has_no_parts(by):
-    pair = Pair("b", "y", "forward", "1", "atom", np.ones((2, 2)), np.ones((2, 2)))
+    pair = Pair(np.ones((2, 2)), np.ones((2, 2)))
     assert list(pair.resolved_by(by)) == []
 
 

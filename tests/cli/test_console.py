@@ -2,10 +2,15 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from rich.text import Text
+from traces_by_hand import trace_by_hand
 
 from precision_probe.cli.common import Format, complain, say, wide_console, write
 from precision_probe.cli.console import csv_cell, json_text, lines
@@ -99,3 +104,34 @@ def test_errors_of_a_hostile_trace(run, tmp_path):
         printed = result.stdout + result.stderr
         assert "[31m[bold]=1" in printed or arguments[0] == "explain"  # which has units of its own
         assert all(line.isprintable() for line in printed.split("\n"))
+
+
+# Where what is printed goes, in processes of their own
+
+
+def errors_into(path, stdout, kind="table"):
+    """The verb errors, its output going somewhere."""
+    command = [sys.executable, "-m", "precision_probe", "errors", str(path), "--format", kind]
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def trace_file(tmp_path_factory):
+    return trace_by_hand().save(tmp_path_factory.mktemp("trace") / "by_hand.h5")
+
+
+@pytest.mark.parametrize("kind", ["table", "csv"])
+def test_a_pipe_that_nobody_reads_ends_it_quietly(trace_file, kind):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = errors_into(trace_file, writer, kind)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_full_device_is_said_once(trace_file):
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = errors_into(trace_file, full)
+    assert done.returncode == 3
+    assert done.stderr.startswith("Error: What was to be printed cannot be written (No space left on device).")
+    assert done.stderr.count("\n") == 1

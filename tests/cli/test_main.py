@@ -76,3 +76,36 @@ def test_runs_as_a_module():
     command = [sys.executable, "-m", "precision_probe", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
     assert all(verb in done.stdout for verb in ("audit", "inspect", "errors", "Exit codes"))
+
+
+WRONG = {
+    "the model does not exist": ["absent.model", "demo"],
+    "the model is a folder": [".", "demo"],
+    "the structures do not exist": ["demo", "absent.xyz"],
+    "the device is none": ["demo", "demo", "--device", "abacus"],
+    "a precision is none": ["demo", "demo", "-p", "float33"],
+    "a tolerance is none": ["demo", "demo", "--tolerance", "speed=1"],
+    "a mode is none": ["demo", "demo", "--modes", "sideways"],
+    "the output cannot be": ["demo", "demo", "-o", "absent/trace.h5"],
+}
+
+
+def test_what_is_wrong_is_said_before_torch_is_imported(tmp_path):
+    """All in one process, which has no torch by its end; and what is being loaded is said first."""
+    code = f"""
+        import sys
+        from typer.testing import CliRunner
+        from precision_probe.cli.main import app
+
+        for arguments in {list(WRONG.values())!r}:
+            result = CliRunner().invoke(app, ["audit", *arguments])
+            print(result.exit_code, "torch" in sys.modules, *result.stderr.split("\\n")[:2], sep="|")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path)
+    for line, (what, arguments) in zip(done.stdout.splitlines(), WRONG.items(), strict=True):
+        exit_code, has_torch, *messages = line.split("|")
+        assert (int(exit_code), has_torch) == (BAD_INPUT, "False"), what
+        if "absent.xyz" in arguments:
+            assert messages.pop(0) == "Loading demo…"
+        assert messages[0].startswith("Error: "), what

@@ -18,10 +18,12 @@ def state(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("model", ["demo", "it.safetensors", "it.json"])
-def test_what_runs_no_code_is_admitted_without_a_word(model, capsys):
+def test_what_runs_no_code_is_admitted_with_no_word_but_that_it_is_loaded(model, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / model).touch()
     admit(model, safe=True)
     admit(model)
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", f"Loading {model}…\n" * 2)
 
 
 @pytest.mark.parametrize("model", ["my.model", "demo.model", "mace-mp:small", "it.safetensors.model", "noending"])

@@ -36,7 +36,7 @@ def test_unknown_device(name):
 
 @pytest.mark.parametrize("name", ["meta", "mps"])
 def test_devices_that_cannot_compute_float64_are_refused(name):
-    with pytest.raises(InputError, match=f"'{name}' is not supported"):
+    with pytest.raises(InputError, match=f"Unknown device '{name}'"):
         check_device(name)
 
 
