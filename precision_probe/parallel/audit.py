@@ -141,7 +141,8 @@ def _left(folder: Path) -> tuple[int, int]:
 
 def _parts(model: str, atoms: Sequence[ase.Atoms], n_parts: int, options: Options) -> list[tuple[Part, slice]]:
     """The parts, of about as many atoms each; batches are those of a run by one process."""
-    if (batch_edges := options.get("batch_edges")) is None:
+    batch_edges = options.get("batch_edges")
+    if not isinstance(batch_edges, int):  # none, or as each worker's device has it
         return split([len(each) for each in atoms], n_parts)
     module, _ = load_model(model)
     graphs = [build_graph(each, module) for each in atoms]
