@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -149,10 +150,10 @@ class KeptErrors:
         groups: Groups = {}
         if not self._found:
             return groups
-        numbers = torch.cat([each.values.reshape(-1) for _, each in self._found]).cpu()
-        parts = torch.split(numbers, [each.values.numel() for _, each in self._found])
-        for (group, each), part in zip(self._found, parts, strict=True):
-            groups.setdefault(group, []).append(on_host(each.with_values(part.reshape(each.values.shape))))
+        numbers = torch.cat([each.values.reshape(-1) for _, each in self._found]).cpu().numpy()
+        ends = np.cumsum([each.values.numel() for _, each in self._found])
+        for (group, each), part in zip(self._found, np.split(numbers, ends[:-1]), strict=True):
+            groups.setdefault(group, []).append(each.with_values(part.reshape(each.values.shape)))
         return groups
 
 
