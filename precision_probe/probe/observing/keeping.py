@@ -1,6 +1,7 @@
 """What is kept of the tensors that blocks compute: the tensors themselves, or their errors, made where they are."""
 
 import dataclasses
+import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -150,7 +151,10 @@ class KeptErrors:
         groups: Groups = {}
         if not self._found:
             return groups
-        numbers = torch.cat([each.values.reshape(-1) for _, each in self._found]).cpu().numpy()
+        found = torch.cat([each.values.reshape(-1) for _, each in self._found])
+        # What stays must not lie among what comes and goes: small arrays there kept 1 MiB of heap each from its reuse.
+        numbers = np.frombuffer(mmap.mmap(-1, max(1, 8 * found.numel())), dtype=np.float64, count=found.numel())
+        numbers[:] = found.cpu().numpy()
         ends = np.cumsum([each.values.numel() for _, each in self._found])
         for (group, each), part in zip(self._found, np.split(numbers, ends[:-1]), strict=True):
             groups.setdefault(group, []).append(each.with_values(part.reshape(each.values.shape)))
