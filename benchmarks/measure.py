@@ -21,8 +21,9 @@ from precision_probe.analysis.metrics import compare
 from precision_probe.models.blocks import Block, Port
 from precision_probe.models.evaluation import interaction_energy
 from precision_probe.models.graphs import Graph
+from precision_probe.models.memory import attempt
 from precision_probe.precisions import Precision
-from precision_probe.search.timing import attempt, peak_of
+from precision_probe.search.timing import peak_of
 from precision_probe.variants.hooks import Call, capture, input_gradients, replay
 from precision_probe.variants.variant import Variant
 

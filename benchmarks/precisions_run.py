@@ -37,10 +37,11 @@ from precision_probe.models.blocks import Block, select_blocks
 from precision_probe.models.building import build
 from precision_probe.models.graphs import Graph, build_graph
 from precision_probe.models.loading import load_model
+from precision_probe.models.memory import attempt
 from precision_probe.models.provenance import provenance
 from precision_probe.precisions import PRECISIONS, Precision, parse_precisions
 from precision_probe.probe.probe import attach
-from precision_probe.search.timing import attempt, peak_of
+from precision_probe.search.timing import peak_of
 from precision_probe.structures import read_structures
 from precision_probe.variants.devices import check_device, check_precisions, default_precisions
 from precision_probe.variants.variant import Variant

@@ -77,9 +77,18 @@ def audit(
         ),
     ] = None,
     batch_edges: Annotated[
-        int | None,
-        typer.Option(help="Run structures together, in graphs of up to so many edges. Default: one by one.", min=1),
+        str | None,
+        typer.Option(
+            help="Run structures together, in graphs of up to so many edges; auto is 60,000 on a GPU. One by one by "
+            "default, and with auto on a CPU."
+        ),
     ] = None,
+    offload: Annotated[
+        bool,
+        typer.Option(
+            "--offload", help="With --keep errors: float64's tensors wait in the host's memory, not in the GPU's."
+        ),
+    ] = False,
     head: HeadOption = None,
     energy_key: EnergyKeyOption = None,
     forces_key: ForcesKeyOption = None,
@@ -116,7 +125,7 @@ def audit(
     with exit_codes(traceback):
         from precision_probe.analysis.errors import parse_tolerances
         from precision_probe.precisions import parse_precisions
-        from precision_probe.probe.options import Options, parse_keep, parse_modes
+        from precision_probe.probe.options import Options, parse_batch_edges, parse_keep, parse_modes
         from precision_probe.spelling import check_device_name
 
         if dynamics and not explain:
@@ -125,6 +134,7 @@ def audit(
         limits = parse_tolerances(tolerance) if tolerance else None
         keeping = parse_keep(keep)  # words are looked at at once, before torch is waited for
         parse_modes(modes)
+        joining = parse_batch_edges(batch_edges)
         if precisions is not None:
             parse_precisions(precisions)
         if device is not None:
@@ -146,7 +156,8 @@ def audit(
             modes=modes,
             keep=keeping,
             time=time,
-            batch_edges=batch_edges,
+            batch_edges=joining,
+            offload=offload,
             head=head,
             device=device,
         )
@@ -169,9 +180,13 @@ def audit(
                     warnings.simplefilter("ignore", RuntimeWarning)  # what it warns of is said below
                     probe.detach()
             INTERRUPTIONS.keep(f"The trace is in {probe.written_to}." if probe.written_to else "Nothing was written.")
-        over = finish(probe.trace(), probe.notes, probe.written_to, limits, quiet=quiet)
+        trace = probe.trace()
+        over = finish(trace, probe.notes, probe.written_to, limits, quiet=quiet)
         if outcome is not None or probe.written_to != claim.path:
             raise _failure(outcome, probe, claim.path)
+        if failures := trace.attributes["failures"]:
+            others = f" So did {len(failures) - 1} other(s)." if len(failures) > 1 else ""
+            raise ProbeError(f"{failures[0]}.{others} The trace is in {claim.path}, and says that it is not complete.")
         if over:
             raise typer.Exit(EXCEEDED)
 
@@ -183,7 +198,9 @@ def _run(probe: "pp.Probe", structures: "list[ase.Atoms]", *, quiet: bool, steps
     """
     is_audited = False
     try:
-        probe.run(structures, progress=not quiet)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "precision_probe: .* did not fit", RuntimeWarning)  # an error says it
+            probe.run(structures, progress=not quiet)
         is_audited = True
         if steps is not None:
             probe.explain(structures, steps=steps, progress=not quiet)

@@ -4,7 +4,8 @@ A rounded geometry has other neighbours, so the graph is made in float64 whateve
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -22,7 +23,7 @@ from precision_probe.models._mace import tools, torch_geometric
 from precision_probe.models.attributes import cutoff, elements, heads, inputs_needed
 from precision_probe.models.dtypes import default_dtype
 
-__all__ = ["Graph", "Species", "build_graph", "choose_head", "graph_of_call", "in_batches", "joined"]
+__all__ = ["Graph", "Species", "batch_sizes", "build_graph", "choose_head", "graph_of_call", "in_batches", "joined"]
 
 # Å; nearer than this two atoms are on the same place. A choice: an atom listed twice differs from itself by no more
 # than the last digits of a file, the shortest bond, that of H2, is 0.74 Å, and at 0 the direction of an edge is NaN.
@@ -252,16 +253,28 @@ def joined(graphs: Sequence[Graph]) -> Graph:
     )
 
 
+def batch_sizes(n_edges: Iterable[int], most_edges: int) -> Iterator[int]:
+    """How many graphs that follow one another have no more edges together; one that has more by itself is alone.
+
+    Args:
+        n_edges: Of each graph.
+        most_edges: Of several together.
+    """
+    size = total = 0
+    for n in n_edges:
+        if size and total + n > most_edges:
+            yield size
+            size = total = 0
+        size, total = size + 1, total + n
+    if size:
+        yield size
+
+
 def in_batches(graphs: Sequence[Graph], most_edges: int) -> list[Graph]:
     """Graphs that follow one another joined, as many at a time as have no more edges together; larger ones alone."""
-    batches: list[list[Graph]] = []
-    n_edges = 0
-    for graph in graphs:
-        if not batches or n_edges + graph.n_edges > most_edges:
-            batches.append([])
-            n_edges = 0
-        batches[-1].append(graph)
-        n_edges += graph.n_edges
+    rest = iter(graphs)
+    sizes = batch_sizes((graph.n_edges for graph in graphs), most_edges)
+    batches = [list(itertools.islice(rest, size)) for size in sizes]
     return [batch[0] if len(batch) == 1 else joined(batch) for batch in batches]
 
 

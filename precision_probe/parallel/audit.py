@@ -139,7 +139,8 @@ def _parts(
 ) -> list[tuple[Part, slice]]:
     """The parts, of about as much work each; batches are those of a run by one process."""
     work, batches = [len(each) for each in atoms], [1] * len(atoms)
-    if (batch_edges := options.get("batch_edges")) is not None:
+    batch_edges = options.get("batch_edges")
+    if isinstance(batch_edges, int):  # else none, or as each worker's device has it
         module, _ = load_model(model)
         graphs = [build_graph(each, module) for each in atoms]
         work = [graph.n_edges for graph in graphs]

@@ -45,6 +45,7 @@ class Observation:
         sample: What was run.
         predictions: Of each precision.
         captured: For each group of the trace, what blocks computed.
+        lacking: The precisions that ran out of memory, which have NaN.
         training: With which options the attached model was called, if it was in training.
         handle: What waits for the gradients of its loss.
         number: Of the call, if it is one of the attached model's.
@@ -55,6 +56,7 @@ class Observation:
     sample: Sample
     predictions: dict[str, list[ModelArray]] = field(default_factory=dict)
     captured: dict[str, list[BlockArray[NDArray[Any]]]] = field(default_factory=dict)
+    lacking: tuple[str, ...] = ()
     training: dict[str, object] | None = None
     handle: RemovableHandle | None = None
     number: int = 0

@@ -78,7 +78,9 @@ class ObservedCalls:
             with undisturbed(), call.random_state.restored():
                 observed = self._observer.observe(call.sample, repeats=self._repeats, number=call.number)
                 call.predictions, call.captured = observed.predictions, observed.captured
-                self._compare(call, returned)
+                call.lacking = observed.lacking
+                if not call.lacking:
+                    self._compare(call, returned)
             if call.training is None:
                 self._recording.add(call)
                 return
@@ -128,10 +130,5 @@ class ObservedCalls:
         try:
             yield
         except Exception as error:
-            failures = self._recording.failures
-            failures.append(
-                f"call {number or self._calls.number} could not be observed ({type(error).__name__}: {error})"
-            )
-            self._recording.describe()
-            if len(failures) == 1:
-                warnings.warn(f"precision_probe: {failures[0]}. The run goes on.", RuntimeWarning, stacklevel=2)
+            number = number or self._calls.number
+            self._recording.fail(f"call {number} could not be observed ({type(error).__name__}: {error})")

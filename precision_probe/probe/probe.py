@@ -11,29 +11,29 @@ Example:
 
 import atexit
 import contextlib
-import math
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from precision_probe.exceptions import InputError, ProbeError
+from precision_probe.exceptions import InputError
 from precision_probe.models.blocks import select_blocks
 from precision_probe.models.evaluation import MaceEnergy, Sample
-from precision_probe.models.graphs import Graph, in_batches
 from precision_probe.models.loading import ModelSource, check_module, load_model
-from precision_probe.models.memory import check_memory
+from precision_probe.models.memory import check_memory, fitting_edges
 from precision_probe.models.provenance import provenance
 from precision_probe.models.targets import Mace, Module, Subject
 from precision_probe.precisions import PRECISIONS, PrecisionSource, parse_precisions
+from precision_probe.probe.batches import Batches, record
 from precision_probe.probe.live_calls import Calls, observe_calls
-from precision_probe.probe.observation import Observation
 from precision_probe.probe.observed_calls import ObservedCalls
 from precision_probe.probe.observing.observer import Observer
 from precision_probe.probe.options import (
+    BatchEdges,
     Gradients,
     Keep,
+    batch_edges_on,
     check_batch_edges,
     default_device,
     parse_gradients,
@@ -45,7 +45,6 @@ from precision_probe.probe.own_precision import OwnPrecision
 from precision_probe.probe.recording import Recording
 from precision_probe.probe.turns import TURNS
 from precision_probe.probe.weights import Weights
-from precision_probe.progress import shown
 from precision_probe.structures import StructureSource, read_structures
 from precision_probe.trace.claim import Claim
 from precision_probe.trace.parts.part import Part
@@ -57,11 +56,6 @@ from precision_probe.variants.variant import Variant
 
 __all__ = ["Probe", "attach"]
 
-_TIMED = 5  # evaluations in a run at least: where structures are few, each has a median of several times
-# Structures and atoms up to which a run is timed if nobody says: a choice, for five evaluations of what is larger would
-# be felt, and of many structures the errors are asked for.
-_FEW, _SMALL = 5, 1000
-
 
 def attach(
     model: ModelSource,
@@ -72,7 +66,8 @@ def attach(
     keep: Keep | None = None,
     modes: str | Sequence[str] = MODES,
     time: bool | None = None,
-    batch_edges: int | None = None,
+    batch_edges: BatchEdges = None,
+    offload: bool = False,
     call: Callable[..., object] | None = None,
     every: int = 1,
     limit: int | None = None,
@@ -107,7 +102,11 @@ def attach(
             attached model, once, where an evaluation without hooks is needed anyway.
         batch_edges: Run structures that follow one another in one graph, as long as it has no more edges than this.
             Many small molecules take little longer so than one, on a GPU above all. By default each is run by itself:
-            sums, and so reduced precisions, can depend on what else is in a graph. The trace tells it.
+            sums, and so reduced precisions, can depend on what else is in a graph. The trace tells it. ``"auto"``
+            is 60,000 on a GPU, and on a CPU one by one. A batch that the memory does not suffice for is run again in
+            halves, and what follows in batches of that size.
+        offload: With ``keep="errors"``, let the reference's tensors wait in the host's memory until they are compared,
+            in place of the GPU's: slower, with the same numbers.
         call: For a module that is not a MACE: ``call(module, input)`` runs it on one of the inputs given to ``run()``
             and returns a tensor, or several in a tuple or dictionary. ``blocks`` must be named then.
         every: Of the calls of the attached model, observe each ``every``-th.
@@ -172,6 +171,7 @@ def attach(
             parsed_gradients,
             subject.gradient_unit,
             parsed_keep or "",
+            offload,
         )
         if limit is not None:
             observer.n_expected = limit
@@ -179,7 +179,7 @@ def attach(
         return Probe(
             *(module, name, place, subject, observer, own, calls, recorder),
             time=time,
-            batch_edges=batch_edges,
+            batch_edges=batch_edges_on(batch_edges, place),
             part=part,
         )
 
@@ -255,39 +255,28 @@ class Probe:
         Raises:
             InputError: If a structure cannot be used, or an earlier run, from which this one goes on, has another in
                 its place; none has been run then.
-            ProbeError: If nothing more can be recorded, as the output cannot be written and memory must not fill up.
+            ProbeError: If the memory does not suffice for a structure in float64, or nothing more can be recorded, as
+                the output cannot be written and memory must not fill up.
+
+        A precision that there is no memory for, where float64 has some, has NaN for that structure: :attr:`notes` says
+        it, and the trace is not ``complete``.
 
         If this is interrupted, the structures that were finished are in the trace.
         """
         self._check_unfinished()
         with TURNS.taken(), undisturbed(), current(self.device):
-            samples = self._batched(self._subject.samples(structures))
+            samples = self._subject.samples(structures)
             self._subject.notes += check_memory(samples, self.model, self.device)
             self._calls.finish()
             self._weights.follow()
             self._observer.expect(samples)
-            repeats = math.ceil(_TIMED / len(samples)) if self._is_timed(samples) else 0
-            samples = self._recording.still_to_run(samples)
-        for sample in shown(samples, f"{len(self._observer.variants)} precisions", progress=progress):
-            with TURNS.taken(), undisturbed(), current(self.device):
-                present = sample.to(self.device)
-                number = self._first + self._recording.n_structures
-                observed = self._observer.observe(present, repeats=repeats, number=number)
-                observation = Observation(present, observed.predictions, observed.captured)
-                self._recording.add(observation, is_expected=True)
-                if self._recording.has_stopped:
-                    raise ProbeError(self._recording.problem)
+            repeats = self._batches(samples).repeats(self._time)
+            batches = self._batches(self._recording.still_to_run(samples))
+        record(batches, self._observer, self._recording, self.device, self._first, repeats=repeats, progress=progress)
 
-    def _batched(self, samples: Sequence[Sample]) -> Sequence[Sample]:
-        """Graphs joined to batches, where that was asked for."""
-        graphs = [sample for sample in samples if isinstance(sample, Graph)]
-        return samples if self._batch_edges is None or not graphs else in_batches(graphs, self._batch_edges)
-
-    def _is_timed(self, samples: Sequence[Sample]) -> bool:
-        """Whether the variants' evaluations are timed: as was asked for, else where it is quick."""
-        n_atoms = sum(sample.n_atoms for sample in samples if isinstance(sample, Graph))
-        n_structures = sum(sample.n_structures for sample in samples)
-        return (n_structures <= _FEW and n_atoms <= _SMALL) if self._time is None else self._time
+    def _batches(self, samples: Sequence[Sample]) -> Batches:
+        """Structures that follow one another in one graph, where that was asked for."""
+        return Batches(samples, self._batch_edges, fitting_edges(self.model, self.device), self.device)
 
     def explain(
         self,

@@ -1,10 +1,12 @@
 """What one probe records: observations, and all that is said of the whole trace."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from precision_probe.models.evaluation import Sample
+from precision_probe.models.memory import described
 from precision_probe.models.targets import Subject
 from precision_probe.probe.observation import Observation
 from precision_probe.probe.observing.observer import Observer
@@ -33,6 +35,7 @@ class Recording:
         n_unfinished: How many structures were given to ``run()`` and are not recorded yet.
         is_interrupted: Whether the run ended otherwise than it was to end.
         failures: What could not be observed, a sentence each.
+        batch_edges: Up to how many edges batches had in the end, if there was no memory for those asked for.
         rounded_calls: Of how many calls the reference got a geometry that a reduced precision had rounded.
     """
 
@@ -44,6 +47,7 @@ class Recording:
         self.n_unfinished = 0
         self.is_interrupted = False
         self.failures: list[str] = []
+        self.batch_edges: int | None = None
         self.rounded_calls = 0
         self._n_calls = 0
         self._differences: dict[int, list[Difference]] = {}
@@ -64,6 +68,7 @@ class Recording:
         now = {**self._about, **self._observer.about(), **self._subject.about}
         resumed.check(now)
         self.failures += self._earlier.get("failures", [])
+        self.batch_edges = self._earlier.get("batch_edges_fitting")
         self.rounded_calls = int(self._earlier.get("calls_with_rounded_geometry", 0))
         this = {key: now[key] for key in ("created", "device", "versions")}
         times = [*self._earlier.get("resumed", []), {"n_structures": resumed.n_structures, **this}]
@@ -75,7 +80,7 @@ class Recording:
             )
 
     def still_to_run(self, samples: Sequence[Sample]) -> list[Sample]:
-        """Expect samples, without those at their beginning that an earlier run has recorded, which are left out.
+        """Expect structures, without those at their beginning that an earlier run has recorded, which are left out.
 
         Raises:
             InputError: If it has recorded others in their place.
@@ -87,12 +92,16 @@ class Recording:
         return left
 
     def add(self, observation: Observation, *, is_expected: bool = False) -> None:
-        """Record one sample and what came of it; one of those that :meth:`still_to_run` expected, or another."""
+        """Record a sample and what came of it; of structures that :meth:`still_to_run` expected, or of others."""
         by_species = self._observer.keep == "errors"
         structures = sample_arrays(observation.sample, by_species=by_species)
         self._recorder.add(structures, observation.sizes, observation.predictions, observation.captured)
         self._n_calls += bool(observation.number)
-        self.n_unfinished -= is_expected
+        for precision in observation.lacking:
+            self.fail(
+                f"{described(observation.sample)} did not fit into the memory in {precision}, and what it lacks is NaN"
+            )
+        self.n_unfinished -= observation.sizes.structure * is_expected
         self.rounded_calls += observation.is_rounded
         self.describe()
         self._recorder.write_if_due()
@@ -102,6 +111,13 @@ class Recording:
         if differences:
             self._differences[call] = list(differences)
         return bool(differences) and len(self._differences) == 1
+
+    def fail(self, what: str) -> None:
+        """Note what could not be observed, and warn of the first such thing."""
+        self.failures.append(what)
+        self.describe()
+        if len(self.failures) == 1:
+            warnings.warn(f"precision_probe: {what}. The run goes on.", RuntimeWarning, stacklevel=2)
 
     def add_note(self, note: str) -> None:
         """Note what a reader of the results should know."""
@@ -158,6 +174,7 @@ class Recording:
             **self._subject.about,
             "complete": not (self.n_unfinished or self.is_interrupted or self.failures or wrong_calls),
             "failures": self.failures,
+            "batch_edges_fitting": self.batch_edges,
             "weights_changed": self._weights.have_changed or self._earlier.get("weights_changed", False),
             "not_of_the_called_model": wrong_calls,
             "calls_with_rounded_geometry": self.rounded_calls,

@@ -1,19 +1,19 @@
 """How long calls take and how much memory they need, measured side by side."""
 
 import gc
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-__all__ = ["Timed", "attempt", "peak_of", "seconds_of", "side_by_side"]
+from precision_probe.models.memory import attempt
+
+__all__ = ["Timed", "peak_of", "seconds_of", "side_by_side"]
 
 T = TypeVar("T")
-Args = TypeVarTuple("Args")
 
 _N_WARM_UP = 2  # calls; TorchScript compiles in the second
 
@@ -73,19 +73,6 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     call()
     _synchronize(device)
     return time.perf_counter() - begin
-
-
-def attempt(function: Callable[[*Args], T], *args: *Args) -> T | None:
-    """Call a function; ``None`` if the memory did not suffice. Nothing of the failed call is kept alive."""
-    try:
-        return function(*args)
-    except RuntimeError as error:  # TorchScript turns torch.OutOfMemoryError into a plain RuntimeError
-        if not re.search("out of memory|can't allocate memory", str(error)):
-            raise
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return None
 
 
 def peak_of(device: torch.device, function: Callable[[], T]) -> tuple[T, int | None]:

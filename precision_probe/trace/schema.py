@@ -45,7 +45,7 @@ _ROOT: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("created", "platform", "device", "model_name", "model_class", "model_dtype"), str),
     **dict.fromkeys(("model_sha256", "reference", "backend", "hidden_irreps", "edge_irreps", "gradients", "keep"), str),
     **dict.fromkeys(("complete", "weights_changed"), bool),
-    **dict.fromkeys(("n_parameters", "calls_with_rounded_geometry", "batch_edges"), int),
+    **dict.fromkeys(("n_parameters", "calls_with_rounded_geometry", "batch_edges", "batch_edges_fitting"), int),
     **dict.fromkeys(("part", "n_parts", "first_structure"), int),
     "cutoff": _NUMBER,
 }

@@ -7,7 +7,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
-from runs import molecule
+from runs import molecule, out_of_memory
 
 import precision_probe as pp
 import precision_probe.probe.observing.observer
@@ -263,6 +263,23 @@ def test_an_overflow_is_a_result(config, water_file, tmp_path, audit):
     assert "float16: energy error nan exceeds" in judged.stderr
 
 
+def test_a_precision_without_memory_is_a_result_and_a_failure(model, model_file, two_file, audit, monkeypatch):
+    out_of_memory(monkeypatch, model, {"float32": 6})
+    result = audit(model_file, two_file, "-o", "a.h5", "--device", "cpu", "--offload", "--batch-edges", "auto")
+    assert result.exit_code == FAILED
+    said = "two[1]: 5 atoms with 20 edges did not fit into the memory in float32"
+    assert f"Note: {said}" in " ".join(result.stdout.split())
+    assert f"Error: {said}" in result.stderr
+    with pp.open_trace("a.h5") as trace:
+        assert np.isnan(trace.group("propagated", "float32")["energy"].values).tolist() == [False, True]
+        assert not trace.attributes["complete"]
+
+
+@pytest.mark.parametrize("batch_edges", ["0", "-3", "many", "2.5"])
+def test_batches_of_no_edges_are_refused(model_file, water_file, audit, refused, batch_edges):
+    refused(audit(model_file, water_file, "--batch-edges", batch_edges), "--batch-edges")
+
+
 def test_a_tolerance_is_judged_once_for_the_table_and_the_exit_code(model_file, water_file, audit, monkeypatch):
     judged, shown = [], []
 
@@ -471,13 +488,13 @@ def fail_in_observation(monkeypatch, number, error):
     observe = precision_probe.probe.observing.observer.Observer.predict
     calls = []
 
-    def observe_or_fail(*arguments):
+    def observe_or_fail(*arguments, **options):
         calls.append(1)
         if len(calls) == number and isinstance(error, signal.Signals):
             signal.raise_signal(error)
         elif len(calls) == number:
             raise error
-        return observe(*arguments)
+        return observe(*arguments, **options)
 
     monkeypatch.setattr(precision_probe.probe.observing.observer.Observer, "predict", observe_or_fail)
 

@@ -1,6 +1,8 @@
 """What many tests do: a molecule, its data as MACE takes it, a trace of a model, a distance, a conversion."""
 
 import copy
+import functools
+import math
 from pathlib import Path
 
 import ase
@@ -65,3 +67,18 @@ def convert(model, layout="ir_mul", device="cpu"):
     dtype = next(model.parameters()).dtype
     with default_dtype(dtype), torch.random.fork_rng(devices=[]):
         return run(copy.deepcopy(model).to(device), device=device, layout=layout).eval()
+
+
+def out_of_memory(monkeypatch, model, most_edges):
+    """Let the first interaction of a MACE have no memory for more edges than it is told, by precision."""
+    kind = type(model.interactions[0])
+    forward = kind.forward
+
+    @functools.wraps(forward)
+    def limited(self, *args, **kwargs):
+        precision = str(kwargs["edge_feats"].dtype).removeprefix("torch.")
+        if kwargs["edge_index"].shape[1] > most_edges.get(precision, math.inf):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(kind, "forward", limited)

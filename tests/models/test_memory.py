@@ -1,8 +1,10 @@
 """memory.py: what a structure needs, against what was measured, and what is said of it."""
 
+import math
 import subprocess
 import sys
 import textwrap
+import weakref
 
 import pytest
 import torch
@@ -10,9 +12,16 @@ from runs import convert
 
 from precision_probe.exceptions import InputError
 from precision_probe.models import memory
-from precision_probe.models.graphs import build_graph
+from precision_probe.models.graphs import build_graph, joined
 from precision_probe.models.inputs import Inputs
-from precision_probe.models.memory import available_bytes, check_memory, estimated_bytes
+from precision_probe.models.memory import (
+    attempt,
+    available_bytes,
+    check_memory,
+    described,
+    estimated_bytes,
+    fitting_edges,
+)
 
 CPU = torch.device("cpu")
 
@@ -83,3 +92,61 @@ def test_what_does_not_fit_is_noted_and_what_clearly_does_not_is_refused(model, 
     monkeypatch.setattr(memory, "available_bytes", lambda device: int(needed / 2.1))
     with pytest.raises(InputError, match=r"Structure the large one: .* GB in float64, and cpu has .* GB free"):
         check_memory([small, large], model, CPU)
+
+
+def test_the_edges_that_fill_the_memory(model, crystal, monkeypatch):
+    graph = build_graph(crystal, model)
+    needed = estimated_bytes(model, graph)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 3 * needed)
+    assert fitting_edges(model, CPU) == 3 * graph.n_edges
+    assert fitting_edges(convert(model), CPU) == math.inf  # what it takes is not known
+
+
+def test_samples_are_described(model, water):
+    water.info["name"] = "water"
+    graph = build_graph(water, model)
+    assert described(graph) == "water: 3 atoms with 6 edges"
+    assert described(joined([graph, graph])) == "water and 1 more: 6 atoms with 12 edges"
+    assert described(Inputs("input 2", (1.0,))) == "input 2"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+        RuntimeError("The following operation failed in the TorchScript interpreter: CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+)
+def test_an_attempt_gives_the_result_or_none_without_memory(error):
+    assert attempt(divmod, 7, 3) == (2, 1)
+
+    def fail():
+        raise error
+
+    assert attempt(fail) is None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), KeyboardInterrupt()])
+def test_an_attempt_raises_other_errors(error):
+    def fail():
+        raise error
+
+    with pytest.raises(type(error)):
+        attempt(fail)
+
+
+def test_an_attempt_keeps_nothing_of_what_failed_alive():
+    class Large:
+        pass
+
+    def work(size):
+        large = Large()
+        kept.append(weakref.ref(large))
+        raise torch.OutOfMemoryError(f"out of memory: {size}")
+
+    kept = []
+    assert attempt(work, 3) is None
+    assert kept[0]() is None

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from precision_probe.exceptions import InputError
-from precision_probe.probe.options import default_device, parse_gradients, parse_keep, parse_modes
+from precision_probe.probe.options import (
+    batch_edges_on,
+    default_device,
+    parse_batch_edges,
+    parse_gradients,
+    parse_keep,
+    parse_modes,
+)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +79,20 @@ def test_a_model_in_memory_is_run_where_it_is():
 @pytest.mark.parametrize("given", ["demo", "small.model", Path("small.model")])
 def test_a_model_from_a_file_may_go_anywhere(given):
     assert default_device(given, torch.nn.Linear(1, 1)) is None
+
+
+@pytest.mark.parametrize(("text", "edges"), [(None, None), ("auto", "auto"), ("64", 64)])
+def test_edges_of_a_batch_are_read(text, edges):
+    assert parse_batch_edges(text) == edges
+
+
+@pytest.mark.parametrize("wrong", ["", "0", "-1", "2.5", "most", "²"])
+def test_what_is_no_number_of_edges_is_refused(wrong):
+    with pytest.raises(InputError, match=r"batch_edges \(--batch-edges\) must be"):
+        parse_batch_edges(wrong)
+
+
+def test_edges_of_a_batch_by_device():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda:1")
+    assert [batch_edges_on(given, cpu) for given in (None, 5, "auto")] == [None, 5, None]
+    assert [batch_edges_on(given, cuda) for given in (None, 5, "auto")] == [None, 5, 60_000]

@@ -1,12 +1,10 @@
 """Times, with a clock that the calls themselves advance."""
 
-import weakref
-
 import numpy as np
 import pytest
 import torch
 
-from precision_probe.search.timing import Timed, attempt, peak_of, side_by_side
+from precision_probe.search.timing import Timed, peak_of, side_by_side
 
 CPU = torch.device("cpu")
 
@@ -94,26 +92,6 @@ def test_nothing_fits():
 def test_other_errors_are_raised(clock, error):
     with pytest.raises(type(error)):
         side_by_side({"a": clock.call("a", 1.0), "bad": fail(error)}, CPU)
-
-
-@pytest.mark.parametrize("error", OUT_OF_MEMORY)
-def test_an_attempt_gives_the_result_or_none_without_memory(error):
-    assert attempt(divmod, 7, 3) == (2, 1)
-    assert attempt(fail(error)) is None
-
-
-def test_an_attempt_keeps_nothing_of_what_failed_alive():
-    class Large:
-        pass
-
-    def work(size):
-        large = Large()
-        kept.append(weakref.ref(large))
-        raise torch.OutOfMemoryError(f"out of memory: {size}")
-
-    kept = []
-    assert attempt(work, 3) is None
-    assert kept[0]() is None
 
 
 def test_a_peak_is_not_known_on_a_cpu():

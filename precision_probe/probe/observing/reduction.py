@@ -17,7 +17,7 @@ from precision_probe.analysis.statistics import STATISTICS
 from precision_probe.precisions import Precision
 from precision_probe.variants.rounding import round_to
 
-__all__ = ["Columns", "Owners", "reduced", "side_by_side"]
+__all__ = ["Columns", "Owners", "errors_of_nan", "reduced", "side_by_side"]
 
 _BLOCK = 32  # rows, a choice: most sums are then within blocks, and few zeros are added
 _SMALLEST = -1021  # exponent of a power of two that float64 has as a normal number, as its inverse
@@ -182,6 +182,24 @@ def reduced(
     sums = columns.sums(owners.sums(*terms))
     counts = owners.n_rows(y) * columns.sums(y.new_ones(1, y.shape[2]))
     return torch.cat([counts[None], scales.expand(-1, owners.n, -1), largest[1:], sums]).movedim(0, -1)
+
+
+def errors_of_nan(shape: torch.Size, owners: Owners, columns: Columns) -> torch.Tensor:
+    """The statistics of a variant that computed nothing: all of its numbers are counted as NaN, nothing else is known.
+
+    Args:
+        shape: Of the reference, as its owners give it.
+        owners: Of the rows.
+        columns: What the columns are.
+
+    Returns:
+        (n_owners, n_parts, n_statistics) in float64.
+    """
+    nan = torch.full((), torch.nan, dtype=torch.float64, device=columns.part_of.device)
+    counts = owners.n_rows(nan.expand(shape)) * columns.sums(nan.new_ones(1, shape[2]))
+    known = {"count": counts, "nonfinite": counts, "flushed": torch.zeros_like(counts)}
+    unknown = nan.expand_as(counts)
+    return torch.stack([known.get(name, unknown) for name in STATISTICS], dim=-1)
 
 
 def _power_of_two(largest: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Tensors of a run → the NumPy arrays that a trace holds."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,12 +14,20 @@ from precision_probe.models.blocks import Port
 from precision_probe.models.evaluation import Prediction
 from precision_probe.models.graphs import Graph
 from precision_probe.models.inputs import Inputs
+from precision_probe.precisions import Precision
 from precision_probe.probe.observing.to_host import to_numpy
 from precision_probe.trace.arrays import BlockArray, ModelArray
 from precision_probe.trace.variables import storable
 from precision_probe.variants.hooks import Call
 
-__all__ = ["captured_tensors", "predicted_arrays", "sample_arrays", "structure_arrays"]
+__all__ = [
+    "captured_tensors",
+    "lacking_arrays",
+    "nan",
+    "predicted_arrays",
+    "sample_arrays",
+    "structure_arrays",
+]
 
 
 def structure_arrays(graph: Graph) -> dict[str, NDArray[Any]]:
@@ -90,6 +99,21 @@ def predicted_arrays(prediction: Prediction, n_structures: int, seconds: float =
     each = np.full(n_structures, seconds / n_structures)
     long_name = "wall-clock time of one unhooked evaluation, forces included, after warm-up; NaN where not timed"
     return [*arrays, ModelArray("seconds", each, ("structure",), "s", long_name)]
+
+
+def lacking_arrays(exact: Sequence[ModelArray], precision: Precision) -> list[ModelArray]:
+    """NaN for what a precision has not predicted, where the reference has predicted this."""
+    return [
+        dataclasses.replace(array, values=nan(array.values.shape, precision), native_dtype=precision.dtype)
+        if array.native_dtype
+        else dataclasses.replace(array, values=np.full(array.values.shape, np.nan))  # float64 in every precision
+        for array in exact
+    ]
+
+
+def nan(shape: tuple[int, ...], precision: Precision) -> NDArray[Any]:
+    """NaN in the dtype that numbers of a precision are stored in: half precisions are widened."""
+    return np.full(shape, np.nan, np.float64 if precision.dtype == "float64" else np.float32)
 
 
 def captured_tensors(

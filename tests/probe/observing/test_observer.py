@@ -274,4 +274,8 @@ def test_the_size_that_is_said_is_that_of_the_tensors(observing, graph, monkeypa
     subject.expect([graph] * 3)
     subject.observe(graph)
     assert f"would take {n_bytes / 2**30:.1f} GiB" in subject.notes[0]
-    assert subject.n_expected == 3
+    for most, keep in ((n_bytes, "tensors"), (n_bytes - 1, "errors")):
+        monkeypatch.setattr(observer, "_MANY_BYTES", most)
+        subject.keep = ""
+        subject.observe(graph)
+        assert subject.keep == keep

@@ -11,7 +11,7 @@ from precision_probe.analysis.metrics import compare
 from precision_probe.analysis.rounding_floor import representation_floor
 from precision_probe.analysis.statistics import STATISTICS, combined, floor_of, metrics_of
 from precision_probe.precisions import parse_precision
-from precision_probe.probe.observing.reduction import Columns, Owners, reduced, side_by_side
+from precision_probe.probe.observing.reduction import Columns, Owners, errors_of_nan, reduced, side_by_side
 
 IRREPS = ("0e", "0e", "1o", "1o", "1o", "0e")
 SPECIAL = st.sampled_from([0.0, 1e-200, -1e180, 1e-310, np.inf, -np.inf, np.nan])
@@ -86,6 +86,21 @@ def test_nothing_has_the_errors_of_one_exact_zero():
     y = np.zeros((0, 3))
     _, found = statistics_of(y, y, Owners(2, torch.zeros(0, dtype=torch.int64)), (), "float32")
     check(combined(found.reshape(-1, len(STATISTICS))), y, y, parse_precision("float32"))
+
+
+@pytest.mark.parametrize("lacking", [[0, 1, 2], [1]])
+def test_a_variant_that_computed_nothing_has_the_errors_of_nan(lacking):
+    """Also beside structures that it did compute: all but the floor, of which nothing is known then."""
+    y, y_hat = arrays(3)
+    owners, float32 = Owners(3, torch.as_tensor([0, 2, 2, 0, 1, 2, 0])), parse_precision("float32")
+    _, found = statistics_of(y, y_hat, owners, IRREPS, "float32")
+    columns = Columns.of([torch.as_tensor(y)], [IRREPS])
+    shape = owners.in_order(torch.as_tensor(y)).shape
+    found[lacking] = errors_of_nan(shape, owners, columns).numpy()[lacking]
+    y_hat[np.isin([0, 2, 2, 0, 1, 2, 0], lacking)] = np.nan
+    whole, expected = metrics_of(combined(found.reshape(-1, len(STATISTICS))), float32), compare(y, y_hat, float32)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(whole[name], value, err_msg=name)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
