@@ -18,7 +18,7 @@ from precision_probe.precisions import Precision
 
 __all__ = ["Columns", "Owners", "reduced", "side_by_side"]
 
-_BLOCK = 32  # rows, a choice: most sums are then within blocks, and few zeros are added
+_BLOCK = 32  # rows at most, a choice: most sums are then within blocks, and few zeros are added
 _CACHED = 2**15  # numbers of one array, a choice: the ten or so at hand are then within a CPU's caches
 _SMALLEST = -1021  # exponent of a power of two that float64 has as a normal number, as its inverse
 
@@ -41,16 +41,19 @@ class Owners:
             return
         n_rows, zero = len(of_row), of_row.new_zeros(1)
         self._n_of = n_of = of_row.new_zeros(n).index_add_(0, of_row, torch.ones_like(of_row))
-        n_blocks_of = (n_of + _BLOCK - 1) // _BLOCK
+        on_average = n_rows // max(n, 1)
+        block = min(_BLOCK, 1 << max(on_average - 1, 0).bit_length())  # so that few rows have few zeros to go with
+        n_blocks_of = (n_of + block - 1) // block
         ends = n_blocks_of.cumsum(0)
         first = torch.cat([zero, n_of.cumsum(0)])[:-1]
-        place = torch.cat([zero, _BLOCK * ends])[:-1] - first
-        n_blocks = n_rows // _BLOCK + min(n, n_rows)  # at most
+        place = torch.cat([zero, block * ends])[:-1] - first
+        n_blocks = n_rows // block + min(n, n_rows)  # at most
         order = of_row.argsort(stable=True)
         numbers = torch.arange(n_rows, device=of_row.device)
-        self._rows = of_row.new_full((n_blocks * _BLOCK,), n_rows)  # the row of zeros, where there is no other
+        self._rows = of_row.new_full((n_blocks * block,), n_rows)  # the row of zeros, where there is no other
         self._rows[numbers + place[of_row[order]]] = order
         blocks = torch.arange(n_blocks, device=of_row.device)
+        self._block = block
         self._of_block = torch.searchsorted(ends, blocks, right=True).clamp(max=n - 1)
 
     def in_order(self, rows: torch.Tensor) -> torch.Tensor:
@@ -58,7 +61,7 @@ class Owners:
         if self._of_row is None:
             return rows[None]
         with_zeros = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
-        return with_zeros[self._rows].reshape(-1, _BLOCK, rows.shape[1])
+        return with_zeros[self._rows].reshape(-1, self._block, rows.shape[1])
 
     def sums(self, *terms: torch.Tensor) -> torch.Tensor:
         """(n_blocks, n_rows_of_a_block, k) each → (n_terms, n, k)."""
