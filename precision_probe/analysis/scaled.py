@@ -30,6 +30,7 @@ __all__ = [
     "is_zero",
     "multiply",
     "subtract",
+    "ulp",
     "ulps",
 ]
 
@@ -83,15 +84,20 @@ def decibels(ratio: Array) -> Array:
 
 
 @quiet
-def ulps(error: Array, y: Array, precision: Precision) -> Array:
-    """Return |Δ| in units in the last place at y."""
+def ulp(y: Array, precision: Precision) -> Array:
+    """Return the unit in the last place at y, below the format's normal numbers that of the smallest."""
     xp = array_namespace(y)
     magnitude = xp.abs(y)
     # frexp is exact where a logarithm rounds: |y| = mantissa · 2^(e + 1) with mantissa in [½, 1), or 0 of 0.
     mantissa, _ = xp.frexp(magnitude)
     binade = magnitude / (2.0 * mantissa + is_zero(mantissa))
     binade = xp.clip(binade, precision.smallest_normal, 2.0**precision.max_exponent)
-    return error / (binade * 2.0 ** (1 - precision.significand_bits))
+    return binade * 2.0 ** (1 - precision.significand_bits)
+
+
+def ulps(error: Array, y: Array, precision: Precision) -> Array:
+    """Return |Δ| in units in the last place at y."""
+    return divide(error, ulp(y, precision))
 
 
 def is_zero(x: Array) -> Array:

@@ -7,19 +7,19 @@ kind are put side by side, so that few kernels are launched however many there a
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from precision_probe.analysis.metrics import EPS
-from precision_probe.analysis.scaled import ulps
+from precision_probe.analysis.scaled import ulp
 from precision_probe.analysis.statistics import STATISTICS
 from precision_probe.precisions import Precision
-from precision_probe.variants.rounding import round_to
 
 __all__ = ["Columns", "Owners", "errors_of_nan", "reduced", "side_by_side"]
 
-_BLOCK = 32  # rows, a choice: most sums are then within blocks, and few zeros are added
+_BLOCK = 32  # rows at most, a choice: most sums are then within blocks, and few zeros are added
+_CACHED = 2**15  # numbers of one array, a choice: the ten or so at hand are then within a CPU's caches
 _SMALLEST = -1021  # exponent of a power of two that float64 has as a normal number, as its inverse
 
 
@@ -41,16 +41,19 @@ class Owners:
             return
         n_rows, zero = len(of_row), of_row.new_zeros(1)
         self._n_of = n_of = of_row.new_zeros(n).index_add_(0, of_row, torch.ones_like(of_row))
-        n_blocks_of = (n_of + _BLOCK - 1) // _BLOCK
+        on_average = n_rows // max(n, 1)
+        block = min(_BLOCK, 1 << max(on_average - 1, 0).bit_length())  # so that few rows have few zeros to go with
+        n_blocks_of = (n_of + block - 1) // block
         ends = n_blocks_of.cumsum(0)
         first = torch.cat([zero, n_of.cumsum(0)])[:-1]
-        place = torch.cat([zero, _BLOCK * ends])[:-1] - first
-        n_blocks = n_rows // _BLOCK + min(n, n_rows)  # at most
+        place = torch.cat([zero, block * ends])[:-1] - first
+        n_blocks = n_rows // block + min(n, n_rows)  # at most
         order = of_row.argsort(stable=True)
         numbers = torch.arange(n_rows, device=of_row.device)
-        self._rows = of_row.new_full((n_blocks * _BLOCK,), n_rows)  # the row of zeros, where there is no other
+        self._rows = of_row.new_full((n_blocks * block,), n_rows)  # the row of zeros, where there is no other
         self._rows[numbers + place[of_row[order]]] = order
         blocks = torch.arange(n_blocks, device=of_row.device)
+        self._block = block
         self._of_block = torch.searchsorted(ends, blocks, right=True).clamp(max=n - 1)
 
     def in_order(self, rows: torch.Tensor) -> torch.Tensor:
@@ -58,7 +61,7 @@ class Owners:
         if self._of_row is None:
             return rows[None]
         with_zeros = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
-        return with_zeros[self._rows].reshape(-1, _BLOCK, rows.shape[1])
+        return with_zeros[self._rows].reshape(-1, self._block, rows.shape[1])
 
     def sums(self, *terms: torch.Tensor) -> torch.Tensor:
         """(n_blocks, n_rows_of_a_block, k) each → (n_terms, n, k)."""
@@ -158,30 +161,58 @@ def reduced(
     """
     if not y.numel():
         return y.new_zeros(owners.n, columns.n_parts, len(STATISTICS))
-    delta = y_hat - y
-    magnitude, size = delta.abs(), y.abs()
-    in_ulps = ulps(magnitude, y, precision)
-    largest = columns.maxima(owners.maxima(size, y_hat.abs(), magnitude, in_ulps))  # (4, n_owners, n_parts)
+    width = _width(y)
+    pieces = list(zip(torch.split(y, width, dim=2), torch.split(y_hat, width, dim=2), strict=True))
+    found = [_unscaled(*piece, owners, precision) for piece in pieces]
+    largest = columns.maxima(_joined([maxima for maxima, _, _ in found]))  # (4, n_owners, n_parts)
     scales = _power_of_two(largest[:3])
-    by_column = scales[..., columns.part_of]  # (3, 1, n_columns)
-    y_unit, y_hat_unit, unit = (x / scale for x, scale in zip((y, y_hat, delta), by_column, strict=True))
-    floor = (_stored(y, precision) - y) / by_column[0]
-    terms: tuple[torch.Tensor, ...] = (
-        y_unit * y_unit,
-        y_hat_unit * y_hat_unit,
-        unit * unit,
-        y_unit * y_hat_unit,
-        unit.abs(),
-        unit,
+    by_column = torch.split(scales[..., columns.part_of], width, dim=2)  # (3, 1, n_columns) in all
+    scaled = [
+        _scaled(*piece, rounding, scale, owners)
+        for piece, (_, _, rounding), scale in zip(pieces, found, by_column, strict=True)
+    ]
+    sums = columns.sums(torch.cat([_joined(scaled), _joined([own for _, own, _ in found])]))
+    in_order = (sums[:6], sums[7:9], sums[6:7], sums[9:])
+    counts = owners.n_rows(y) * columns.sums(y.new_ones(1, y.shape[2]))
+    return torch.cat([counts[None], scales.expand(-1, owners.n, -1), largest[1:], *in_order]).movedim(0, -1)
+
+
+def _width(y: torch.Tensor) -> int:
+    """How many columns are worked on at once: on a CPU as many as its caches hold, else all."""
+    if y.device.type != "cpu":
+        return y.shape[2]
+    # Whole multiples of 32, so that all are summed as they would be at once: torch sums those left over otherwise.
+    return max(1, _CACHED // (32 * y.shape[0] * y.shape[1])) * 32
+
+
+def _joined(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
+    """What was found of pieces of the columns → of all."""
+    return pieces[0] if len(pieces) == 1 else torch.cat([*pieces], dim=2)
+
+
+def _unscaled(
+    y: torch.Tensor, y_hat: torch.Tensor, owners: Owners, precision: Precision
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of some columns what needs no scale: maxima and sums, (4, n_owners, n_columns) each, and what rounding y adds."""
+    magnitude, size, size_hat, spacing = (y_hat - y).abs(), y.abs(), y_hat.abs(), ulp(y, precision)
+    in_ulps = magnitude / spacing
+    sums = owners.sums(
         magnitude / (size + EPS),
         in_ulps,
-        floor * floor,
-        (~torch.isfinite(y_hat)).double(),
+        (~(size_hat < torch.inf)).double(),  # NaN too
         ((y != 0) & (y_hat == 0)).double(),
     )
-    sums = columns.sums(owners.sums(*terms))
-    counts = owners.n_rows(y) * columns.sums(y.new_ones(1, y.shape[2]))
-    return torch.cat([counts[None], scales.expand(-1, owners.n, -1), largest[1:], sums]).movedim(0, -1)
+    return owners.maxima(size, size_hat, magnitude, in_ulps), sums, _stored(y, spacing, precision) - y
+
+
+def _scaled(
+    y: torch.Tensor, y_hat: torch.Tensor, rounding: torch.Tensor, scales: torch.Tensor, owners: Owners
+) -> torch.Tensor:
+    """Sums of some columns that are divided by scales first: (7, n_owners, n_columns)."""
+    y_unit, y_hat_unit, unit = y / scales[0], y_hat / scales[1], (y_hat - y) / scales[2]
+    floor = rounding / scales[0]
+    products = (y_unit * y_unit, y_hat_unit * y_hat_unit, unit * unit, y_unit * y_hat_unit)
+    return owners.sums(*products, unit.abs(), unit, floor * floor)
 
 
 def errors_of_nan(shape: torch.Size, owners: Owners, columns: Columns) -> torch.Tensor:
@@ -213,9 +244,9 @@ def _power_of_two(largest: torch.Tensor) -> torch.Tensor:
     return torch.ldexp(torch.ones_like(most), exponent)
 
 
-def _stored(y: torch.Tensor, precision: Precision) -> torch.Tensor:
-    """Float64 numbers as a format stores them, infinite beyond its range."""
-    stored = precision.storage
-    if stored.name == "float32":
+def _stored(y: torch.Tensor, spacing: torch.Tensor, precision: Precision) -> torch.Tensor:
+    """Float64 numbers as a format stores them, infinite beyond its range; ``spacing`` is that of its numbers at y."""
+    if precision.dtype == "float32":
         return y.float().double()
-    return round_to(y, replace(stored, stochastic=False))  # torch rounds twice, by way of float32, to a half precision
+    nearest = torch.round(y / spacing) * spacing  # exact but for the rounding, with ties to even
+    return torch.where(nearest.abs() > precision.largest, torch.inf, nearest)

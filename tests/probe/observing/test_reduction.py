@@ -11,6 +11,7 @@ from precision_probe.analysis.metrics import compare
 from precision_probe.analysis.rounding_floor import representation_floor
 from precision_probe.analysis.statistics import STATISTICS, combined, floor_of, metrics_of
 from precision_probe.precisions import parse_precision
+from precision_probe.probe.observing import reduction
 from precision_probe.probe.observing.reduction import Columns, Owners, errors_of_nan, reduced, side_by_side
 
 IRREPS = ("0e", "0e", "1o", "1o", "1o", "0e")
@@ -116,6 +117,19 @@ def test_tensors_side_by_side_are_those_apart(precision):
         labels_apart, apart = statistics_of(y, y_hat, owners, parts, precision)
         assert labels == labels_apart
         np.testing.assert_allclose(found.numpy(), apart, rtol=1e-13)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_what_is_worked_on_at_once_changes_no_number(precision, monkeypatch):
+    y, y_hat = (torch.as_tensor(array) for array in arrays(3, n_rows=50, shape=(100, 3)))
+    owners = Owners(3, torch.arange(50) % 3)
+    columns = Columns.of([y], [("1o", "1o", "1o")])
+    ordered = [owners.in_order(side_by_side([each])) for each in (y, y_hat)]
+    found = []
+    for cached in (1, 2**30):
+        monkeypatch.setattr(reduction, "_CACHED", cached)
+        found.append(reduced(*ordered, owners, columns, parse_precision(precision)))
+    assert torch.equal(*found)
 
 
 def test_nothing_waits_for_the_numbers():
