@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import xarray as xr
 from h5netcdf.dimensions import Dimension
-from h5py import h5a, h5f
+from h5py import h5a
 from numpy.typing import NDArray
 from xarray.backends import BackendArray, H5NetCDFStore
 
@@ -34,6 +34,7 @@ from precision_probe.trace.parts.part import part_files
 from precision_probe.trace.recording.signals import uninterrupted
 from precision_probe.trace.schema import SCHEMA_VERSION, BrokenError, check_schema, value_checks
 from precision_probe.trace.trace import Trace
+from precision_probe.trace.transaction import close_in_hdf5
 from precision_probe.trace.variables import all_groups, pop_text_checksums
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ class TraceFile(io.RawIOBase):
         if self._fd >= 0:
             if self._opened is not None:
                 self._opened.close()
-            _close_in_hdf5(self)
+            close_in_hdf5(self)
             os.close(self._fd)
             self._fd = -1
         if self._changed is not None:
@@ -338,13 +339,6 @@ def _lazy_tree(file: h5netcdf.File) -> xr.DataTree:
             concat_characters=False,
         )
     return xr.DataTree.from_dict(datasets)
-
-
-def _close_in_hdf5(file: TraceFile) -> None:
-    """Close what HDF5 has open of a file, whoever still has a part of it."""
-    for opened in h5f.get_obj_ids(h5f.OBJ_ALL, h5f.OBJ_FILE):
-        if opened.valid and opened.name == repr(file).encode():  # as h5py names what is no path
-            h5py.File(opened).close()
 
 
 @atexit.register

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 import h5netcdf
 import h5py
+from h5py import h5f
 
 from precision_probe.trace.digest import TRAILER_LENGTH, hdf5_end, is_trailer, trailer
 from precision_probe.trace.journal import Journal, Patch, read_at, read_journal, write_at
@@ -35,7 +36,7 @@ from precision_probe.trace.recording.signals import uninterrupted
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-__all__ = ["Transaction", "changing", "changing_hdf5", "making", "settle"]
+__all__ = ["Transaction", "changing", "changing_hdf5", "close_in_hdf5", "making", "settle"]
 
 _PIECE = 2**20  # bytes that are read at once: a choice, beyond which nothing gets faster
 _MANY = 2**26  # new bytes that the disk is given while more are made: a choice, which it takes in a tenth of a second
@@ -83,6 +84,16 @@ def making(path: Path, *, is_last: bool = False) -> Iterator[h5netcdf.File]:
         yield file
 
 
+def close_in_hdf5(file: object) -> None:
+    """Close what HDF5 has open of a file object, whoever still has a part of it.
+
+    What it could not close it would close as the process ends, and call what is gone by then.
+    """
+    for opened in h5f.get_obj_ids(h5f.OBJ_ALL, h5f.OBJ_FILE):
+        if opened.valid and opened.name == repr(file).encode():  # as h5py names what is no path
+            h5py.File(opened).close()
+
+
 def settle(path: Path) -> None:
     """Put what a journal says into its file, so that this is whole without it.
 
@@ -105,6 +116,7 @@ def _committed(transaction: "Transaction", *, is_last: bool = False) -> Iterator
         try:
             yield transaction
         except Exception:
+            close_in_hdf5(transaction)
             if transaction.failure is not None:  # what HDF5 says of bytes that it could not read is not the reason
                 raise transaction.failure from None
             raise

@@ -13,6 +13,7 @@ import netCDF4
 import numpy as np
 import pytest
 from full_disk import Killed, broken_disk, killed_at
+from h5py import h5f
 
 from precision_probe.trace import transaction
 from precision_probe.trace.digest import check_trailer, write_trailer
@@ -248,6 +249,8 @@ def test_a_file_that_cannot_be_read(path, monkeypatch):
             with pytest.raises(OSError, match="Input/output error"):
                 change(path)
         assert path.read_bytes() == before
+        # what HDF5 had open, it would close as the process ends, and crash
+        assert not [file for file in h5f.get_obj_ids(h5f.OBJ_ALL, h5f.OBJ_FILE) if b"Transaction" in file.name]
     assert contents(path) == 1
 
 
