@@ -29,7 +29,7 @@ from precision_probe.trace.variables import (
     write_rows,
 )
 
-__all__ = ["append", "append_to", "check_counts", "finish", "remove_tables", "set_attributes"]
+__all__ = ["append", "append_to", "check_counts", "finish", "remove_tables"]
 
 
 def append(tree: xr.DataTree, path: Path, *, new: bool = False) -> None:
@@ -155,15 +155,6 @@ def remove_tables(path: Path) -> None:
     with changing_hdf5(path) as file:
         if TABLES in file:
             del file[TABLES]
-
-
-def set_attributes(path: Path, attributes: Mapping[str, object]) -> None:
-    """Replace root attributes of a file.
-
-    Raises:
-        OSError: If the file cannot be read or written.
-    """
-    finish(path, {}, attributes, is_last=False)
 
 
 def check_counts(path: Path, n_structures: int) -> None:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray, H5NetCDFStore
 
 from precision_probe.exceptions import InputError, first_line, printable
+from precision_probe.files import unfinished
 from precision_probe.precisions import parse_precision
 from precision_probe.trace.digest import check_trailer, has_trailer
 from precision_probe.trace.hdf5_check import RefusedError, check_heaps, check_texts, list_objects, without_plugins
@@ -33,7 +34,7 @@ from precision_probe.trace.parts.joining import joined
 from precision_probe.trace.parts.part import part_files
 from precision_probe.trace.recording.signals import uninterrupted
 from precision_probe.trace.schema import SCHEMA_VERSION, BrokenError, check_schema, value_checks
-from precision_probe.trace.trace import Trace
+from precision_probe.trace.trace import Trace, encoded
 from precision_probe.trace.transaction import close_in_hdf5
 from precision_probe.trace.variables import all_groups, pop_text_checksums
 
@@ -119,6 +120,8 @@ def _open(path: Path, *, is_whole: bool = True) -> Trace:
             raise
         except Exception as error:  # what is no JSON, or is of a type that nobody thought of
             raise _damaged(path, error) from error
+        if unfinished(path.with_suffix("")) == path:  # whatever it says: it may have been all but moved
+            trace.tree.attrs["complete"] = encoded(False)
         if is_whole and trace.attributes.get("complete") and file.lacks_checksum():
             warnings.warn(
                 f"{printable(path)} was changed since it was finished: the checksum at its end is gone. Whether it "

@@ -24,7 +24,7 @@ from precision_probe.exceptions import first_line
 from precision_probe.files import unfinished
 from precision_probe.trace.arrays import BlockArray, ModelArray, Sizes
 from precision_probe.trace.claim import Claim
-from precision_probe.trace.growing_file import append, append_to, check_counts, finish, remove_tables, set_attributes
+from precision_probe.trace.growing_file import append, append_to, check_counts, finish, remove_tables
 from precision_probe.trace.journal import pending_changes
 from precision_probe.trace.reading import open_trace
 from precision_probe.trace.recording.layout import Collected
@@ -178,16 +178,8 @@ class Recorder:
             self._partial.replace(claim.path)
         except Exception as error:
             self._report(error)
-            self._mark_unfinished()
             return
         self.written_to = claim.path
-
-    def _mark_unfinished(self) -> None:
-        """Say in a file that could not be moved that it is not complete, if it can be written."""
-        try:
-            set_attributes(self._partial, self._root(is_finished=False))
-        except Exception as error:
-            self.problem = self.problem or first_line(error)
 
     # Whether the file can be written
 

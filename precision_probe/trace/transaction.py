@@ -317,7 +317,8 @@ class Transaction(io.RawIOBase):
                     with contextlib.suppress(OSError):  # what lies behind the end of an HDF5 file does no harm
                         os.ftruncate(fd, self._old)
             finally:
-                os.close(fd)
+                with contextlib.suppress(OSError):  # all that was committed is synced: it is not to be done once more
+                    os.close(fd)
         super().close()
 
 

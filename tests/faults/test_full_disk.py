@@ -1,6 +1,7 @@
 """A disk that fails at any operation: the run ends as it should, and what was complete can be read."""
 
 import os
+import shutil
 import subprocess
 from functools import partial
 
@@ -47,6 +48,8 @@ def operations(counted, kind, share):
 def failed_at(files, server, kind, error, number, stays):
     """The folder and the end of a run whose disk fails at one operation."""
     folder = files / f"{kind}-{error}-{number}-{'stays' if stays else 'once'}"
+    if folder.exists():  # another test had this operation fail
+        shutil.rmtree(folder)
     folder.mkdir()
     failing = {"FAIL_UNDER": f"{folder}/", "FAIL_AT": str(number), "FAIL_WITH": str(ERRORS[error])}
     done = run(server, folder, kind, **failing, FAIL_ON=str(int(stays)))

@@ -19,7 +19,7 @@ from precision_probe.probe.recording import Recording
 from precision_probe.trace import recorder
 recorder._MANY_BYTES = 1
 precision_probe.probe.batches._TIMED = 1
-_add, _path = Recording.add, os.path.join("..", os.path.basename(os.getcwd()) + ".progress")
+_add, _path = Recording.add, os.getcwd() + ".progress"
 def add(self, *arguments, **options):
     _add(self, *arguments, **options)
     with open(_path, "a") as file:

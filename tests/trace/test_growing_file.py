@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from precision_probe.trace import growing_file
-from precision_probe.trace.growing_file import append, check_counts, finish, remove_tables, set_attributes
+from precision_probe.trace.growing_file import append, check_counts, finish, remove_tables
 from precision_probe.trace.tables import StoredTable
 from precision_probe.trace.transaction import changing_hdf5
 
@@ -126,7 +126,7 @@ def test_a_group_that_a_tree_lacks_grows_with_the_others(path):
 
 def test_attributes_of_a_file_are_replaced(path):
     append(tree_of(1, 0), path, new=True)
-    set_attributes(path, {"complete": "false", "number": 3, "new": "text"})
+    finish(path, {}, {"complete": "false", "number": 3, "new": "text"}, is_last=False)
     assert {key: contents(path).attrs[key] for key in ("complete", "new")} == {"complete": "false", "new": "text"}
     assert int(contents(path).attrs["number"]) == 3
 
