@@ -168,8 +168,10 @@ def audit(
                     model, atoms, claim, options, n_workers=workers, scheduler=scheduler, steps=steps, quiet=quiet
                 )
                 with pp.open_trace(done.path) as trace:
-                    if finish(trace, done.notes, done.path, limits, quiet=quiet):
-                        raise typer.Exit(EXCEEDED)
+                    over = finish(trace, done.notes, done.path, limits, quiet=quiet)
+                    _check_failures(trace, done.path)
+                if over:
+                    raise typer.Exit(EXCEEDED)
                 return
             with attach(model, **options, output=claim, force=force, resume=resume) as probe:
                 say(quiet, f"Auditing {probe.name} on {structures}, {probe.device}, in {probe.precision_names}")
@@ -184,9 +186,7 @@ def audit(
         over = finish(trace, probe.notes, probe.written_to, limits, quiet=quiet)
         if outcome is not None or probe.written_to != claim.path:
             raise _failure(outcome, probe, claim.path)
-        if failures := trace.attributes["failures"]:
-            others = f" So did {len(failures) - 1} other(s)." if len(failures) > 1 else ""
-            raise ProbeError(f"{failures[0]}.{others} The trace is in {claim.path}, and says that it is not complete.")
+        _check_failures(trace, claim.path)
         if over:
             raise typer.Exit(EXCEEDED)
 
@@ -204,7 +204,7 @@ def _run(probe: "pp.Probe", structures: "list[ase.Atoms]", *, quiet: bool, steps
         is_audited = True
         if steps is not None:
             probe.explain(structures, steps=steps, progress=not quiet)
-        elif probe.predicts_energies:
+        elif probe.predicts_energies and not probe.failures:
             probe.explain(structures, only=("contributions",), progress=not quiet)
     except (KeyboardInterrupt, Exception) as error:
         if not probe.n_structures or (isinstance(error, InputError) and not is_audited):
@@ -212,6 +212,13 @@ def _run(probe: "pp.Probe", structures: "list[ase.Atoms]", *, quiet: bool, steps
         INTERRUPTIONS.told()
         return error
     return None
+
+
+def _check_failures(trace: "pp.Trace", path: Path) -> None:
+    """Raise an error if there are results that the trace lacks."""
+    if failures := trace.attributes["failures"]:
+        others = f" So did {len(failures) - 1} other(s)." if len(failures) > 1 else ""
+        raise ProbeError(f"{failures[0]}.{others} The trace is in {path}, and says that it is not complete.")
 
 
 def _failure(outcome: BaseException | None, probe: "pp.Probe", output: Path) -> ProbeError:

@@ -255,7 +255,7 @@ def _finished(claim: Claim, done: Sequence[PartDone], n_resumed: int) -> Audit:
     """Put the folder in its place."""
     folder = unfinished(claim.path)
     with open_trace(folder) as trace:
-        if not trace.attributes["complete"]:
+        if not (trace.attributes["complete"] or trace.attributes["failures"]):
             raise ProbeError(f"The trace is not complete, and stays {folder}.")
     replaced = claim.path.with_name(f"{claim.path.name}.replaced")
     if claim.path.exists():

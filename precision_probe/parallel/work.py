@@ -98,9 +98,9 @@ def run_part(
 
 
 def _explain(probe: "Probe", explained: Explained) -> str:
-    """Find out where errors come from, unless the model has no energies; why that failed, if it did."""
+    """Find out where errors come from, if there are energies and all had memory; why that failed, if it did."""
     atoms = explained.structures
-    if explained.only is not None and not probe.predicts_energies:
+    if explained.only is not None and (not probe.predicts_energies or probe.failures):
         return ""
     try:
         probe.explain(atoms, n_structures=len(atoms), steps=explained.steps, only=explained.only, progress=False)

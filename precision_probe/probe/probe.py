@@ -380,6 +380,11 @@ class Probe:
         return self._recording.problem
 
     @property
+    def failures(self) -> list[str]:
+        """What could not be observed, and which precisions had no memory for what, a sentence each."""
+        return list(self._recording.failures)
+
+    @property
     def notes(self) -> list[str]:
         """What a reader of the results should know: a reference that is not exact, calls that it is not of."""
         return self._recording.notes

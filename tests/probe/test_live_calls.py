@@ -221,12 +221,13 @@ def test_a_compiled_model_that_calls_the_attached_one_is_observed_as_any_other()
 
 @pytest.mark.parametrize("stage", ["predict", "_propagated"])  # each runs once in a call
 def test_a_failing_replay_is_noted_and_the_run_goes_on(mine, water, monkeypatch, stage):
+    call(mine, water), call(mine, water)  # TorchScript compiles in the second call, and may round otherwise then
     expected = call(mine, water)["forces"]
     works, fails = getattr(Observer, stage), iter([False, True, True, False])
 
     def sometimes(*args, **kwargs):
         if next(fails):
-            raise MemoryError("too large")
+            raise ArithmeticError("no luck")
         return works(*args, **kwargs)
 
     monkeypatch.setattr(Observer, stage, sometimes)
@@ -236,9 +237,9 @@ def test_a_failing_replay_is_noted_and_the_run_goes_on(mine, water, monkeypatch,
     assert all(torch.equal(found, expected) for found in forces)
     ours = [warning for warning in caught if "precision_probe" in str(warning.message)]
     assert len(ours) == 1
-    assert "call 2 could not be observed (MemoryError: too large)" in str(ours[0].message)
+    assert "call 2 could not be observed (ArithmeticError: no luck)" in str(ours[0].message)
     about = probe.trace().attributes
-    assert about["failures"] == [f"call {n} could not be observed (MemoryError: too large)" for n in (2, 3)]
+    assert about["failures"] == [f"call {n} could not be observed (ArithmeticError: no luck)" for n in (2, 3)]
     assert about["complete"] is False
     assert probe.trace().structures["name"].values.tolist() == ["call 1", "call 4"]
 
