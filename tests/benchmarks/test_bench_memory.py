@@ -13,6 +13,7 @@ from precision_probe.models.building import build
 from precision_probe.models.graphs import build_graph
 
 
+@pytest.mark.slow
 def test_smoke_run(tmp_path, capsys):
     assert bench_memory.main(["--smoke", "--few", "1", "--many", "2", "-o", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "bench_memory-cpu-smoke.json").read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import inspect
 import math
 from pathlib import Path
 
@@ -76,8 +77,9 @@ def out_of_memory(monkeypatch, model, most_edges):
 
     @functools.wraps(forward)
     def limited(self, *args, **kwargs):
-        precision = str(kwargs["edge_feats"].dtype).removeprefix("torch.")
-        if kwargs["edge_index"].shape[1] > most_edges.get(precision, math.inf):
+        given = inspect.signature(forward).bind(self, *args, **kwargs).arguments  # by name or by place
+        precision = str(given["edge_feats"].dtype).removeprefix("torch.")
+        if given["edge_index"].shape[1] > most_edges.get(precision, math.inf):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return forward(self, *args, **kwargs)
 
