@@ -8,7 +8,7 @@ Each row is one audit of the same structures, from start to finished file: with 
 and a model) and the tables of contributions are within; how long it takes until workers are there, and until the first
 of them has done a structure, stands beside it. Row 0 is one process without any, which has imported torch before. Times
 are single runs, as an audit is long against what varies between two. With ``--kill``, the worker that writes the
-first part is killed when a third of the structures are done, and what comes of it is compared with the last row's.
+first part is killed when a third of the structures are done. What each row recorded is compared with the first row's.
 
 Writes ``bench_workers-DEVICE.json`` and ``.md`` into the output folder.
 """
@@ -154,36 +154,38 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     say = teller(args.quiet)
-    rows: list[Record] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model, structures = systems(args, folder)
-        first = last = folder
-        for n in map(int, args.workers.split(",")):
-            output = folder / (f"workers-{n}" if n else "one.h5")
+        record: Record = {
+            "command": " ".join(["bench_workers.py", *argv]),
+            "source_sha256": source_sha256(),
+            "device": describe_device(torch.device(device)),
+            "n_devices": torch.cuda.device_count(),
+            "n_structures": len(structures),
+            "n_atoms": len(structures[0]),
+            "options": OPTIONS,
+            "rows": [],
+        }
+        others = folder
+        for n, is_killed in asked_for(args):
+            output = folder / f"workers-{n}{'-killed' if is_killed else ''}{'' if n else '.h5'}"
             if n:
-                row = by_workers(model, structures, output, device, n)
+                row = by_workers(model, structures, output, device, n, kill=is_killed)
             else:
                 row = {"workers": 0, "seconds": one_process(model, structures, output, device)}
-            first = output if first == folder else first
-            rows.append(row | {"of_first": difference(output, first)})
-            last = output
-            say(f"{n} workers: {row['seconds']:.1f} s")
-        if args.kill:
-            row = by_workers(model, structures, folder / "killed", device, n, kill=True)
-            rows.append(row | {"of_first": difference(folder / "killed", last)})
-            say(f"{n} workers, one killed: {row['seconds']:.1f} s")
-    record = {
-        "command": " ".join(["bench_workers.py", *argv]),
-        "source_sha256": source_sha256(),
-        "device": describe_device(torch.device(device)),
-        "n_devices": torch.cuda.device_count(),
-        "n_structures": len(structures),
-        "n_atoms": len(structures[0]),
-        "options": OPTIONS,
-        "rows": rows,
-    }
-    return write_results(args.output, f"bench_workers-{device}", record, table(record))
+            others = output if others == folder else others
+            record["rows"].append(row | {"of_first": difference(output, others)})
+            say(f"{n} workers{', one killed' if is_killed else ''}: {row['seconds']:.1f} s")
+            # each time anew, as machines are lent for so long
+            written = write_results(args.output, f"bench_workers-{device}", record, table(record))
+    return written
+
+
+def asked_for(args: argparse.Namespace) -> list[tuple[int, bool]]:
+    """The rows: how many workers, and whether one of them is killed."""
+    rows = [(int(n), False) for n in args.workers.split(",")]
+    return [*rows, (rows[-1][0], True)] if args.kill else rows
 
 
 def table(record: Record) -> str:
@@ -204,7 +206,7 @@ def table(record: Record) -> str:
         same = f"{'same' if found['same_names'] else 'OTHER'} structures, rel_l2 {found['rel_l2']:.1e}"
         started = " | ".join(f"{row[key]:.1f}" if key in row else "–" for key in ("workers_there", "first_structure"))
         lines.append(f"| {name} | {row['seconds']:.1f} | {started} | {faster} | {same} |")
-    return "\n".join([*lines, "", "The row with a killed worker is compared with the one above it.", ""])
+    return "\n".join([*lines, ""])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

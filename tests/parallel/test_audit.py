@@ -39,13 +39,6 @@ def structures():
     return [molecule(seed) for seed in range(5)] + [ase.build.molecule("CH4"), ase.build.bulk("C", cubic=True)]
 
 
-@pytest.fixture(scope="module")
-def small_file(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "small.model"
-    torch.save(model, path)
-    return path
-
-
 def check_same(folder, small_file, structures, **options):
     """Compare a folder with what one process records."""
     with pp.attach(small_file, **{**OPTIONS, "time": False} | options) as probe:
