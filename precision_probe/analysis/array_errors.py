@@ -133,7 +133,7 @@ def _spacing(y: NDArray[np.float64], precision: Precision) -> NDArray[np.float64
 
 def _rounding(y: NDArray[np.float64], largest: float, stored: Precision) -> NDArray[np.float64]:
     """What storing numbers in a format changes them by."""
-    if stored.significand_bits > _MOST_BITS or not largest <= min(stored.largest, _MOST):
+    if not stored.has_range or stored.significand_bits > _MOST_BITS or not largest <= min(stored.largest, _MOST):
         return represented(y, stored) - y
     # Beside 1.5 · 2⁵² spacings, float64 itself rounds to the nearest whole number of them, ties to even.
     beside = _spacing(y, stored)
