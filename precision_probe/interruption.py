@@ -57,9 +57,11 @@ class Interruptions:
             yield  # only the main thread may set handlers, and is told of signals
             return
         before = {number: signal.getsignal(number) for number in _handled()}
+        tell = sys.unraisablehook
         self._kept, self._has_come, self._is_lost, self._is_working = kept, False, False, True
         try:
             self.take_over()
+            sys.unraisablehook = lambda lost: None if lost.exc_type is KeyboardInterrupt else tell(lost)  # remembered
             yield
         except (KeyboardInterrupt, Exception) as error:
             if isinstance(error, Exception) and not self._is_lost:
@@ -67,6 +69,7 @@ class Interruptions:
             raise ProbeError(self.message) from error
         finally:
             self._is_working = self._is_lost = False
+            sys.unraisablehook = tell
             for number, handler in before.items():
                 signal.signal(number, handler)
 

@@ -75,9 +75,16 @@ class Dropping:
         signal.raise_signal(signal.SIGTERM)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_exception_that_was_lost_is_raised_at_the_next_piece_of_work():
-    done = []
+class Failing:
+    """What else finalizers raise is printed."""
+
+    def __del__(self):
+        raise ZeroDivisionError
+
+
+def test_an_exception_that_was_lost_is_raised_at_the_next_piece_of_work_and_python_prints_nothing(monkeypatch):
+    done, printed = [], []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: printed.append(lost.exc_type))
 
     def work():
         for piece in progress.shown([1, 2, 3], "working", progress=False):
@@ -89,6 +96,12 @@ def test_an_exception_that_was_lost_is_raised_at_the_next_piece_of_work():
     with pytest.raises(ProbeError, match="All is in x"), working():
         work()
     assert done == [1, 2, "went on"]
+    assert not printed
+    Failing()
+    assert printed == [ZeroDivisionError]
+    with working():
+        Failing()
+    assert printed == [ZeroDivisionError] * 2
 
 
 def test_an_error_that_a_library_made_of_it_is_an_interruption():
