@@ -4,7 +4,6 @@ A rounded geometry has other neighbours, so the graph is made in float64 whateve
 """
 
 import dataclasses
-import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +22,7 @@ from precision_probe.models._mace import tools, torch_geometric
 from precision_probe.models.attributes import cutoff, elements, heads, inputs_needed
 from precision_probe.models.dtypes import default_dtype
 
-__all__ = ["Graph", "Species", "batch_sizes", "build_graph", "choose_head", "graph_of_call", "in_batches", "joined"]
+__all__ = ["Graph", "Species", "batch_sizes", "build_graph", "choose_head", "graph_of_call", "joined"]
 
 # Å; nearer than this two atoms are on the same place. A choice: an atom listed twice differs from itself by no more
 # than the last digits of a file, the shortest bond, that of H2, is 0.74 Å, and at 0 the direction of an edge is NaN.
@@ -268,14 +267,6 @@ def batch_sizes(n_edges: Iterable[int], most_edges: int) -> Iterator[int]:
         size, total = size + 1, total + n
     if size:
         yield size
-
-
-def in_batches(graphs: Sequence[Graph], most_edges: int) -> list[Graph]:
-    """Graphs that follow one another joined, as many at a time as have no more edges together; larger ones alone."""
-    rest = iter(graphs)
-    sizes = batch_sizes((graph.n_edges for graph in graphs), most_edges)
-    batches = [list(itertools.islice(rest, size)) for size in sizes]
-    return [batch[0] if len(batch) == 1 else joined(batch) for batch in batches]
 
 
 def _joined_labels(graphs: Sequence[Graph]) -> dict[str, NDArray[np.float64]]:

@@ -20,7 +20,7 @@ from precision_probe.diagnostics.suite import evenly_spread
 from precision_probe.exceptions import ProbeError, first_line
 from precision_probe.files import unfinished
 from precision_probe.interruption import INTERRUPTIONS
-from precision_probe.models.graphs import build_graph, in_batches
+from precision_probe.models.graphs import batch_sizes, build_graph
 from precision_probe.models.loading import load_model
 from precision_probe.parallel.cluster import n_workers_of
 from precision_probe.parallel.splitting import split
@@ -144,7 +144,7 @@ def _parts(
         module, _ = load_model(model)
         graphs = [build_graph(each, module) for each in atoms]
         work = [graph.n_edges for graph in graphs]
-        batches = [batch.n_structures for batch in in_batches(graphs, batch_edges)]
+        batches = list(batch_sizes(work, batch_edges))
     n_runs = _N_RUNS * len(explained.structures) if explained else 0
     return split(work, n_parts, batches, first_has=n_runs * sum(work) / len(batches))
 
@@ -182,9 +182,8 @@ def _on_workers(
         with _counted(client, run, told):
             return _results(futures)
     except BaseException:
-        Event(
-            run, client=client
-        ).set()  # a thread of a worker cannot be ended from outside; who goes on would write what others resume
+        # a thread of a worker cannot be ended from outside; who goes on would write what others resume
+        Event(run, client=client).set()
         with suppress(TimeoutError):
             wait(list(futures), timeout=_STOPPING)
         client.cancel(list(futures), force=True)

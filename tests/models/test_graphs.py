@@ -1,6 +1,7 @@
 """graphs.py: graphs against MACE's and ASE's own, labels, and what cannot be run."""
 
 import copy
+import itertools
 
 import ase
 import ase.build
@@ -23,7 +24,7 @@ from runs import molecule
 from precision_probe.exceptions import InputError
 from precision_probe.models.building import build
 from precision_probe.models.dtypes import default_dtype
-from precision_probe.models.graphs import build_graph, graph_of_call, in_batches, joined
+from precision_probe.models.graphs import batch_sizes, build_graph, graph_of_call, joined
 from precision_probe.precisions import PRECISIONS
 from precision_probe.structures import read_structures
 from precision_probe.variants.variant import Variant
@@ -370,6 +371,12 @@ def test_without_pbc_each_structure_and_direction_is_judged_by_its_edges(model, 
 
 
 # Batches
+
+
+def in_batches(graphs, most_edges):
+    """The graphs of each batch as one."""
+    rest = iter(graphs)
+    return [joined(list(itertools.islice(rest, size))) for size in batch_sizes((g.n_edges for g in graphs), most_edges)]
 
 
 @pytest.mark.parametrize(
