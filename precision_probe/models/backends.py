@@ -20,7 +20,7 @@ from precision_probe.exceptions import InputError
 from precision_probe.models._mace import scripts_utils
 from precision_probe.models.dtypes import default_dtype
 
-__all__ = ["KERNEL_DTYPES", "Architecture", "backend", "clone", "irreps_layout", "math_dtype"]
+__all__ = ["KERNEL_DTYPES", "Architecture", "backend", "clone", "has_fused_convolutions", "irreps_layout", "math_dtype"]
 
 _LIBRARIES = {"cueq_config": "cuEquivariance", "oeq_config": "OpenEquivariance"}  # where mace-torch keeps which is on
 # torch.nn.utils.weight_norm and spectral_norm, the older ones: since 2.0 parametrizations compute weights when asked
@@ -91,6 +91,11 @@ def irreps_layout(model: torch.nn.Module) -> str:
     """How features are laid out in memory: e3nn's ``mul_ir``, or ``ir_mul``, where components come before channels."""
     config = _config(model, "cueq_config")
     return str(getattr(config, "layout_str", "mul_ir")) if getattr(config, "enabled", False) else "mul_ir"
+
+
+def has_fused_convolutions(model: torch.nn.Module) -> bool:
+    """Whether tensor products are summed over edges as they are made, by kernels for one GPU."""
+    return any(getattr(_config(model, name), "conv_fusion", None) for name in _LIBRARIES)
 
 
 def math_dtype(model: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> torch.dtype:

@@ -67,12 +67,14 @@ def default_config() -> dict[str, Any]:
     }
 
 
-def build(config: Mapping[str, object], seed: int = 0) -> torch.nn.Module:
-    """Build a float64 MACE with random weights from its architecture.
+def build(config: Mapping[str, object], seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
+    """Build a MACE with random weights from its architecture.
 
     Args:
-        config: As :func:`default_config` returns it, changed at will.
+        config: As :func:`default_config` returns it, changed at will. ``cueq_layout``, ``mul_ir`` or ``ir_mul``, has
+            cuEquivariance compute it, without kernels for one GPU.
         seed: Seed of the random weights; the caller's random state is left as it was.
+        dtype: Of the model and, where cuEquivariance computes it, of the arithmetic, which is fixed here.
 
     Returns:
         The model, on the CPU and in evaluation mode.
@@ -86,7 +88,7 @@ def build(config: Mapping[str, object], seed: int = 0) -> torch.nn.Module:
         True
     """
     model_class, options = _arguments(config)
-    with default_dtype(torch.float64), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with default_dtype(dtype), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript's notices about e3nn's own code
         torch.manual_seed(seed)
         try:
@@ -101,6 +103,8 @@ def _arguments(config: Mapping[str, object]) -> tuple[type[torch.nn.Module], dic
     """The class that an architecture names, and what it is called with: JSON's names and lists made into objects."""
     options: dict[str, Any] = dict(config)
     model_class = _class_named(options.pop("model", "ScaleShiftMACE"))
+    if (layout := options.pop("cueq_layout", None)) is not None:
+        options["cueq_config"] = _converted_to(layout)
     try:
         for key in ("interaction_cls_first", "interaction_cls"):
             options[key] = modules.interaction_classes[options[key]]
@@ -121,6 +125,18 @@ def _arguments(config: Mapping[str, object]) -> tuple[type[torch.nn.Module], dic
         for key in ("atomic_inter_scale", "atomic_inter_shift"):
             options.pop(key, None)
     return model_class, options
+
+
+def _converted_to(layout: object) -> Any:
+    """The configuration that mace-torch's conversion makes on a CPU."""
+    from mace.modules.wrapper_ops import CuEquivarianceConfig
+
+    config = CuEquivarianceConfig(
+        enabled=True, layout=str(layout), group="O3_e3nn", optimize_all=True, conv_fusion=False
+    )
+    if not config.enabled:
+        raise InputError("The model is computed by cuEquivariance. Install it: pip install cuequivariance-torch")
+    return config
 
 
 def save_model(model: torch.nn.Module, config: Mapping[str, object], path: str | Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from precision_probe.exceptions import first_line
 from precision_probe.models._mace import modules, o3
 from precision_probe.models.attributes import cutoff, elements, heads
-from precision_probe.models.backends import backend
+from precision_probe.models.backends import backend, has_fused_convolutions, irreps_layout
 from precision_probe.models.building import GATES
 from precision_probe.safe_models.schema import UnfitError
 
@@ -49,15 +49,15 @@ def architecture(model: torch.nn.Module) -> dict[str, Any]:
     """What :func:`precision_probe.models.building.build` makes a model of the same class and sizes from.
 
     Args:
-        model: A MACE that e3nn computes.
+        model: A MACE that e3nn computes, or cuEquivariance without fused convolutions.
 
     Raises:
-        UnfitError: If it is converted to another library, or no class or part of it is one of mace-torch's.
+        UnfitError: If it is converted to what runs on a GPU alone, or no class or part of it is one of mace-torch's.
     """
     library = backend(model)
-    if library != "e3nn":
+    if library not in ("e3nn", "cuEquivariance") or has_fused_convolutions(model):
         raise UnfitError(
-            f"it computes with {library}, whose parts are built for one device and precision, while a file is for any. "
+            f"it computes with {library} and kernels for a GPU, while a file is for any device. "
             "Convert the e3nn model that it came from"
         )
     if isinstance(model.get_submodule("products.0.symmetric_contractions"), torch.fx.GraphModule):
@@ -66,6 +66,8 @@ def architecture(model: torch.nn.Module) -> dict[str, Any]:
     name = type(mace).__name__
     try:
         read = _common(mace)
+        if library == "cuEquivariance":
+            read["cueq_layout"] = irreps_layout(model)
         if name in ("MACE", "ScaleShiftMACE", "MACELES", "PolarMACE"):
             read |= _of_energies(mace)
         if name == "EnergyDipolesMACE":
@@ -159,8 +161,10 @@ def _of_les(mace: Any) -> dict[str, Any]:
 
 
 def _correlation(product: Any) -> int:
-    """The body order of a product."""
-    return int(product.symmetric_contractions.contractions[0].correlation)
+    """The body order of a product, one less."""
+    contraction = product.symmetric_contractions
+    is_converted = hasattr(contraction, "contraction_degree")
+    return int(contraction.contraction_degree if is_converted else contraction.contractions[0].correlation)
 
 
 def _radial_mlp(interaction: Any) -> list[int]:
@@ -175,7 +179,8 @@ def _transform(radial: Any) -> str:
 
 def _gate(readout: torch.nn.Module) -> str | None:
     """The activation of a readout, by the name that mace_run_train has for it; of a linear one any would do."""
-    functions: list[Any] = [part.f for part in readout.modules() if callable(getattr(part, "f", None))]
+    held = [getattr(part, "f", None) for part in readout.modules()]
+    functions: list[Any] = [each for each in held if callable(each) and not isinstance(each, torch.nn.Module)]
     if not functions:
         return "silu"
     names = {function: name for name, function in GATES.items()}

@@ -58,7 +58,7 @@ def convert(model: ModelSource, path: str | Path, *, force: bool = False) -> Con
 
     Raises:
         InputError: If the path cannot be written, or the model is one that cannot be built again exactly, such as one
-            converted to cuEquivariance. Nothing is written then.
+            with convolutions that are fused for a GPU. Nothing is written then.
 
     Example:
         >>> from pathlib import Path
@@ -102,7 +102,7 @@ def describe(model: torch.nn.Module) -> Description:
         interface=interface,
         sha256=weights_sha256(model),
     )
-    made, own = unloaded(bare), dict(inner.named_buffers())
+    made, own = unloaded(bare, next(inner.parameters()).dtype), dict(inner.named_buffers())
     attributes = plain_differences(inner, made)
     absent = (name for name, _ in made.named_buffers() if name not in own and name not in attributes)
     return replace(bare, attributes=attributes, absent=tuple(absent))
@@ -110,7 +110,7 @@ def describe(model: torch.nn.Module) -> Description:
 
 def _fitting(config: dict[str, Any], state: State) -> dict[str, Any]:
     """The architecture with ``use_reduced_cg`` as it was carried out: without cuEquivariance it asks in vain."""
-    if not config.get("use_reduced_cg"):
+    if not config.get("use_reduced_cg") or "cueq_layout" in config:
         return config
     plain = config | {"use_reduced_cg": False}
     made = build(plain).state_dict()

@@ -37,7 +37,7 @@ def rebuilt(description: Description, state: State) -> torch.nn.Module:
 
 def _built(description: Description, state: State) -> torch.nn.Module:
     """The same without its policy."""
-    model = unloaded(description)
+    model = unloaded(description, _most_common_dtype(state))
     _cast(model, state)
     _load(model, state)
     frozen = set(description.frozen)
@@ -46,14 +46,15 @@ def _built(description: Description, state: State) -> torch.nn.Module:
     return model.eval()
 
 
-def unloaded(description: Description) -> torch.nn.Module:
-    """The same in float64 with random weights.
+def unloaded(description: Description, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
+    """The same in float64 with random weights, or in the dtype in which cuEquivariance is to compute.
 
     Raises:
         UnfitError: If it cannot be built.
     """
     try:
-        model = build(description.architecture)
+        is_converted = "cueq_layout" in description.architecture  # and would compute as it was built after a cast
+        model = build(description.architecture, dtype=dtype if is_converted else torch.float64)
         if description.adapters is not None:
             _adapt(model, description.adapters)
     except InputError as error:  # says what of the architecture it is
@@ -114,10 +115,7 @@ def _remove_buffer(model: torch.nn.Module, name: str) -> None:
 
 def _cast(model: torch.nn.Module, state: State) -> None:
     """Give each tensor of a model the dtype that it has in a state: most have one, and a few are always float64."""
-    dtypes = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
-    if not dtypes:
-        raise UnfitError("it holds no numbers")
-    model.to(max(set(dtypes), key=dtypes.count))
+    model.to(_most_common_dtype(state))
     for name, tensor in state.items():
         path, _, leaf = name.rpartition(".")
         try:
@@ -133,6 +131,13 @@ def _cast(model: torch.nn.Module, state: State) -> None:
             current.data = current.data.to(tensor.dtype)
         else:  # whole numbers in some versions of mace-torch are floating-point ones in others
             setattr(part, leaf, current.to(tensor.dtype))
+
+
+def _most_common_dtype(state: State) -> torch.dtype:
+    dtypes = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
+    if not dtypes:
+        raise UnfitError("it holds no numbers")
+    return max(set(dtypes), key=dtypes.count)
 
 
 def _load(model: torch.nn.Module, state: State) -> None:

@@ -175,6 +175,7 @@ _ARCHITECTURE: Mapping[str, Check] = {
     "return_electrostatic_potentials": _is_flag,
     "field_norm_factor": _either(_is_none, _is_number),
     "fixedpoint_update_config": _is_options,
+    "cueq_layout": lambda value: value in ("mul_ir", "ir_mul"),
     "field_readout_config": _is_options,
     "les_arguments": _is_options,
 }

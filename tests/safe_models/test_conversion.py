@@ -2,9 +2,11 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import model_rows
 import pytest
+import runs
 import torch
 from mace.modules import ScaleShiftMACE
 from mace.modules.lora import inject_LoRAs
@@ -12,6 +14,7 @@ from mace.modules.lora import inject_LoRAs
 import precision_probe as pp
 from precision_probe.exceptions import InputError
 from precision_probe.models.attributes import heads, weights_sha256
+from precision_probe.models.backends import backend, irreps_layout
 from precision_probe.models.building import build
 from precision_probe.models.graphs import build_graph
 from precision_probe.models.loading import load_model
@@ -127,6 +130,27 @@ def test_a_model_in_mixed_precision(one_layer, tmp_path, crystal, compute, inter
     check_same(mixed, loaded, [crystal])
 
 
+@pytest.mark.parametrize(("layout", "dtype"), [("ir_mul", torch.float64), ("mul_ir", torch.float32)])
+def test_a_model_computed_by_cuequivariance(one_layer, tmp_path, crystal, layout, dtype):
+    pytest.importorskip("cuequivariance_torch")
+    model = runs.convert(copy.deepcopy(one_layer).to(dtype), layout)
+    loaded = there_and_back(model, tmp_path)
+    assert (backend(loaded), irreps_layout(loaded)) == ("cuEquivariance", layout)
+    check_same(model, loaded, [crystal])
+
+
+def test_a_model_computed_by_cuequivariance_in_mixed_precision(one_layer, tmp_path, crystal):
+    pytest.importorskip("cuequivariance_torch")
+    mixed = pp.Policy((pp.Rule("interactions.*", "float32"),)).apply(runs.convert(one_layer))
+    check_same(mixed, there_and_back(mixed, tmp_path), [crystal])
+
+
+def test_without_cuequivariance_it_is_not_another_model(config, monkeypatch):
+    monkeypatch.setattr("mace.modules.wrapper_ops.CUET_AVAILABLE", False)
+    with pytest.raises(InputError, match="pip install cuequivariance-torch"):
+        build(config | {"cueq_layout": "ir_mul"})
+
+
 @pytest.mark.slow
 def test_lora(one_layer, tmp_path, water):
     model = inject_LoRAs(copy.deepcopy(one_layer), rank=3, alpha=2)
@@ -150,8 +174,11 @@ def refusal(model, tmp_path, words):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_converted_model_is_refused_with_what_to_do(converted, tmp_path):
-    refusal(converted, tmp_path, "computes with cuEquivariance.*Convert the e3nn model that it came from")
+@pytest.mark.parametrize("library", ["cueq_config", "oeq_config"])
+def test_kernels_for_a_gpu_are_refused_with_what_to_do(one_layer, tmp_path, library):
+    model = copy.deepcopy(one_layer)
+    setattr(model.interactions[0], library, SimpleNamespace(enabled=True, conv_fusion=True))
+    refusal(model, tmp_path, "Equivariance and kernels for a GPU.*Convert the e3nn model that it came from")
 
 
 def test_a_model_prepared_for_compile_is_refused_with_what_to_do(tmp_path):
