@@ -13,10 +13,10 @@ import ase
 import ase.build
 import numpy as np
 import torch
-from recommend_run import converted
 from records import Record, plain, source_sha256, teller, write_results
 from systems import DISPLACEMENT, LATTICE_CONSTANT, architecture
 
+from precision_probe.models.backends import to_cuequivariance
 from precision_probe.models.blocks import select_blocks
 from precision_probe.models.building import build
 from precision_probe.models.graphs import Graph, build_graph
@@ -211,7 +211,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
     measured: list[Record] = []
     if device.type == "cuda":
         model = build(architecture(0, args.smoke), seed=0)
-        model = converted(model, device) if args.cueq else model
+        model = to_cuequivariance(model, device) if args.cueq else model
         check_precisions([parse_precision(args.precision)], device, model)
         with undisturbed(), current(device):
             measured = sizes(model, device, args, say)

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from records import Record, plain
 from systems import architecture, parse_sizes, supercells
 
 from precision_probe.diagnostics.reference import Reference
+from precision_probe.models.backends import to_cuequivariance
 from precision_probe.models.blocks import default_blocks
 from precision_probe.models.building import build
-from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.provenance import provenance
 from precision_probe.precisions import parse_precisions
 from precision_probe.search.measuring import Candidates
@@ -74,15 +73,6 @@ def questions(candidates: Candidates, precisions: Sequence[str]) -> dict[str, Qu
     if candidates.reference.device.type == "cuda":  # a CPU's peak memory is not measured
         asked["small"] = Question(fast, objective="memory")
     return asked
-
-
-def converted(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """The model with cuEquivariance's kernels."""
-    from mace.cli.convert_e3nn_cueq import run
-
-    with default_dtype(torch.float64):
-        fused: torch.nn.Module = run(model.to(device), device=device.type)
-    return fused
 
 
 def record_of(answered: Recommendation, question: Question) -> Record:
@@ -148,7 +138,7 @@ def run(given: argparse.Namespace, argv: Sequence[str]) -> None:
     device = check_device(given.device)
     sizes = [8] if given.smoke else parse_sizes(given.atoms, "--atoms")
     model = build(architecture(0, given.smoke), seed=0)
-    model = converted(model, device) if given.cueq else model
+    model = to_cuequivariance(model, device) if given.cueq else model
     searched, held_out = (supercells(sizes, seed) for seed in (0, 1))
     allowed = parse_precisions(given.allow) if given.allow else default_precisions(device, model)
     check_precisions(allowed, device, model)

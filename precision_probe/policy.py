@@ -21,6 +21,7 @@ from precision_probe.precisions import PRECISIONS, Precision, parse_precision
 if TYPE_CHECKING:  # both import torch
     import torch
 
+    from precision_probe.fast.torch_sim import GraphModel
     from precision_probe.models.loading import Calculator, ModelSource
 
 __all__ = ["SCHEMA_VERSION", "SUMMED", "Policy", "Rule"]
@@ -160,10 +161,20 @@ class Policy:
         return _mixed().apply(self, model, device, interface=interface)
 
     def calculator(
-        self, model: "ModelSource", device: str = "cpu", *, interface: str = "float64", **options: object
+        self,
+        model: "ModelSource",
+        device: str = "cpu",
+        *,
+        run: str | None = None,
+        interface: str = "float64",
+        **options: object,
     ) -> "Calculator":
-        """An ASE calculator that computes so: see :func:`precision_probe.variants.mixed.calculator`."""
-        return _mixed().calculator(self, model, device, interface=interface, **options)
+        """An ASE calculator that computes so: see :func:`precision_probe.fast.drivers.calculator`."""
+        return _drivers().calculator(self, model, device, run=run, interface=interface, **options)
+
+    def torch_sim_model(self, model: "ModelSource", device: str | None = None, **options: object) -> "GraphModel":
+        """A model for torch-sim that computes so: see :func:`precision_probe.fast.drivers.torch_sim_model`."""
+        return _drivers().torch_sim_model(self, model, device, **options)
 
     def to_json(self) -> str:
         """The policy as JSON text.
@@ -232,15 +243,36 @@ class _Mixed(Protocol):
     def apply(self, policy: Policy, model: "ModelSource", device: str | None, *, interface: str) -> "torch.nn.Module":
         """A copy of a model that computes as a policy says."""
 
+
+class _Drivers(Protocol):
+    """What of :mod:`precision_probe.fast.drivers` is used here."""
+
     def calculator(
-        self, policy: Policy, model: "ModelSource", device: str, *, interface: str, **options: object
+        self,
+        policy: Policy,
+        model: "ModelSource",
+        device: str,
+        *,
+        run: str | None,
+        interface: str,
+        **options: object,
     ) -> "Calculator":
         """An ASE calculator that does."""
+
+    def torch_sim_model(
+        self, policy: Policy, model: "ModelSource", device: str | None, **options: object
+    ) -> "GraphModel":
+        """A model for torch-sim that does."""
 
 
 def _mixed() -> _Mixed:
     """What makes models of policies, found by name: it needs torch, and imports this module."""
     return cast(_Mixed, importlib.import_module("precision_probe.variants.mixed"))
+
+
+def _drivers() -> _Drivers:
+    """What runs them, likewise."""
+    return cast(_Drivers, importlib.import_module("precision_probe.fast.drivers"))
 
 
 _RULE_KEYS = ("blocks", "compute", "accumulate")

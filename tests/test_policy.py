@@ -148,16 +148,20 @@ def test_one_rule_in_tf32_sets_the_mode_of_all_matrix_products(before, after):
 
 def test_models_and_calculators_are_those_of_the_module_that_makes_them(monkeypatch, policy):
     """Which is found by name; here its functions say what they were given."""
+    from precision_probe.fast import drivers
     from precision_probe.variants import mixed
 
     monkeypatch.setattr(mixed, "apply", lambda *args, **options: ("apply", *args, options))
-    monkeypatch.setattr(mixed, "calculator", lambda *args, **options: ("calculator", *args, options))
+    for name in ("calculator", "torch_sim_model"):
+        monkeypatch.setattr(drivers, name, lambda *args, _name=name, **options: (_name, *args, options))
     wide, narrow = ({"interface": name} for name in ("float64", "float32"))
     assert policy.apply("demo") == ("apply", policy, "demo", None, wide)
     assert policy.apply("demo", "cuda:1", **narrow) == ("apply", policy, "demo", "cuda:1", narrow)
-    assert policy.calculator("demo") == ("calculator", policy, "demo", "cpu", wide)
-    found = policy.calculator("demo", "cuda", head="a", **narrow)
-    assert found == ("calculator", policy, "demo", "cuda", {"head": "a", **narrow})
+    assert policy.calculator("demo") == ("calculator", policy, "demo", "cpu", {"run": None, **wide})
+    found = policy.calculator("demo", "cuda", run="eager", head="a", **narrow)
+    assert found == ("calculator", policy, "demo", "cuda", {"run": "eager", "head": "a", **narrow})
+    found = policy.torch_sim_model("demo", "cuda", compute_stress=True)
+    assert found == ("torch_sim_model", policy, "demo", "cuda", {"compute_stress": True})
 
 
 # the file

@@ -16,11 +16,20 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
 
-from precision_probe.exceptions import InputError
+from precision_probe.exceptions import InputError, first_line
 from precision_probe.models._mace import scripts_utils
 from precision_probe.models.dtypes import default_dtype
 
-__all__ = ["KERNEL_DTYPES", "Architecture", "backend", "clone", "has_fused_convolutions", "irreps_layout", "math_dtype"]
+__all__ = [
+    "KERNEL_DTYPES",
+    "Architecture",
+    "backend",
+    "clone",
+    "has_fused_convolutions",
+    "irreps_layout",
+    "math_dtype",
+    "to_cuequivariance",
+]
 
 _LIBRARIES = {"cueq_config": "cuEquivariance", "oeq_config": "OpenEquivariance"}  # where mace-torch keeps which is on
 # torch.nn.utils.weight_norm and spectral_norm, the older ones: since 2.0 parametrizations compute weights when asked
@@ -105,6 +114,29 @@ def math_dtype(model: torch.nn.Module, dtype: torch.dtype, device: torch.device)
     """
     has_kernels = device.type == "cuda" and "cuEquivariance" in backend(model)
     return torch.float32 if has_kernels and dtype not in KERNEL_DTYPES else dtype
+
+
+def to_cuequivariance(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """A copy of a model that cuEquivariance computes, as mace-torch converts it, with fused convolutions on a GPU.
+
+    Raises:
+        InputError: If mace-torch cannot convert it, or cuEquivariance is not installed.
+    """
+    from mace.cli.convert_e3nn_cueq import CUEQQ_AVAILABLE, run
+
+    if not CUEQQ_AVAILABLE:
+        raise InputError("cuEquivariance is not installed. Install it with: pip install cuequivariance-torch")
+    dtype = next(model.parameters()).dtype
+    try:
+        with default_dtype(dtype), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript's notices about e3nn's own code
+            made: torch.nn.Module = run(copy.deepcopy(model).to(device), device=device.type)
+    except Exception as error:  # mace-torch and cuEquivariance raise whatever they meet
+        raise InputError(
+            f"This {type(model).__name__} cannot be converted to cuEquivariance ({type(error).__name__}: "
+            f"{first_line(error)}). Run it as it is."
+        ) from error
+    return made.train(model.training)
 
 
 def clone(model: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:

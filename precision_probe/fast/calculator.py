@@ -1,0 +1,87 @@
+"""An ASE calculator of a model that is launched as one CUDA graph."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ase
+import numpy as np
+import torch
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.geometry import complete_cell
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from precision_probe.fast.launcher import Launcher, Structures
+from precision_probe.models.attributes import inputs_needed
+
+__all__ = ["GraphCalculator"]
+
+_MOST_STRUCTURES = 4  # whose atoms and pairs are kept, as for images of a path that are visited in turn
+
+
+class GraphCalculator(Calculator):  # type: ignore[misc]
+    """Energy, forces and stress by a launcher.
+
+    ``energy`` eV, ``free_energy`` the same, ``energies`` (n_atoms,) eV, ``forces`` (n_atoms, 3) eV/Å, ``stress`` (6,)
+    eV/Å³ of what is periodic in all directions. Once the stress has been asked for it is computed each time.
+
+    Args:
+        launcher: Of the model.
+
+    Attributes:
+        launcher: The same; its ``why_not`` says why no graph is used, where none is.
+    """
+
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012  ASE's interface
+
+    def __init__(self, launcher: Launcher) -> None:
+        super().__init__()
+        self.launcher = launcher
+        self._needed = inputs_needed(launcher.model)
+        self._has_stress = False
+        self._known: dict[tuple[object, ...], Structures] = {}
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Compute what ASE asks for.
+
+        Raises:
+            InputError: If the model does not know an element, or lacks what it needs to know of the structure.
+            PropertyNotImplementedError: If the stress of something is asked for that is not periodic.
+        """
+        super().calculate(atoms, properties, system_changes)
+        given: ase.Atoms = self.atoms
+        if "stress" in properties:
+            if not given.pbc.all():
+                raise PropertyNotImplementedError("A structure has a stress if it is periodic in all directions.")
+            self._has_stress = True
+        stress = self._has_stress and bool(given.pbc.all())
+        structures = self._structures(given)
+        positions = torch.from_numpy(np.ascontiguousarray(given.positions))
+        cells = torch.from_numpy(complete_cell(given.cell)).reshape(1, 3, 3)
+        found = self.launcher.evaluate(structures, positions, cells, stress=stress)
+        energy = float(found.energy)
+        self.results: dict[str, Any] = {"energy": energy, "free_energy": energy, "forces": found.forces.cpu().numpy()}
+        if found.energies is not None:
+            self.results["energies"] = found.energies.cpu().numpy()
+        if found.stress is not None:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(found.stress[0].cpu().numpy())
+
+    def _structures(self, atoms: ase.Atoms) -> Structures:
+        """Those that have these atoms, and what else the model needs to know of them."""
+        known = (atoms.numbers.tobytes(), atoms.pbc.tobytes(), *self._other(atoms.info), *self._other(atoms.arrays))
+        if known not in self._known:
+            if len(self._known) == _MOST_STRUCTURES:
+                del self._known[next(iter(self._known))]
+            self._known[known] = self.launcher.structures([atoms])
+        return self._known[known]
+
+    def _other(self, place: Mapping[str, Any]) -> tuple[object, ...]:
+        """What a structure carries beside its atoms, where the model takes such."""
+        if not self._needed:
+            return ()
+        skipped = ("numbers", "positions")
+        return tuple((key, np.asarray(place[key]).tobytes()) for key in sorted(place) if key not in skipped)

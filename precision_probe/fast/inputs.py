@@ -1,0 +1,151 @@
+"""What a model is called with when every tensor keeps its shape: atoms and edges filled up, edges chosen on the device.
+
+A CUDA graph repeats the same kernels on the same memory, so that nothing may depend on how many edges there are. One
+more structure holds the atoms that fill up, twice the cutoff apart, and the edges that fill up run between them:
+beyond the cutoff they add exactly nothing to anything.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import ase
+import numpy as np
+import torch
+
+from precision_probe.fast.neighbors import Pairs
+from precision_probe.models.attributes import cutoff
+from precision_probe.models.graphs import Graph, build_graph, joined
+
+__all__ = ["Inputs", "Shape", "rounded_up"]
+
+_FEWEST = 16  # atoms that fill up: edges that fill up are spread over them, as adding to one row waits for one another
+_FINE = 7  # bits of a size that are kept: at most one in 64 is filled up in vain
+
+
+def rounded_up(n: int) -> int:
+    """The next size that graphs are kept for.
+
+    Example:
+        >>> [rounded_up(n) for n in (1, 100, 1001, 4112, 188_417)]
+        [1, 100, 1008, 4160, 190464]
+    """
+    step = 1 << max(0, (n - 1).bit_length() - _FINE)
+    return -(-n // step) * step
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How many of each there are at most; models of one shape run in the same graph.
+
+    Attributes:
+        n_structures: Without the one that fills up.
+        n_atoms: All, as many as there are memory for.
+        n_edges: Likewise.
+        n_pairs: Likewise; of these the edges are chosen.
+    """
+
+    n_structures: int
+    n_atoms: int
+    n_edges: int
+    n_pairs: int
+
+    @classmethod
+    def fitting(cls, n_structures: int, n_atoms: int, n_edges: int, n_pairs: int) -> "Shape":
+        """One in which so many fit, with room for the edges and pairs that come as atoms move."""
+        return cls(n_structures, rounded_up(n_atoms + _FEWEST), _with_room(n_edges), _with_room(n_pairs))
+
+    def holds(self, n_atoms: int, n_edges: int, n_pairs: int) -> bool:
+        """Whether so many fit."""
+        return n_atoms + _FEWEST <= self.n_atoms and n_edges <= self.n_edges and n_pairs <= self.n_pairs
+
+
+def _with_room(n: int) -> int:
+    """For how many edges there is to be room: how many come and go varies as the square root of how many there are."""
+    return rounded_up(n + n // 64 + round(8 * n**0.5) + 1)
+
+
+class Inputs:
+    """Tensors of one shape that stay where they are, and what a model is called with, made of them.
+
+    Args:
+        shape: The shape.
+        graph: Structures that fit in it.
+        model: The model, whose cutoff and elements matter.
+        head: Of a model with several.
+        device: Where the tensors lie.
+
+    Attributes:
+        positions: (shape.n_atoms, 3) float64, Å, to be written into.
+        cells: (shape.n_structures + 1, 3, 3) float64, Å, likewise.
+    """
+
+    def __init__(
+        self, shape: Shape, graph: Graph, model: torch.nn.Module, head: str | None, device: torch.device
+    ) -> None:
+        self.shape = shape
+        self._cutoff = cutoff(model)
+        n_filling = shape.n_atoms - graph.n_atoms
+        filled = joined([graph, build_graph(_filling(graph, n_filling, self._cutoff), model, head)]).to(device)
+        self._data = {key: value for key, value in filled.data.items() if key not in ("edge_index", "shifts")}
+        self._data.pop("unit_shifts")
+        self.positions = self._data["positions"]
+        self.cells = self._data["cell"].view(-1, 3, 3)
+        between = torch.arange(n_filling, device=device)
+        self._filling = Pairs(
+            graph.n_atoms + between,
+            graph.n_atoms + (between + 1) % n_filling,
+            torch.zeros(n_filling, 3, dtype=torch.float64, device=device),
+        )
+        # behind the pairs stand those between atoms that fill up, one for each
+        n_rows = shape.n_pairs + shape.n_atoms
+        self._senders, self._receivers = (torch.empty(n_rows, dtype=torch.int64, device=device) for _ in range(2))
+        self._shifts = torch.empty(n_rows, 3, dtype=torch.float64, device=device)
+        self._default = torch.arange(shape.n_edges + 1, device=device) % n_filling + shape.n_pairs
+        self._rows = torch.arange(n_rows, device=device)
+
+    def take(self, others: "Inputs") -> None:
+        """Take over the structures of others of the same shape; pairs are to be set anew."""
+        for key, value in others._data.items():
+            self._data[key].copy_(value)
+        self._default.copy_(others._default)
+        self._filling = others._filling
+
+    def set_pairs(self, pairs: Pairs) -> None:
+        """Take other pairs to choose edges from."""
+        filling = self._filling
+        rest = (self._rows[pairs.n :] - self.shape.n_pairs) % filling.n
+        for own, name in ((self._senders, "senders"), (self._receivers, "receivers"), (self._shifts, "unit_shifts")):
+            own[: pairs.n] = getattr(pairs, name)
+            own[pairs.n :] = getattr(filling, name)[rest]
+
+    def data(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """What a model is called with, and how many edges there are, of which those that do not fit are left out.
+
+        No number is needed on the host.
+        """
+        positions = self.positions.detach()
+        of_sender = self._data["batch"][self._senders]
+        shifts = (self._shifts[:, :, None] * self.cells[of_sender]).sum(dim=1)
+        vectors = positions[self._receivers] - positions[self._senders] + shifts
+        is_edge = vectors.square().sum(dim=-1) < self._cutoff**2
+        places = is_edge.cumsum(dim=0)
+        n_edges = self.shape.n_edges
+        # rows that are no edges go to one place behind all that is used
+        slots = torch.where(is_edge & (places <= n_edges), places - 1, n_edges)
+        chosen = self._default.scatter(0, slots, self._rows)[:n_edges]
+        edges = torch.stack([self._senders[chosen], self._receivers[chosen]])
+        return {
+            **self._data,
+            "positions": positions,
+            "edge_index": edges,
+            "shifts": shifts[chosen],
+            "unit_shifts": self._shifts[chosen],
+        }, places[-1]
+
+
+def _filling(graph: Graph, n_atoms: int, cutoff: float) -> ase.Atoms:
+    """So many atoms of an element that is there, twice the cutoff apart from one another and from their images."""
+    n = int(np.ceil(n_atoms ** (1 / 3)))
+    points = np.array(list(itertools.islice(itertools.product(range(n), repeat=3), n_atoms)), dtype=float)
+    numbers = np.full(n_atoms, graph.atomic_numbers[0])
+    return ase.Atoms(numbers, 2 * cutoff * points, cell=[2 * cutoff * n] * 3, pbc=True)

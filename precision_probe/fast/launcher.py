@@ -1,0 +1,238 @@
+"""Energy, forces and stress of structures that move, by a model that is launched as one CUDA graph.
+
+Structures of the same size share a graph; one is captured anew when its edges are outgrown. On a CPU, and where a model
+cannot be captured, the same is computed call by call.
+"""
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ase
+import torch
+
+from precision_probe.exceptions import InputError
+from precision_probe.fast.capture import Captured, NotCapturedError, Outputs, Room
+from precision_probe.fast.inputs import Inputs, Shape
+from precision_probe.fast.neighbors import VerletList
+from precision_probe.models.attributes import cutoff
+from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.graphs import Graph, build_graph, joined
+from precision_probe.models.memory import attempt
+from precision_probe.variants.devices import current, undisturbed
+
+__all__ = ["SKIN", "Launcher", "Results", "Structures"]
+
+SKIN = 1.0  # Å: at 5 Å a list has 1.7 times as many pairs, which cost little, and at 300 K holds for tens of steps
+_MOST_GRAPHS = 4  # that are kept: their inputs stay in memory, while what they compute in is shared
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a model predicts of structures, on its device.
+
+    Attributes:
+        energy: (n_structures,) float64, eV.
+        energies: (n_atoms,) float64, eV, each atom's share; ``None`` for models that do not give it.
+        forces: (n_atoms, 3) float64, eV/Å.
+        stress: (n_structures, 3, 3) float64, eV/Å³; ``None`` if it was not asked for, NaN where not periodic.
+    """
+
+    energy: torch.Tensor
+    energies: torch.Tensor | None
+    forces: torch.Tensor
+    stress: torch.Tensor | None
+
+
+class Structures:
+    """Structures that a launcher evaluates: which atoms there are, and pairs of them.
+
+    Args:
+        atoms: One or more; positions and cells may differ in every evaluation.
+        model: The model.
+        head: Of a model with several.
+        skin: Å.
+    """
+
+    def __init__(self, atoms: Sequence[ase.Atoms], model: torch.nn.Module, head: str | None, skin: float) -> None:
+        self.graph: Graph = joined([build_graph(each, model, head) for each in atoms])
+        pbc = torch.as_tensor(self.graph.pbc)
+        self.pairs = VerletList(cutoff(model), skin, pbc, self.graph.data["ptr"])
+        self.n_edges = self.graph.n_edges
+        self.is_periodic = pbc.all(dim=1)
+
+    @property
+    def n(self) -> int:
+        """How many structures."""
+        return self.graph.n_structures
+
+
+class Launcher:
+    """Evaluates structures by a model.
+
+    Args:
+        model: A MACE that predicts energies, in mixed precision or not, in evaluation mode, on its device.
+        head: Of a model with several; by default mace-torch's own choice.
+        captures: Whether to capture graphs; by default on a GPU.
+        skin: Å, of the pairs that edges are chosen from.
+
+    Attributes:
+        why_not: Why the model is called as it is, without a graph, where it is; empty otherwise.
+
+    Raises:
+        InputError: If the model predicts no energies.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, head: str | None = None, *, captures: bool | None = None, skin: float = SKIN
+    ) -> None:
+        if not hasattr(model, "atomic_energies_fn"):
+            raise InputError(f"A {type(model).__name__} predicts no energy, and is not launched as a graph.")
+        self.model, self.head, self._skin = model, head, skin
+        first = next(model.parameters())
+        self.device, self._dtype = first.device, first.dtype
+        self._captures = self.device.type == "cuda" if captures is None else captures
+        self.why_not = "" if self._captures else f"the device is {self.device}, which has no graphs"
+        self._sized: OrderedDict[tuple[Shape, bool], _Sized] = OrderedDict()
+        self._room: Room | None = None
+
+    def structures(self, atoms: Sequence[ase.Atoms]) -> Structures:
+        """Structures to be evaluated, once or often.
+
+        Raises:
+            InputError: If the model does not know an element, or the like.
+        """
+        return Structures(atoms, self.model, self.head, self._skin)
+
+    def evaluate(
+        self, structures: Structures, positions: torch.Tensor, cells: torch.Tensor, *, stress: bool = False
+    ) -> Results:
+        """Energy, forces and stress.
+
+        Args:
+            structures: What they are of.
+            positions: (n_atoms, 3) float64, Å, on any device.
+            cells: (n_structures, 3, 3) float64, Å, on any device; not singular.
+            stress: Whether it is wanted.
+        """
+        with undisturbed(), current(self.device), torch.no_grad():
+            return self._evaluate(structures, positions, cells, stress)
+
+    def _evaluate(self, structures: Structures, positions: torch.Tensor, cells: torch.Tensor, stress: bool) -> Results:
+        sized = self._held(structures, stress)
+        if sized is None or not structures.pairs.holds_for(positions, cells):
+            sized = self._with_pairs(structures, positions, cells, stress)
+        while True:
+            sized.inputs.positions[: structures.graph.n_atoms].copy_(positions)
+            sized.inputs.cells[: structures.n].copy_(cells)
+            out = self._run(sized)
+            n_edges = int(out["n_edges"])  # which waits for the GPU
+            if n_edges <= sized.inputs.shape.n_edges:
+                break
+            structures.n_edges = n_edges
+            sized = self._with_pairs(structures, positions, cells, stress)
+        return self._results(structures, out, stress)
+
+    def _held(self, structures: Structures, stress: bool) -> "_Sized | None":
+        """What was captured and has these structures in it."""
+        for key, sized in self._sized.items():
+            if sized.structures is structures and key[1] == stress:
+                return sized
+        return None
+
+    def _with_pairs(
+        self, structures: Structures, positions: torch.Tensor, cells: torch.Tensor, stress: bool
+    ) -> "_Sized":
+        """A graph in which structures fit, with their present pairs in it."""
+        pairs = structures.pairs.build(positions, cells, self.device)
+        n_atoms, n_edges = structures.graph.n_atoms, structures.n_edges
+        sized = self._held(structures, stress)
+        if sized is None or not sized.inputs.shape.holds(n_atoms, n_edges, pairs.n):
+            shape = Shape.fitting(structures.n, n_atoms, n_edges, pairs.n)
+            sized = self._sized.get((shape, stress))
+            inputs = Inputs(shape, structures.graph, self.model, self.head, self.device)
+            if sized is None:
+                inputs.set_pairs(pairs)
+                sized = self._made(inputs, stress)
+            else:
+                sized.inputs.take(inputs)
+            sized.structures = structures
+        for other in self._sized.values():
+            if other is not sized and other.structures is structures:
+                other.structures = None  # whose pairs are of before
+        sized.inputs.set_pairs(pairs)
+        return sized
+
+    def _made(self, inputs: Inputs, stress: bool) -> "_Sized":
+        """What computes structures of a new size; older ones make room."""
+        while len(self._sized) >= _MOST_GRAPHS:
+            self._sized.popitem(last=False)
+        sized = self._sized[inputs.shape, stress] = _Sized(inputs, self.model, self._dtype, stress)
+        return sized
+
+    def _run(self, sized: "_Sized") -> Outputs:
+        """Compute once more; captured the second time, as sizes that come once only are not worth the while."""
+        if self._captures and sized.has_run and sized.captured is None:
+            try:
+                sized.captured = self._captured(sized)
+            except NotCapturedError as why:
+                self._captures, self._room = False, None
+                for other in self._sized.values():
+                    other.captured = None
+                self.why_not = str(why)
+                warnings.warn(f"No CUDA graph is used, and calls take longer: {why}", UserWarning, stacklevel=5)
+        sized.has_run = True
+        return sized.compute() if sized.captured is None else sized.captured()
+
+    def _captured(self, sized: "_Sized") -> Captured:
+        """A graph; where the memory does not suffice, without the others.
+
+        Raises:
+            NotCapturedError: If there can be none.
+        """
+        self._room = self._room or Room(self.device)
+        captured = attempt(Captured, sized.compute, self._room)
+        if captured is None and len(self._sized) > 1:
+            for key in [key for key, other in self._sized.items() if other is not sized]:
+                del self._sized[key]
+            self._room = Room(self.device)
+            captured = attempt(Captured, sized.compute, self._room)
+        if captured is None:
+            raise NotCapturedError("the memory does not suffice for one")
+        return captured
+
+    def _results(self, structures: Structures, out: Outputs, stress: bool) -> Results:
+        """What is of the structures, and not of what fills up."""
+        n, n_atoms = structures.n, structures.graph.n_atoms
+        energies = out["energies"][:n_atoms].clone() if "energies" in out else None
+        made = None
+        if stress:
+            made = out["stress"][:n].clone()
+            made[~structures.is_periodic.to(made.device)] = torch.nan
+        return Results(out["energy"][:n].clone(), energies, out["forces"][:n_atoms].clone(), made)
+
+
+class _Sized:
+    """What a model computes of inputs of one shape, captured or not."""
+
+    def __init__(self, inputs: Inputs, model: torch.nn.Module, dtype: torch.dtype, stress: bool) -> None:
+        self.inputs, self._model, self._dtype, self._stress = inputs, model, dtype, stress
+        self.captured: Captured | None = None
+        self.has_run = False
+        self.structures: Structures | None = None
+
+    def compute(self) -> Outputs:
+        """Call the model; nothing here waits for the GPU."""
+        given, n_edges = self.inputs.data()
+        cells = self.inputs.cells
+        cast = {key: value.to(self._dtype) if value.is_floating_point() else value for key, value in given.items()}
+        with torch.enable_grad(), default_dtype(self._dtype):
+            out = self._model(cast, compute_force=True, compute_virials=self._stress)
+        found = {"energy": out["energy"], "energies": out.get("node_energy"), "forces": out["forces"]}
+        made = {name: value.detach().double() for name, value in found.items() if value is not None}
+        made["n_edges"] = n_edges
+        if self._stress:  # as mace-torch defines it, with the volume in float64 and without a decomposition
+            volume = torch.linalg.cross(cells[:, 0], cells[:, 1]).mul(cells[:, 2]).sum(dim=-1).abs()
+            made["stress"] = -out["virials"].detach().double() / volume[:, None, None]
+        return made
