@@ -49,6 +49,7 @@ class Captured:
         stream, device = room.stream, room.stream.device
         problem = ""
         for _ in range(_TRIES):
+            torch.cuda.empty_cache()  # memory is kept for one stream each, and would be taken twice
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
                 for _ in range(_N_WARM_UP):
