@@ -15,9 +15,9 @@ import pytest
 from full_disk import WRITING, Killed, broken_disk, killed_at
 from h5py import h5f
 
-from precision_probe.trace import transaction
 from precision_probe.trace.digest import check_trailer, write_trailer
 from precision_probe.trace.journal import Journal, Patch, pending_changes, read_journal
+from precision_probe.trace.recording import write_behind
 from precision_probe.trace.transaction import Transaction, changing, changing_hdf5, making, settle
 
 N_OLD, N_NEW = 1000, 3000  # numbers; the file then changes by bytes before and beyond its old end
@@ -417,7 +417,7 @@ def test_a_disk_that_fails_meanwhile_leaves_the_file_as_it_was(path, monkeypatch
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         fsync(fd)
 
-    monkeypatch.setattr(transaction, "_MANY", 1000)
+    monkeypatch.setattr(write_behind, "_MANY", 1000)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", failing_in_a_thread)
         with pytest.raises(OSError, match="Input/output error"):
@@ -432,7 +432,7 @@ def test_as_python_ends_and_starts_no_threads_the_disk_is_waited_for_at_the_end(
     def ending(*_):
         raise RuntimeError("cannot schedule new futures after shutdown")
 
-    monkeypatch.setattr(transaction, "_MANY", 1000)
+    monkeypatch.setattr(write_behind, "_MANY", 1000)
     monkeypatch.setattr(ThreadPoolExecutor, "submit", ending)
     change(path)
     assert contents(path) == 2

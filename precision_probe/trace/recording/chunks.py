@@ -1,33 +1,31 @@
-"""Whole chunks of an array, as HDF5's filters would make them, made by several threads.
+"""Whole chunks of an array, as HDF5's filters would make them, made and written by several threads.
 
 HDF5 runs its filters in one thread, and deflates what was widened from a half precision more slowly than disks write.
 It stores a chunk that was made elsewhere as it is given, and reads it like any other: it compares the checksum and
 undoes the filters.
 """
 
-import os
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["check_chunks", "fletcher32", "write_whole_chunks"]
+from precision_probe.trace.journal import read_at
+from precision_probe.trace.recording.fletcher32 import fletcher32
+from precision_probe.trace.recording.threads import Threads
+from precision_probe.trace.transaction import transaction_of
+
+__all__ = ["begin_to_check_chunks", "write_whole_chunks"]
 
 _FEW = 2**20  # bytes of rows, and of a chunk, for which threads are not worth their while: choices; HDF5 takes 1 ms
 _SMALL = 2**14
-_THREADS = min(4, os.cpu_count() or 1)  # which together make chunks about as fast as disks take them
-_AHEAD = 4 * _THREADS  # chunks that are made and not yet written: they keep every thread busy
-_WORDS = 2**17  # of 16 bits that are summed at once: 65535 times the sum of their places is below 2⁵³
-_PLACES = np.arange(_WORDS, 0, -1, dtype=np.float64)
-_MODULUS = 65535
-
-Piece = TypeVar("Piece")
-Made = TypeVar("Made")
+_MANY = 2**24  # bytes of chunks that one thread checks in one buffer, as the system is slow to give memory: a choice
+_CHECKSUM = 4  # bytes behind a chunk
 
 
 def write_whole_chunks(dataset: h5py.Dataset, values: NDArray[Any], first: int) -> slice:
@@ -40,68 +38,81 @@ def write_whole_chunks(dataset: h5py.Dataset, values: NDArray[Any], first: int) 
 
     Returns:
         Which of the rows were written: none where they are few, chunks are small, or they have other filters than
-        Fletcher-32 behind shuffled and deflated bytes or none.
+        Fletcher-32 behind shuffled and deflated bytes or none; nor where no transaction changes the file. They must
+        not be changed before it ends.
     """
     if values.nbytes < _FEW or values.dtype != dataset.dtype or not dataset.fletcher32:
+        return slice(0, 0)
+    transaction = transaction_of(dataset)
+    if transaction is None:
         return slice(0, 0)
     step, *others = dataset.chunks
     if values.nbytes // len(values) * step < _SMALL or dataset.shuffle != (dataset.compression == "gzip"):
         return slice(0, 0)
     begin = min(-first % step, len(values))
     rows = range(begin, begin + (len(values) - begin) // step * step, step)
-    make = _deflated_chunk if dataset.shuffle else _plain_chunk
     pieces = (values[row : row + step] for row in rows)
-    for row, chunk in zip(rows, _in_threads(make, pieces), strict=True):
-        dataset.id.write_direct_chunk((first + row, *(0 for _ in others)), chunk)
+    for row, (size, make) in zip(rows, _chunks(pieces, transaction.threads, deflated=dataset.shuffle), strict=True):
+        write = partial(dataset.id.write_direct_chunk, (first + row, *(0 for _ in others)))
+        transaction.write_later(size, write, make)
     return slice(begin, rows[-1] + step if rows else begin)
 
 
-def check_chunks(dataset: h5py.Dataset, fd: int) -> None:
-    """Read all chunks of an array as they lie in its file, and compare their checksums.
+def _chunks(
+    pieces: Iterable[NDArray[Any]], threads: Threads, *, deflated: bool
+) -> Iterator[tuple[int, Callable[[], Iterable[memoryview]]]]:
+    """The size of each chunk, and what makes it: those that are deflated have no size before they are made."""
+    if deflated:
+        for chunk in threads.each(_deflated_chunk, pieces):
+            yield len(chunk), partial(iter, (memoryview(chunk),))
+    else:
+        for piece in pieces:
+            yield piece.nbytes + _CHECKSUM, partial(_plain_chunk, piece)
+
+
+class _Stored(NamedTuple):
+    """Where a chunk lies in its file."""
+
+    first: int
+    size: int
+
+
+def begin_to_check_chunks(dataset: h5py.Dataset, fd: int, threads: Threads) -> "list[Future[None]]":
+    """Have all chunks of an array read as they lie in its file, and their checksums compared.
 
     Args:
         dataset: An array with Fletcher-32.
         fd: The file that it is read from, open.
+        threads: Do so.
 
-    Raises:
-        OSError: If a checksum is not that of what it is of.
+    Returns:
+        What is begun; it raises an ``OSError`` if a checksum is not that of what it is of.
     """
-    places: list[tuple[int, int]] = []
-    dataset.id.chunk_iter(lambda stored: places.append((stored.byte_offset, stored.size)))
-
-    def is_whole(place: tuple[int, int]) -> bool:
-        first, size = place
-        chunk = os.pread(fd, size, first)
-        return fletcher32(chunk[:-4]) == int.from_bytes(chunk[-4:], "little")
-
-    if not all(_in_threads(is_whole, places)):
-        raise OSError(f"a chunk of {dataset.name} has not the Fletcher32 checksum that it was written with")
-
-
-def _in_threads(make: Callable[[Piece], Made], pieces: Iterable[Piece]) -> Iterator[Made]:
-    """What is made of each piece, in order; few are made before they are asked for, so that memory stays bounded."""
-    waiting: deque[Future[Made]] = deque()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for piece in pieces:
-            waiting.append(_begun(pool, make, piece))
-            if len(waiting) == _AHEAD:
-                yield waiting.popleft().result()
-        yield from (each.result() for each in waiting)
+    chunks: list[_Stored] = []
+    dataset.id.chunk_iter(lambda stored: chunks.append(_Stored(stored.byte_offset, stored.size)))
+    largest = max((chunk.size for chunk in chunks), default=0)
+    step = max(1, _MANY // max(1, largest))
+    name = dataset.name
+    return [
+        threads.begin(_check, chunks[number : number + step], largest, fd, name)
+        for number in range(0, len(chunks), step)
+    ]
 
 
-def _begun(pool: ThreadPoolExecutor, make: Callable[[Piece], Made], piece: Piece) -> Future[Made]:
-    """A piece that is being made; or that was, as Python starts no threads when it ends."""
-    try:
-        return pool.submit(make, piece)
-    except RuntimeError:
-        made: Future[Made] = Future()
-        made.set_result(make(piece))
-        return made
+def _check(chunks: Iterable[_Stored], largest: int, fd: int, name: str) -> None:
+    buffer = memoryview(bytearray(largest))
+    for chunk in chunks:
+        stored = buffer[: chunk.size]
+        read_at(fd, stored, chunk.first)
+        if fletcher32(stored[:-_CHECKSUM]) != int.from_bytes(stored[-_CHECKSUM:], "little"):
+            raise OSError(f"a chunk of {name} has not the Fletcher32 checksum that it was written with")
 
 
-def _plain_chunk(values: NDArray[Any]) -> bytes:
-    """A chunk that has nothing but its checksum."""
-    return _with_checksum(np.ascontiguousarray(values).tobytes())
+def _plain_chunk(values: NDArray[Any]) -> Iterator[memoryview]:
+    """A chunk that has nothing but its checksum, in pieces, so that it is not copied."""
+    content = np.ascontiguousarray(values).data.cast("B")
+    yield content
+    yield memoryview(fletcher32(content).to_bytes(_CHECKSUM, "little"))
 
 
 def _deflated_chunk(values: NDArray[Any]) -> bytes:
@@ -118,31 +129,5 @@ def _deflated_chunk(values: NDArray[Any]) -> bytes:
         level, strategy = (0, zlib.Z_DEFAULT_STRATEGY) if number == len(planes) - 2 else (1, zlib.Z_RLE)
         deflate = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, strategy=strategy)
         parts += [deflate.compress(plane), deflate.flush(zlib.Z_FINISH if is_last else zlib.Z_FULL_FLUSH)]
-    return _with_checksum(b"".join([*parts, zlib.adler32(planes.data).to_bytes(4, "big")]))
-
-
-def _with_checksum(content: bytes) -> bytes:
-    """A chunk as HDF5's filter of that name stores it."""
-    return content + fletcher32(content).to_bytes(4, "little")
-
-
-def fletcher32(content: bytes) -> int:
-    """The checksum that HDF5 has of a chunk: sums of 16-bit words, and of these sums, modulo 65535.
-
-    Example:
-        >>> hex(fletcher32(b"abcdef"))
-        '0x50562a2d'
-    """
-    words = np.frombuffer(content + bytes(len(content) % 2), dtype="<u2")
-    total = of_totals = 0
-    for first in range(0, len(words), _WORDS):
-        piece = words[first : first + _WORDS].astype(np.float64)  # sums of whole numbers below 2⁵³ are exact
-        of_totals += len(piece) * total + int(piece @ _PLACES[-len(piece) :])
-        total += int(piece.sum())
-    # HDF5 takes the words in the other order of bytes: modulo 65535 that is 256 times as much
-    return _folded(256 * of_totals) << 16 | _folded(256 * total)
-
-
-def _folded(total: int) -> int:
-    """A number modulo 65535, which stands for 0 itself, except of 0."""
-    return (total - 1) % _MODULUS + 1 if total else 0
+    content = b"".join([*parts, zlib.adler32(planes.data).to_bytes(4, "big")])
+    return content + fletcher32(content).to_bytes(_CHECKSUM, "little")
