@@ -21,6 +21,7 @@ from precision_probe.trace.tables import StoredTable, to_dataset
 from precision_probe.trace.transaction import changing, changing_hdf5, making
 from precision_probe.trace.variables import (
     TEXT_CHECKSUM,
+    SizedOnce,
     create,
     encoded_dataset,
     group_at,
@@ -98,6 +99,7 @@ def _add_coordinates(file: h5netcdf.File, tree: xr.DataTree) -> None:
         if name not in file.dimensions:
             file.dimensions[str(name)] = variable.size
             write_rows(create(file, str(name), variable), variable, 0)
+    SizedOnce.of_group(file)
 
 
 def _extend(group: h5netcdf.Group, dataset: xr.Dataset, rows: Mapping[str, tuple[int, int]]) -> None:
@@ -119,9 +121,11 @@ def _extend(group: h5netcdf.Group, dataset: xr.Dataset, rows: Mapping[str, tuple
         if before != variable.dims[0]:
             raise ValueError(f"the rows of {name} count {variable.dims[0]}s now, and counted {before}s before")
     first = {dim: group.dimensions[dim].size if dim in group.dimensions else rows.get(dim, (0, 0))[0] for dim in added}
-    for dim, more in added.items():
+    for dim in added:
         if dim not in group.dimensions:
             group.dimensions[dim] = None  # without a limit
+    SizedOnce.of_group(group)
+    for dim, more in added.items():
         group.resize_dimension(dim, first[dim] + more)
     for label, variable in variables.items():
         for other, size in zip(variable.dims[1:], variable.shape[1:], strict=True):

@@ -2,18 +2,22 @@
 
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import h5netcdf
 import h5py
 import numpy as np
 import xarray as xr
+from h5netcdf.dimensions import Dimension
 from numpy.typing import NDArray
 
 from precision_probe.trace.recording.chunks import write_whole_chunks
+from precision_probe.trace.transaction import transaction_of
 
 __all__ = [
     "TEXT_CHECKSUM",
+    "SizedOnce",
     "all_groups",
     "create",
     "encoded_dataset",
@@ -33,6 +37,34 @@ __all__ = [
 _CHUNK_BYTES, _LARGE_CHUNK_BYTES = 2**18, 2**20
 _CHUNKS_AT_ONCE = 32  # that what comes at once is divided into, before chunks grow: a choice
 TEXT_CHECKSUM = "text_crc32"  # an attribute
+
+
+class SizedOnce(Dimension):  # type: ignore[misc]
+    """A dimension whose size is found once, as long as nobody but itself changes that.
+
+    h5netcdf finds the size of an unlimited dimension by looking at every variable that has it, and asks for it wherever
+    a variable is made; xarray asks ten times for each that it reads. With as many variables as blocks give that is most
+    of the time of opening a trace, and a third of that of making them.
+    """
+
+    @classmethod
+    def of_group(cls, group: h5netcdf.Group) -> None:
+        """Have all dimensions of a group be such."""
+        for dimension in group.dimensions.values():
+            dimension.__class__ = cls
+
+    @cached_property
+    def size(self) -> int:
+        """How many entries it has."""
+        return int(super().size)
+
+    @cached_property
+    def _maxsize(self) -> int | None:
+        return None if self.isunlimited() else self.size
+
+    def _resize(self, size: int) -> None:
+        super()._resize(size)
+        self.__dict__["size"] = size
 
 
 def write_tree(file: h5netcdf.File, tree: xr.DataTree) -> None:
@@ -113,7 +145,8 @@ def write_rows(stored: h5netcdf.Variable, variable: xr.Variable, first: int) -> 
         stored[...] = variable.values
     elif variable.size:
         values, dataset = variable.values, stored._h5ds
-        done = write_whole_chunks(dataset, values, first)
+        writer = transaction_of(dataset)
+        done = slice(0, 0) if writer is None else write_whole_chunks(dataset, values, first, writer)
         for rows in (slice(0, done.start), slice(done.stop, len(values))):
             if rows.start < rows.stop:
                 dataset[first + rows.start : first + rows.stop] = values[rows]

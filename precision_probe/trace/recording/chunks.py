@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import h5py
 import numpy as np
@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from precision_probe.trace.journal import read_at
 from precision_probe.trace.recording.fletcher32 import fletcher32
 from precision_probe.trace.recording.threads import Threads
-from precision_probe.trace.transaction import transaction_of
 
-__all__ = ["begin_to_check_chunks", "write_whole_chunks"]
+__all__ = ["Writer", "begin_to_check_chunks", "write_whole_chunks"]
 
 _FEW = 2**20  # bytes of rows, and of a chunk, for which threads are not worth their while: choices; HDF5 takes 1 ms
 _SMALL = 2**14
@@ -28,23 +27,33 @@ _MANY = 2**24  # bytes of chunks that one thread checks in one buffer, as the sy
 _CHECKSUM = 4  # bytes behind a chunk
 
 
-def write_whole_chunks(dataset: h5py.Dataset, values: NDArray[Any], first: int) -> slice:
-    """Write those rows of an array that fill chunks.
+class Writer(Protocol):
+    """Writes to a file that HDF5 has open, where that makes room, as a transaction does."""
+
+    @property
+    def threads(self) -> Threads:
+        """That write; they may help to make what they write."""
+
+    def write_later(
+        self, size: int, write: Callable[[NDArray[np.uint8]], object], make: Callable[[], Iterable[memoryview]]
+    ) -> None:
+        """Have ``write`` find a place for so many bytes, and threads make them and write them there."""
+
+
+def write_whole_chunks(dataset: h5py.Dataset, values: NDArray[Any], first: int, writer: Writer) -> slice:
+    """Begin to write those rows of an array that fill chunks; they must not be changed before the file is closed.
 
     Args:
         dataset: An array of the file, long enough.
         values: Rows of it.
         first: The row of the file that the first of them is.
+        writer: Writes to its file.
 
     Returns:
         Which of the rows were written: none where they are few, chunks are small, or they have other filters than
-        Fletcher-32 behind shuffled and deflated bytes or none; nor where no transaction changes the file. They must
-        not be changed before it ends.
+        Fletcher-32 behind shuffled and deflated bytes or none.
     """
     if values.nbytes < _FEW or values.dtype != dataset.dtype or not dataset.fletcher32:
-        return slice(0, 0)
-    transaction = transaction_of(dataset)
-    if transaction is None:
         return slice(0, 0)
     step, *others = dataset.chunks
     if values.nbytes // len(values) * step < _SMALL or dataset.shuffle != (dataset.compression == "gzip"):
@@ -52,9 +61,9 @@ def write_whole_chunks(dataset: h5py.Dataset, values: NDArray[Any], first: int) 
     begin = min(-first % step, len(values))
     rows = range(begin, begin + (len(values) - begin) // step * step, step)
     pieces = (values[row : row + step] for row in rows)
-    for row, (size, make) in zip(rows, _chunks(pieces, transaction.threads, deflated=dataset.shuffle), strict=True):
+    for row, (size, make) in zip(rows, _chunks(pieces, writer.threads, deflated=dataset.shuffle), strict=True):
         write = partial(dataset.id.write_direct_chunk, (first + row, *(0 for _ in others)))
-        transaction.write_later(size, write, make)
+        writer.write_later(size, write, make)
     return slice(begin, rows[-1] + step if rows else begin)
 
 
