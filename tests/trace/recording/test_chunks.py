@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import h5py
 import numpy as np
 import pytest
+from full_disk import broken_disk
 
 from precision_probe.trace.recording import chunks
 from precision_probe.trace.recording.chunks import begin_to_check_chunks, write_whole_chunks
 from precision_probe.trace.recording.threads import Threads
-from precision_probe.trace.transaction import Transaction
+from precision_probe.trace.transaction import Transaction, changing_hdf5, transaction_of
 
 N_ROWS, WIDTH, STEP = 1003, 700, 23  # rows of the array, numbers in each, rows of a chunk
 
@@ -96,6 +97,38 @@ def test_few_rows_other_filters_and_other_dtypes_are_left_to_hdf5(tmp_path):
         array.resize(N_ROWS, 0)
         assert write_whole_chunks(array, values, 0, writer) == slice(0, 0)
         assert write_whole_chunks(array, values[:30].astype(np.float64), 0, writer) == slice(0, 0)
+
+
+def test_a_disk_that_fails_at_any_moment_leaves_the_file_as_it_was(tmp_path):
+    """Whoever writes then, HDF5 or a thread: the file has nothing of it, and may be changed again."""
+    path = tmp_path / "a.h5"
+    with made(path, "float32") as (array, _):
+        array.resize(5, 0)  # so that the new chunks begin within a page of old bytes
+        array[:] = numbers("float32")[:5]
+    before = path.read_bytes()
+
+    def grow():
+        with changing_hdf5(path) as file:
+            file["x"].resize(N_ROWS, 0)
+            rows = write_whole_chunks(file["x"], numbers("float32")[5:], 5, transaction_of(file["x"]))
+            assert rows.stop - rows.start > 900
+
+    with pytest.MonkeyPatch.context() as patch:
+        calls = broken_disk(patch, None)
+        grow()
+        n_calls = len(calls)
+    after = path.read_bytes()
+    for number in (1, 2, 3, n_calls // 2, n_calls - 12):
+        path.write_bytes(before)
+        with pytest.MonkeyPatch.context() as patch:
+            broken_disk(patch, number)
+            with pytest.raises(OSError, match="No space"):
+                grow()
+        assert path.read_bytes()[: len(before)] == before
+        with h5py.File(path) as file:
+            assert file["x"].shape == (5, WIDTH)
+    grow()
+    assert path.read_bytes() == after
 
 
 def test_without_threads_it_is_the_same(tmp_path, monkeypatch):
