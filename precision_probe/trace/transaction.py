@@ -253,21 +253,24 @@ class Transaction(io.RawIOBase):
             make: The bytes, in pieces.
 
         Raises:
-            RuntimeError: If HDF5 did not write what it was given as it was given: not that it ever did.
+            RuntimeError: If HDF5 did not write what it was given as it was given, which it always does.
         """
         if len(self._room) < size:
             self._room = np.empty(size, np.uint8)  # never touched, so it takes no memory
         self._lent, self._place = size, -1
         write(self._room[:size])
         self._lent = 0
-        if self._place < self._old:
-            raise RuntimeError(f"HDF5 made no room for {size} bytes behind the end of {self._path}")
+        if self._place < 0:
+            raise RuntimeError(f"HDF5 made no room in {self._path} for {size} bytes")
         self._has_appended = True
-        if self.failure is None:
-            try:
+        try:
+            if self._place < self._old:  # where other bytes were given up, which the file has until this is committed
+                self.seek(self._place)
+                self.write(b"".join(make()))
+            elif self.failure is None:
                 self._behind.begin(self._place, size, make)
-            except BaseException as error:
-                self._keep(error)
+        except BaseException as error:
+            self._keep(error)
 
     def _keep(self, error: BaseException) -> None:
         """Remember the first error, which means that nothing of all this is to be kept."""

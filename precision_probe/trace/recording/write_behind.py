@@ -47,6 +47,7 @@ class WriteBehind:
         Raises:
             Exception: If some that were begun earlier could not be made or written.
         """
+        self.wait_for(first, size)
         if len(self._pieces) == self.threads.n_ahead:
             self._finish(self._pieces.popleft())
         self._pieces.append(_Piece(first, size, self.threads.begin(self._write, first, make)))
