@@ -19,7 +19,8 @@ rounds, after a warm-up; the order turns from round to round. The device is wait
 ``--repeat N`` the arrays written are N copies, one after another, of those of the supercell: a large one's, where the
 audit of such would take too long. ``--folder`` says which disk is written to.
 
-Writes ``bench_tensors-DEVICE.json`` and ``.md`` into the output folder.
+Processor seconds are of all threads. Writes ``bench_tensors-DEVICE.json`` and ``.md`` into the output folder, anew
+after each round.
 """
 
 import argparse

@@ -1,5 +1,8 @@
 """The last line of a finished trace: a digest of all that stands before it, which any changed bit contradicts.
 
+Of a small file that is its SHA-256, of a large one the root of a Merkle tree of one level, the SHA-256 of those of its
+pieces: of these several threads can take one each, and SHA-256 itself takes longer than writing does.
+
 HDF5 keeps the address of its own end and reads nothing behind it, so h5py, netCDF and xarray open such files as usual;
 a program that changes a file through HDF5 writes over the line, or cuts it off.
 """
@@ -7,29 +10,65 @@ a program that changes a file through HDF5 writes over the line, or cuts it off.
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from precision_probe.trace.journal import read_at
+from precision_probe.trace.recording.threads import Threads
 
 __all__ = ["TRAILER_LENGTH", "check_trailer", "has_trailer", "hdf5_end", "is_trailer", "trailer", "write_trailer"]
 
-_BLOCK = 2**20  # bytes read at once: a choice, beyond which nothing gets faster
-_BEFORE, _AFTER = b"\nprecision-probe sha256 ", b"\n"
-_TRAILER = re.compile(re.escape(_BEFORE) + rb"[0-9a-f]{64}" + _AFTER)
-TRAILER_LENGTH = len(_BEFORE) + 64 + len(_AFTER)
+_PIECE = 2**20  # bytes, a leaf of the tree: part of the format
+_PIECES_AT_ONCE = 16  # by one thread, in one buffer, as the system is slow to give memory: a choice
+_LARGE = 2**26  # bytes, from which a file has a tree: a choice, of which the SHA-256 takes less than 0.1 s
+_WHOLE, _TREE = b"sha256", b"merkle"  # equally long
+_BEFORE, _AFTER = b"\nprecision-probe %b ", b"\n"
+_TRAILER = re.compile(_BEFORE % b"(sha256|merkle)" + rb"[0-9a-f]{64}" + _AFTER)
+TRAILER_LENGTH = len(_BEFORE % _WHOLE) + 64 + len(_AFTER)
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _END_FIELD = {0: 40, 1: 44, 2: 28, 3: 28}  # where superblocks of each version have the address of the end of the file
 
 
-def trailer(content: Iterable["Buffer"]) -> bytes:
-    """The line for a file of which this is all, in pieces."""
+Read = Callable[[memoryview, int], object]  # fills memory with the bytes from a place on
+
+
+def trailer(read: Read, size: int, threads: Threads) -> bytes:
+    """The line for a file.
+
+    Args:
+        read: Fills memory with what the file has from a place on; from several threads.
+        size: How many bytes the file has.
+        threads: Take the digests.
+    """
+    return _line(_TREE if size >= _LARGE else _WHOLE, read, size, threads)
+
+
+def _line(kind: bytes, read: Read, size: int, threads: Threads) -> bytes:
+    """The line with a digest of either kind."""
     digest = hashlib.sha256()
-    for piece in content:
-        digest.update(piece)
-    return _BEFORE + digest.hexdigest().encode() + _AFTER
+    step = _PIECE * _PIECES_AT_ONCE
+    if kind == _TREE:
+        for leaves in threads.each(partial(_leaves, read, size), range(0, size, step)):
+            digest.update(leaves)
+    else:
+        piece = memoryview(bytearray(min(_PIECE, size)))
+        for first in range(0, size, _PIECE):
+            read(piece[: size - first], first)
+            digest.update(piece[: size - first])
+    return _BEFORE % kind + digest.hexdigest().encode() + _AFTER
+
+
+def _leaves(read: Read, size: int, begin: int) -> bytes:
+    """The SHA-256 of each of some pieces, one after another."""
+    buffer = memoryview(bytearray(_PIECE))
+    leaves = b""
+    for first in range(begin, min(begin + _PIECE * _PIECES_AT_ONCE, size), _PIECE):
+        piece = buffer[: size - first]
+        read(piece, first)
+        leaves += hashlib.sha256(piece).digest()
+    return leaves
 
 
 def is_trailer(line: bytes) -> bool:
@@ -45,7 +84,8 @@ def write_trailer(path: str | Path) -> None:
     """
     with Path(path).open("r+b") as file:
         size = _size_without(file)
-        line = trailer(_pieces(file, size))
+        with Threads() as threads:
+            line = trailer(partial(_read, file.fileno()), size, threads)
         try:
             file.seek(size)
             file.write(line)
@@ -69,7 +109,11 @@ def check_trailer(path: str | Path) -> bool | None:
         size = _size_without(file)
         file.seek(size)
         line = file.read()
-        return line == trailer(_pieces(file, size)) if is_trailer(line) else None
+        found = _TRAILER.fullmatch(line)
+        if found is None:
+            return None
+        with Threads() as threads:
+            return line == _line(found[1], partial(_read, file.fileno()), size, threads)
 
 
 def has_trailer(path: str | Path) -> bool:
@@ -94,12 +138,9 @@ def _size_without(file: BinaryIO) -> int:
     return size - TRAILER_LENGTH if is_there else size
 
 
-def _pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """The first bytes of a file."""
-    file.seek(0)
-    while size and (piece := file.read(min(size, _BLOCK))):
-        size -= len(piece)
-        yield piece
+def _read(fd: int, into: memoryview, first: int) -> None:
+    """Fill memory with the bytes of a file from a place on."""
+    read_at(fd, into, first)
 
 
 def hdf5_end(fd: int) -> int:

@@ -6,6 +6,7 @@ file as a whole or, if it raises, not at all.
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 
 import h5netcdf
@@ -13,12 +14,14 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from precision_probe.trace.recording.chunks import check_chunks
+from precision_probe.trace.recording.chunks import begin_to_check_chunks
+from precision_probe.trace.recording.threads import Threads
 from precision_probe.trace.schema import COUNTED, TABLES
 from precision_probe.trace.tables import StoredTable, to_dataset
 from precision_probe.trace.transaction import changing, changing_hdf5, making
 from precision_probe.trace.variables import (
     TEXT_CHECKSUM,
+    SizedOnce,
     create,
     encoded_dataset,
     group_at,
@@ -96,6 +99,7 @@ def _add_coordinates(file: h5netcdf.File, tree: xr.DataTree) -> None:
         if name not in file.dimensions:
             file.dimensions[str(name)] = variable.size
             write_rows(create(file, str(name), variable), variable, 0)
+    SizedOnce.of_group(file)
 
 
 def _extend(group: h5netcdf.Group, dataset: xr.Dataset, rows: Mapping[str, tuple[int, int]]) -> None:
@@ -117,9 +121,11 @@ def _extend(group: h5netcdf.Group, dataset: xr.Dataset, rows: Mapping[str, tuple
         if before != variable.dims[0]:
             raise ValueError(f"the rows of {name} count {variable.dims[0]}s now, and counted {before}s before")
     first = {dim: group.dimensions[dim].size if dim in group.dimensions else rows.get(dim, (0, 0))[0] for dim in added}
-    for dim, more in added.items():
+    for dim in added:
         if dim not in group.dimensions:
             group.dimensions[dim] = None  # without a limit
+    SizedOnce.of_group(group)
+    for dim, more in added.items():
         group.resize_dimension(dim, first[dim] + more)
     for label, variable in variables.items():
         for other, size in zip(variable.dims[1:], variable.shape[1:], strict=True):
@@ -168,7 +174,7 @@ def check_counts(path: Path, n_structures: int) -> None:
         OSError: If it cannot be read, or a checksum is not that of what it is of.
         ValueError: If a variable has not one row for each structure, atom, edge or species.
     """
-    with path.open("rb") as opened, h5py.File(opened, "r") as file:
+    with path.open("rb") as opened, h5py.File(opened, "r") as file, Threads() as threads:
         structures = file["structures"]
         expected = {"structure": n_structures}
         expected |= {
@@ -178,19 +184,26 @@ def check_counts(path: Path, n_structures: int) -> None:
         }
         arrays: list[h5py.Dataset] = []
         file.visititems(lambda _, item: arrays.append(item) if isinstance(item, h5py.Dataset) and item.shape else None)
+        begun: list[Future[None]] = []
         for array in arrays:
-            _check_rows(array, expected, opened.fileno())
+            _check_rows(array, expected)
+            if TEXT_CHECKSUM in array.attrs:
+                _check_text(array)
+            elif array.fletcher32:
+                begun += begin_to_check_chunks(array, opened.fileno(), threads)
+        for each in begun:
+            each.result()
 
 
-def _check_rows(array: h5py.Dataset, expected: Mapping[str, int], fd: int) -> None:
-    """Check the number of rows, and all that stands in them against its checksums."""
+def _check_rows(array: h5py.Dataset, expected: Mapping[str, int]) -> None:
+    """Check the number of rows."""
     # h5netcdf would show a variable that is shorter than its dimension as long as that
     rows = str(array.dims[0][0].name).rpartition("/")[2] if len(array.dims[0]) else ""
     if len(array) != expected.get(rows, len(array)):
         raise ValueError(f"{array.name} has {len(array)} rows, and there are {expected[rows]} {rows}s")
-    checksum = array.attrs.get(TEXT_CHECKSUM)
-    if checksum is not None:
-        if text_crc32(array.asstr()[()]) != int(np.ravel(checksum)[0]):
-            raise OSError(f"{array.name} holds another text than was written")
-    elif array.fletcher32:
-        check_chunks(array, fd)
+
+
+def _check_text(array: h5py.Dataset) -> None:
+    """Check text against its checksum."""
+    if text_crc32(array.asstr()[()]) != int(np.ravel(array.attrs[TEXT_CHECKSUM])[0]):
+        raise OSError(f"{array.name} holds another text than was written")

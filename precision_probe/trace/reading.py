@@ -11,7 +11,6 @@ import stat
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ import h5netcdf
 import h5py
 import numpy as np
 import xarray as xr
-from h5netcdf.dimensions import Dimension
 from h5py import h5a
 from numpy.typing import NDArray
 from xarray.backends import BackendArray, H5NetCDFStore
@@ -36,7 +34,7 @@ from precision_probe.trace.recording.signals import uninterrupted
 from precision_probe.trace.schema import SCHEMA_VERSION, BrokenError, check_schema, value_checks
 from precision_probe.trace.trace import Trace, encoded
 from precision_probe.trace.transaction import close_in_hdf5
-from precision_probe.trace.variables import all_groups, pop_text_checksums
+from precision_probe.trace.variables import SizedOnce, all_groups, pop_text_checksums
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -314,25 +312,11 @@ class TraceFile(io.RawIOBase):
 _OPEN: "weakref.WeakSet[TraceFile]" = weakref.WeakSet()
 
 
-class _SizedOnce(Dimension):  # type: ignore[misc]
-    """A dimension of a file that does not change, whose size is found once.
-
-    h5netcdf finds the size of an unlimited dimension by looking at every variable that has it, and xarray asks ten
-    times for each variable: with as many variables as blocks give that is most of the time of opening a trace.
-    """
-
-    @cached_property
-    def size(self) -> int:
-        """How many entries it has."""
-        return int(super().size)
-
-
 def _lazy_tree(file: h5netcdf.File) -> xr.DataTree:
     """The groups of an open file, as :func:`xarray.open_datatree` has them."""
     datasets = {}
     for group in all_groups(file):
-        for dimension in group.dimensions.values():
-            dimension.__class__ = _SizedOnce
+        SizedOnce.of_group(group)
         datasets[group.name] = xr.open_dataset(
             H5NetCDFStore(group),
             engine="store",  # not asked for, it is found out by reading what all installed packages offer

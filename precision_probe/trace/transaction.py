@@ -7,6 +7,7 @@ I/O outside it:
 * Bytes beyond the old end of the file are written through, so that memory stays bounded, and the disk takes them while
   more are made. They are no part of the file until the old bytes say so. Where that fails, the error is kept for later,
   and the bytes are kept in memory.
+* Of chunks that are made beside HDF5 it is given the size alone, and finds a place; threads make and write them.
 * Bytes before the old end are changed in memory, page by page.
 * When HDF5 has closed the file, an error that was kept is raised, and the file is cut back to its old end. Else the
   changed pages go to ``<path>.journal``, and then into the file; then the journal is removed.
@@ -20,26 +21,28 @@ the next is taken: this holds for a machine that loses power, too, and for file 
 import contextlib
 import io
 import os
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h5netcdf
 import h5py
+import numpy as np
 from h5py import h5f
 
 from precision_probe.trace.digest import TRAILER_LENGTH, hdf5_end, is_trailer, trailer
 from precision_probe.trace.journal import Journal, Patch, read_at, read_journal, write_at
 from precision_probe.trace.recording.signals import uninterrupted
+from precision_probe.trace.recording.threads import Threads
+from precision_probe.trace.recording.write_behind import WriteBehind
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
+    from numpy.typing import NDArray
 
-__all__ = ["Transaction", "changing", "changing_hdf5", "close_in_hdf5", "making", "settle"]
+__all__ = ["Transaction", "changing", "changing_hdf5", "close_in_hdf5", "making", "settle", "transaction_of"]
 
-_PIECE = 2**20  # bytes that are read at once: a choice, beyond which nothing gets faster
-_MANY = 2**26  # new bytes that the disk is given while more are made: a choice, which it takes in a tenth of a second
 _PAGE = 4096  # bytes, those of file systems: a smaller change has a page written anyway
 # Versions of HDF5's format: of 1.10, in which all metadata have checksums; and no newer one, so that it is read by
 # whatever reads files of the last ten years.
@@ -94,6 +97,11 @@ def close_in_hdf5(file: object) -> None:
             h5py.File(opened).close()
 
 
+def transaction_of(dataset: h5py.Dataset) -> "Transaction | None":
+    """What the file of an array is changed by; ``None`` of one that HDF5 itself writes, or that lies in memory."""
+    return _OPEN.get(dataset.file.filename)
+
+
 def settle(path: Path) -> None:
     """Put what a journal says into its file, so that this is whole without it.
 
@@ -120,7 +128,7 @@ def _committed(transaction: "Transaction", *, is_last: bool = False) -> Iterator
             if transaction.failure is not None:  # what HDF5 says of bytes that it could not read is not the reason
                 raise transaction.failure from None
             raise
-        if is_last:
+        if is_last and transaction.failure is None:
             transaction.add_trailer()
         transaction.commit()
 
@@ -143,17 +151,20 @@ class Transaction(io.RawIOBase):
         self._path = path
         self._position = 0
         self._has_appended = False  # since the last commit
-        self._syncing = _Syncing()
+        self._room: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._lent, self._place = 0, -1
         self._trailer = b""
         self._pages: dict[int, bytearray] = {}
         self.failure: BaseException | None = None
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_TRUNC if new else 0), 0o666)
+        self._behind = WriteBehind(self._fd)
         try:
             self._old = 0 if new else self._repaired()
         except BaseException:
             os.close(self._fd)
             raise
         self._end = self._old
+        _OPEN[repr(self)] = self
 
     def _repaired(self) -> int:
         """Apply or remove the journal of a writer that was killed; the size of the file without what it left behind."""
@@ -203,6 +214,9 @@ class Transaction(io.RawIOBase):
         given = memoryview(data).cast("B")
         first, self._position = self._position, self._position + len(given)
         self._end = max(self._end, self._position)
+        if self._lent and len(given) == self._lent and _address(given) == _address(self._room.data):
+            self._place = first
+            return len(given)
         n_old = min(max(self._old - first, 0), len(given))
         try:
             if n_old:
@@ -223,19 +237,57 @@ class Transaction(io.RawIOBase):
 
     # What is done with it
 
+    @property
+    def threads(self) -> Threads:
+        """That write what is written later; they may help to make it."""
+        return self._behind.threads
+
+    def write_later(
+        self, size: int, write: "Callable[[NDArray[np.uint8]], object]", make: "Callable[[], Iterable[memoryview]]"
+    ) -> None:
+        """Have HDF5 find a place for so many bytes, and threads make and write them there.
+
+        Args:
+            size: How many.
+            write: Has HDF5 write what it is given, directly; of this it writes nothing.
+            make: The bytes, in pieces.
+
+        Raises:
+            RuntimeError: If HDF5 did not write what it was given as it was given, which it always does.
+        """
+        if len(self._room) < size:
+            self._room = np.empty(size, np.uint8)  # never touched, so it takes no memory
+        self._lent, self._place = size, -1
+        write(self._room[:size])
+        self._lent = 0
+        if self._place < 0:
+            raise RuntimeError(f"HDF5 made no room in {self._path} for {size} bytes")
+        self._has_appended = True
+        try:
+            if self._place < self._old:  # where other bytes were given up, which the file has until this is committed
+                self.seek(self._place)
+                self.write(b"".join(make()))
+            elif self.failure is None:
+                self._behind.begin(self._place, size, make)
+        except BaseException as error:
+            self._keep(error)
+
     def _keep(self, error: BaseException) -> None:
         """Remember the first error, which means that nothing of all this is to be kept."""
         self.failure = self.failure or error
 
     def _read(self, into: memoryview, first: int) -> None:
         """What the disk has, and over it what is in memory."""
+        self._behind.wait_for(first, len(into))
         read_at(self._fd, into, first)
         if not self._pages:
             return
         for number in range(first // _PAGE, (first + len(into) - 1) // _PAGE + 1):
             if (page := self._pages.get(number)) is not None:
                 begin = max(first, number * _PAGE)
-                end = min(first + len(into), (number + 1) * _PAGE)
+                # behind the old end the disk has all that was written, as long as it could be
+                most = self._old if self.failure is None else self._end
+                end = max(begin, min(first + len(into), (number + 1) * _PAGE, most))
                 into[begin - first : end - first] = page[begin - number * _PAGE : end - number * _PAGE]
 
     def _change(self, given: memoryview, first: int) -> None:
@@ -254,9 +306,10 @@ class Transaction(io.RawIOBase):
         if self.failure is None:
             self._has_appended = True
             try:
+                self._behind.wait_for(first, len(given))
                 write_at(self._fd, given, first)
-                self._syncing.wrote(self._fd, len(given))
-            except OSError as error:
+                self._behind.wrote(len(given))
+            except BaseException as error:
                 self._keep(error)
         shared = self._pages.get(first // _PAGE)
         if self.failure is not None:
@@ -268,18 +321,13 @@ class Transaction(io.RawIOBase):
 
     def add_trailer(self) -> None:
         """Write the line that says what the file is, as it is to be, behind it."""
-        pieces = (memoryview(bytearray(min(_PIECE, self._end - first))) for first in range(0, self._end, _PIECE))
-        line = trailer(self._filled(piece, number * _PIECE) for number, piece in enumerate(pieces))
+        self._behind.wait()
+        line = trailer(self._read, self._end, self.threads)
         if self._old:
             self._trailer = line  # not on the disk before the rest is: there it would be that of another file
         else:
             self.seek(0, os.SEEK_END)
             self.write(line)
-
-    def _filled(self, piece: memoryview, first: int) -> memoryview:
-        """A piece of memory with what the file is to have at a place."""
-        self._read(piece, first)
-        return piece
 
     def commit(self) -> None:
         """Make the changes that HDF5 has made, or none: then the file is as it was.
@@ -289,7 +337,7 @@ class Transaction(io.RawIOBase):
         """
         if self.failure is not None:
             raise self.failure
-        self._syncing.wait()
+        self._behind.wait()
         if self._end > self._old:
             os.ftruncate(self._fd, self._end)
         os.fsync(self._fd)  # a file system may say only now that there is no space
@@ -311,8 +359,7 @@ class Transaction(io.RawIOBase):
         fd, self._fd = self._fd, -1  # first, as whatever comes between would have it done again, when others write
         if fd >= 0:
             try:
-                with contextlib.suppress(OSError):  # which commit() has raised, or nothing was to be committed
-                    self._syncing.wait()
+                self._behind.close()
                 if self._has_appended:
                     with contextlib.suppress(OSError):  # what lies behind the end of an HDF5 file does no harm
                         os.ftruncate(fd, self._old)
@@ -322,35 +369,10 @@ class Transaction(io.RawIOBase):
         super().close()
 
 
-class _Syncing:
-    """Lets the disk take what was written while more is made, in one thread: all at the end, it would be waited for."""
+_OPEN: "weakref.WeakValueDictionary[str, Transaction]" = weakref.WeakValueDictionary()
 
-    def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-        self._begun: Future[None] | None = None
-        self._n_bytes = 0
 
-    def wrote(self, fd: int, n_bytes: int) -> None:
-        """Begin to sync a file if it is worth it, and the disk has done what was begun.
-
-        Raises:
-            OSError: If it could not do that; the system tells it once only.
-        """
-        self._n_bytes += n_bytes
-        if self._n_bytes < _MANY or not (self._begun is None or self._begun.done()):
-            return
-        self.wait()
-        with contextlib.suppress(RuntimeError):  # Python is ending, and starts no threads
-            self._pool = self._pool or ThreadPoolExecutor(1)
-            self._begun = self._pool.submit(os.fsync, fd)
-        self._n_bytes = 0
-
-    def wait(self) -> None:
-        """Wait for what was begun.
-
-        Raises:
-            OSError: If that failed.
-        """
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            begun.result()
+def _address(data: memoryview) -> int:
+    """Where bytes lie in memory."""
+    address, _ = np.frombuffer(data, np.uint8).__array_interface__["data"]
+    return int(address)

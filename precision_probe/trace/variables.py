@@ -2,18 +2,22 @@
 
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import h5netcdf
 import h5py
 import numpy as np
 import xarray as xr
+from h5netcdf.dimensions import Dimension
 from numpy.typing import NDArray
 
 from precision_probe.trace.recording.chunks import write_whole_chunks
+from precision_probe.trace.transaction import transaction_of
 
 __all__ = [
     "TEXT_CHECKSUM",
+    "SizedOnce",
     "all_groups",
     "create",
     "encoded_dataset",
@@ -28,9 +32,39 @@ __all__ = [
 ]
 
 # Measured on a variable of 75 MB: it is read whole as fast as with chunks four times as large (those a quarter as
-# large take a sixth longer), and one structure of 32 atoms is read in half their time.
-_CHUNK_BYTES = 2**18
+# large take a sixth longer), and one structure of 32 atoms is read in half their time. Where much comes at once, of a
+# large structure, it is read at once, too: then chunks are larger, as far as the cache holds them that every HDF5 has.
+_CHUNK_BYTES, _LARGE_CHUNK_BYTES = 2**18, 2**20
+_CHUNKS_AT_ONCE = 32  # that what comes at once is divided into, before chunks grow: a choice
 TEXT_CHECKSUM = "text_crc32"  # an attribute
+
+
+class SizedOnce(Dimension):  # type: ignore[misc]
+    """A dimension whose size is found once, as long as nobody but itself changes that.
+
+    h5netcdf finds the size of an unlimited dimension by looking at every variable that has it, and asks for it wherever
+    a variable is made; xarray asks ten times for each that it reads. With as many variables as blocks give that is most
+    of the time of opening a trace, and a third of that of making them.
+    """
+
+    @classmethod
+    def of_group(cls, group: h5netcdf.Group) -> None:
+        """Have all dimensions of a group be such."""
+        for dimension in group.dimensions.values():
+            dimension.__class__ = cls
+
+    @cached_property
+    def size(self) -> int:
+        """How many entries it has."""
+        return int(super().size)
+
+    @cached_property
+    def _maxsize(self) -> int | None:
+        return None if self.isunlimited() else self.size
+
+    def _resize(self, size: int) -> None:
+        super()._resize(size)
+        self.__dict__["size"] = size
 
 
 def write_tree(file: h5netcdf.File, tree: xr.DataTree) -> None:
@@ -99,8 +133,9 @@ def create(group: h5netcdf.Group, name: str, variable: xr.Variable) -> h5netcdf.
         chunks=_chunks(variable) if variable.dims else None,
         **({"fletcher32": True, **_compression(variable)} if variable.dims and not is_text else {}),
     )
+    stored = created.attrs  # which h5netcdf looks up in the file whenever it is asked for it
     for key, value in attributes.items():
-        created.attrs[str(key)] = storable(value)
+        stored[str(key)] = storable(value)
     return created
 
 
@@ -109,11 +144,12 @@ def write_rows(stored: h5netcdf.Variable, variable: xr.Variable, first: int) -> 
     if variable.size and not variable.dims:
         stored[...] = variable.values
     elif variable.size:
-        values = variable.values
-        done = write_whole_chunks(stored._h5ds, values, first)
+        values, dataset = variable.values, stored._h5ds
+        writer = transaction_of(dataset)
+        done = slice(0, 0) if writer is None else write_whole_chunks(dataset, values, first, writer)
         for rows in (slice(0, done.start), slice(done.stop, len(values))):
             if rows.start < rows.stop:
-                stored[first + rows.start : first + rows.stop] = values[rows]
+                dataset[first + rows.start : first + rows.stop] = values[rows]
     if variable.dtype.kind in "OU":
         before = int(stored.attrs[TEXT_CHECKSUM]) if TEXT_CHECKSUM in stored.attrs else 0
         stored.attrs[TEXT_CHECKSUM] = np.uint32(text_crc32(variable.values, before))
@@ -149,7 +185,8 @@ def _compression(variable: xr.Variable) -> Mapping[str, Any]:
 def _chunks(variable: xr.Variable) -> tuple[int, ...]:
     """As many rows as there are now, within what is quick to read."""
     row_bytes = max(1, variable.dtype.itemsize * int(np.prod(variable.shape[1:], dtype=int)))
-    rows = max(1, min(variable.shape[0], _CHUNK_BYTES // row_bytes))
+    chunk_bytes = min(max(_CHUNK_BYTES, variable.nbytes // _CHUNKS_AT_ONCE), _LARGE_CHUNK_BYTES)
+    rows = max(1, min(variable.shape[0], chunk_bytes // row_bytes))
     return (rows, *(max(1, size) for size in variable.shape[1:]))
 
 

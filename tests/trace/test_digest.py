@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from precision_probe.trace import digest
 from precision_probe.trace.digest import check_trailer, write_trailer
 
 
@@ -32,6 +33,24 @@ def test_the_line_is_the_digest_that_other_programs_compute(path):
     found = subprocess.run(["sha256sum"], input=head, capture_output=True, check=True).stdout.split()[0]
     assert found in path.read_bytes()[-66:]
     assert check_trailer(path) is True
+
+
+@pytest.mark.parametrize("n_bytes", [100, 2**20, 2**20 + 1, 2**21 * 17 + 5])
+def test_of_a_large_file_it_is_of_the_digests_of_its_pieces(tmp_path, monkeypatch, n_bytes):
+    path, content = tmp_path / "large", np.random.default_rng(0).bytes(n_bytes)
+    path.write_bytes(content)
+    monkeypatch.setattr(digest, "_LARGE", 100)
+    write_trailer(path)
+    pieces = [content[first : first + 2**20] for first in range(0, n_bytes, 2**20)]
+    root = hashlib.sha256(b"".join(hashlib.sha256(piece).digest() for piece in pieces)).hexdigest()
+    assert path.read_bytes()[n_bytes:] == b"\nprecision-probe merkle %s\n" % root.encode()
+    monkeypatch.undo()
+    assert check_trailer(path) is True  # by what the line says
+    for at in (0, n_bytes // 2, n_bytes - 1):
+        damaged = bytearray(path.read_bytes())
+        damaged[at] ^= 1
+        (tmp_path / "damaged").write_bytes(damaged)
+        assert check_trailer(tmp_path / "damaged") is False
 
 
 def test_no_line(path):

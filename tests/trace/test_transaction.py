@@ -15,9 +15,9 @@ import pytest
 from full_disk import WRITING, Killed, broken_disk, killed_at
 from h5py import h5f
 
-from precision_probe.trace import transaction
 from precision_probe.trace.digest import check_trailer, write_trailer
 from precision_probe.trace.journal import Journal, Patch, pending_changes, read_journal
+from precision_probe.trace.recording import write_behind
 from precision_probe.trace.transaction import Transaction, changing, changing_hdf5, making, settle
 
 N_OLD, N_NEW = 1000, 3000  # numbers; the file then changes by bytes before and beyond its old end
@@ -417,7 +417,7 @@ def test_a_disk_that_fails_meanwhile_leaves_the_file_as_it_was(path, monkeypatch
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         fsync(fd)
 
-    monkeypatch.setattr(transaction, "_MANY", 1000)
+    monkeypatch.setattr(write_behind, "_MANY", 1000)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", failing_in_a_thread)
         with pytest.raises(OSError, match="Input/output error"):
@@ -432,7 +432,56 @@ def test_as_python_ends_and_starts_no_threads_the_disk_is_waited_for_at_the_end(
     def ending(*_):
         raise RuntimeError("cannot schedule new futures after shutdown")
 
-    monkeypatch.setattr(transaction, "_MANY", 1000)
+    monkeypatch.setattr(write_behind, "_MANY", 1000)
     monkeypatch.setattr(ThreadPoolExecutor, "submit", ending)
     change(path)
     assert contents(path) == 2
+
+
+# What threads write
+
+
+def bytes_of(transaction, first, size):
+    transaction.seek(first)
+    into = bytearray(size)
+    transaction.readinto(into)
+    return bytes(into)
+
+
+@pytest.mark.parametrize("first", [0, 4090, 4995, 5000, 9000])
+def test_what_is_written_later_is_there_for_who_reads_it(tmp_path, first):
+    """In the place of old bytes, too, which stay what they are until it is committed."""
+    path, new = tmp_path / "some", bytes(range(256)) * 20
+    path.write_bytes(b"x" * 5000)
+    with contextlib.closing(Transaction(path)) as changed:
+
+        def write(room):
+            changed.seek(first)
+            assert changed.write(room) == len(room)
+
+        changed.write_later(len(new), write, lambda: map(memoryview, (new[:1000], new[1000:])))
+        assert bytes_of(changed, first, len(new)) == new
+        assert bytes_of(changed, 0, min(first, 5000)) == b"x" * min(first, 5000)
+        assert path.read_bytes()[:5000] == b"x" * 5000
+        changed.commit()
+    expected = bytearray(b"x" * 5000).ljust(first, b"\0")
+    expected[first : first + len(new)] = new
+    assert path.read_bytes() == expected
+
+
+def test_what_is_written_twice_is_what_came_last(tmp_path):
+    with contextlib.closing(Transaction(tmp_path / "some", new=True)) as changed:
+        for number in range(50):
+            changed.write_later(
+                10, lambda room: (changed.seek(0), changed.write(room)), lambda n=number: [memoryview(b"%010d" % n)]
+            )
+            changed.seek(3)
+            changed.write(b"y")
+        changed.commit()
+    assert (tmp_path / "some").read_bytes() == b"000y000049"
+
+
+def test_hdf5_that_makes_no_room_is_noticed(tmp_path):
+    changed = Transaction(tmp_path / "some", new=True)
+    with contextlib.closing(changed), pytest.raises(RuntimeError, match="made no room"):
+        changed.write_later(10, lambda room: changed.write(bytes(room)), lambda: [memoryview(bytes(10))])

@@ -1,42 +1,53 @@
-"""Whole chunks of an array, as HDF5's filters would make them, made by several threads.
+"""Whole chunks of an array, as HDF5's filters would make them, made and written by several threads.
 
 HDF5 runs its filters in one thread, and deflates what was widened from a half precision more slowly than disks write.
 It stores a chunk that was made elsewhere as it is given, and reads it like any other: it compares the checksum and
 undoes the filters.
 """
 
-import os
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["check_chunks", "fletcher32", "write_whole_chunks"]
+from precision_probe.trace.journal import read_at
+from precision_probe.trace.recording.fletcher32 import fletcher32
+from precision_probe.trace.recording.threads import Threads
+
+__all__ = ["Writer", "begin_to_check_chunks", "write_whole_chunks"]
 
 _FEW = 2**20  # bytes of rows, and of a chunk, for which threads are not worth their while: choices; HDF5 takes 1 ms
 _SMALL = 2**14
-_THREADS = min(4, os.cpu_count() or 1)  # which together make chunks about as fast as disks take them
-_AHEAD = 4 * _THREADS  # chunks that are made and not yet written: they keep every thread busy
-_WORDS = 2**17  # of 16 bits that are summed at once: 65535 times the sum of their places is below 2⁵³
-_PLACES = np.arange(_WORDS, 0, -1, dtype=np.float64)
-_MODULUS = 65535
-
-Piece = TypeVar("Piece")
-Made = TypeVar("Made")
+_MANY = 2**24  # bytes of chunks that one thread checks in one buffer, as the system is slow to give memory: a choice
+_CHECKSUM = 4  # bytes behind a chunk
 
 
-def write_whole_chunks(dataset: h5py.Dataset, values: NDArray[Any], first: int) -> slice:
-    """Write those rows of an array that fill chunks.
+class Writer(Protocol):
+    """Writes to a file that HDF5 has open, where that makes room, as a transaction does."""
+
+    @property
+    def threads(self) -> Threads:
+        """That write; they may help to make what they write."""
+
+    def write_later(
+        self, size: int, write: Callable[[NDArray[np.uint8]], object], make: Callable[[], Iterable[memoryview]]
+    ) -> None:
+        """Have ``write`` find a place for so many bytes, and threads make them and write them there."""
+
+
+def write_whole_chunks(dataset: h5py.Dataset, values: NDArray[Any], first: int, writer: Writer) -> slice:
+    """Begin to write those rows of an array that fill chunks; they must not be changed before the file is closed.
 
     Args:
         dataset: An array of the file, long enough.
         values: Rows of it.
         first: The row of the file that the first of them is.
+        writer: Writes to its file.
 
     Returns:
         Which of the rows were written: none where they are few, chunks are small, or they have other filters than
@@ -49,100 +60,93 @@ def write_whole_chunks(dataset: h5py.Dataset, values: NDArray[Any], first: int) 
         return slice(0, 0)
     begin = min(-first % step, len(values))
     rows = range(begin, begin + (len(values) - begin) // step * step, step)
-    make = _deflated_chunk if dataset.shuffle else _plain_chunk
     pieces = (values[row : row + step] for row in rows)
-    for row, chunk in zip(rows, _in_threads(make, pieces), strict=True):
-        dataset.id.write_direct_chunk((first + row, *(0 for _ in others)), chunk)
+    for row, (size, make) in zip(rows, _chunks(pieces, writer.threads, deflated=dataset.shuffle), strict=True):
+        write = partial(dataset.id.write_direct_chunk, (first + row, *(0 for _ in others)))
+        writer.write_later(size, write, make)
     return slice(begin, rows[-1] + step if rows else begin)
 
 
-def check_chunks(dataset: h5py.Dataset, fd: int) -> None:
-    """Read all chunks of an array as they lie in its file, and compare their checksums.
+def _chunks(
+    pieces: Iterable[NDArray[Any]], threads: Threads, *, deflated: bool
+) -> Iterator[tuple[int, Callable[[], Iterable[memoryview]]]]:
+    """The size of each chunk, and what makes it: those that are deflated have no size before they are made."""
+    if deflated:
+        for chunk in threads.each(_deflated_chunk, pieces):
+            yield len(chunk), partial(iter, (memoryview(chunk),))
+    else:
+        for piece in pieces:
+            yield piece.nbytes + _CHECKSUM, partial(_plain_chunk, piece)
+
+
+class _Stored(NamedTuple):
+    """Where a chunk lies in its file."""
+
+    first: int
+    size: int
+
+
+def begin_to_check_chunks(dataset: h5py.Dataset, fd: int, threads: Threads) -> "list[Future[None]]":
+    """Have all chunks of an array read as they lie in its file, and their checksums compared.
 
     Args:
         dataset: An array with Fletcher-32.
         fd: The file that it is read from, open.
+        threads: Do so.
 
-    Raises:
-        OSError: If a checksum is not that of what it is of.
+    Returns:
+        What is begun; it raises an ``OSError`` if a checksum is not that of what it is of.
     """
-    places: list[tuple[int, int]] = []
-    dataset.id.chunk_iter(lambda stored: places.append((stored.byte_offset, stored.size)))
-
-    def is_whole(place: tuple[int, int]) -> bool:
-        first, size = place
-        chunk = os.pread(fd, size, first)
-        return fletcher32(chunk[:-4]) == int.from_bytes(chunk[-4:], "little")
-
-    if not all(_in_threads(is_whole, places)):
-        raise OSError(f"a chunk of {dataset.name} has not the Fletcher32 checksum that it was written with")
-
-
-def _in_threads(make: Callable[[Piece], Made], pieces: Iterable[Piece]) -> Iterator[Made]:
-    """What is made of each piece, in order; few are made before they are asked for, so that memory stays bounded."""
-    waiting: deque[Future[Made]] = deque()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for piece in pieces:
-            waiting.append(_begun(pool, make, piece))
-            if len(waiting) == _AHEAD:
-                yield waiting.popleft().result()
-        yield from (each.result() for each in waiting)
+    chunks: list[_Stored] = []
+    dataset.id.chunk_iter(lambda stored: chunks.append(_Stored(stored.byte_offset, stored.size)))
+    largest = max((chunk.size for chunk in chunks), default=0)
+    step = max(1, _MANY // max(1, largest))
+    name = dataset.name
+    return [
+        threads.begin(_check, chunks[number : number + step], largest, fd, name)
+        for number in range(0, len(chunks), step)
+    ]
 
 
-def _begun(pool: ThreadPoolExecutor, make: Callable[[Piece], Made], piece: Piece) -> Future[Made]:
-    """A piece that is being made; or that was, as Python starts no threads when it ends."""
-    try:
-        return pool.submit(make, piece)
-    except RuntimeError:
-        made: Future[Made] = Future()
-        made.set_result(make(piece))
-        return made
+def _check(chunks: Iterable[_Stored], largest: int, fd: int, name: str) -> None:
+    buffer = memoryview(bytearray(largest))
+    for chunk in chunks:
+        stored = buffer[: chunk.size]
+        read_at(fd, stored, chunk.first)
+        if fletcher32(stored[:-_CHECKSUM]) != int.from_bytes(stored[-_CHECKSUM:], "little"):
+            raise OSError(f"a chunk of {name} has not the Fletcher32 checksum that it was written with")
 
 
-def _plain_chunk(values: NDArray[Any]) -> bytes:
-    """A chunk that has nothing but its checksum."""
-    return _with_checksum(np.ascontiguousarray(values).tobytes())
+def _plain_chunk(values: NDArray[Any]) -> Iterator[memoryview]:
+    """A chunk that has nothing but its checksum, in pieces, so that it is not copied."""
+    content = np.ascontiguousarray(values).data.cast("B")
+    yield content
+    yield memoryview(fletcher32(content).to_bytes(_CHECKSUM, "little"))
 
 
 def _deflated_chunk(values: NDArray[Any]) -> bytes:
     """A chunk whose bytes were shuffled, those of one significance together, and deflated.
 
-    Of numbers widened from a half precision, the lowest bytes are mostly zero and the highest, sign and exponent, much
-    alike: deflate finds that without looking for words that come again, which takes it most of its time. The third byte
-    holds the mantissa's leading bits, which are as good as random, and is stored.
+    Of numbers widened from a half precision, the lowest bytes are mostly zero, which deflate finds as runs; the
+    highest, sign and exponent, are few and without order, so that it need only count them. Neither needs the search for
+    words that come again, which takes it most of its time. The third byte holds the mantissa's leading bits, which are
+    as good as random, and is stored.
     """
-    planes = np.ascontiguousarray(np.ascontiguousarray(values).view(np.uint8).reshape(-1, values.itemsize).T)
+    numbers = np.ascontiguousarray(values).reshape(-1).view(f"<u{values.itemsize}")
+    planes = np.empty((values.itemsize, len(numbers)), np.uint8)
+    shifted = np.empty_like(numbers)
     parts = [b"\x78\x01"]  # how zlib's format begins
     for number, plane in enumerate(planes):
+        np.copyto(plane, np.right_shift(numbers, 8 * number, out=shifted), casting="unsafe")
         is_last = number == len(planes) - 1
-        level, strategy = (0, zlib.Z_DEFAULT_STRATEGY) if number == len(planes) - 2 else (1, zlib.Z_RLE)
+        level, strategy = (0, zlib.Z_DEFAULT_STRATEGY) if number == len(planes) - 2 else (1, _strategy(plane))
         deflate = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, strategy=strategy)
-        parts += [deflate.compress(plane), deflate.flush(zlib.Z_FINISH if is_last else zlib.Z_FULL_FLUSH)]
-    return _with_checksum(b"".join([*parts, zlib.adler32(planes.data).to_bytes(4, "big")]))
+        parts += [deflate.compress(plane.data), deflate.flush(zlib.Z_FINISH if is_last else zlib.Z_FULL_FLUSH)]
+    content = b"".join([*parts, zlib.adler32(planes.data).to_bytes(4, "big")])
+    return content + fletcher32(content).to_bytes(_CHECKSUM, "little")
 
 
-def _with_checksum(content: bytes) -> bytes:
-    """A chunk as HDF5's filter of that name stores it."""
-    return content + fletcher32(content).to_bytes(4, "little")
-
-
-def fletcher32(content: bytes) -> int:
-    """The checksum that HDF5 has of a chunk: sums of 16-bit words, and of these sums, modulo 65535.
-
-    Example:
-        >>> hex(fletcher32(b"abcdef"))
-        '0x50562a2d'
-    """
-    words = np.frombuffer(content + bytes(len(content) % 2), dtype="<u2")
-    total = of_totals = 0
-    for first in range(0, len(words), _WORDS):
-        piece = words[first : first + _WORDS].astype(np.float64)  # sums of whole numbers below 2⁵³ are exact
-        of_totals += len(piece) * total + int(piece @ _PLACES[-len(piece) :])
-        total += int(piece.sum())
-    # HDF5 takes the words in the other order of bytes: modulo 65535 that is 256 times as much
-    return _folded(256 * of_totals) << 16 | _folded(256 * total)
-
-
-def _folded(total: int) -> int:
-    """A number modulo 65535, which stands for 0 itself, except of 0."""
-    return (total - 1) % _MODULUS + 1 if total else 0
+def _strategy(plane: NDArray[np.uint8]) -> int:
+    """To look for runs, where most bytes are as the one before them, or not even for these."""
+    is_run = np.count_nonzero(plane[1:] == plane[:-1]) > len(plane) / 2
+    return zlib.Z_RLE if is_run else zlib.Z_HUFFMAN_ONLY
