@@ -327,14 +327,37 @@ class _SizedOnce(Dimension):  # type: ignore[misc]
         return int(super().size)
 
 
+class _FoundOnce(h5netcdf.Variable):  # type: ignore[misc]
+    """A variable of a file that does not change, which is looked for once; h5netcdf does each time it is asked."""
+
+    @cached_property
+    def _h5ds(self) -> h5py.Dataset:
+        return super()._h5ds
+
+
+class _Store(H5NetCDFStore):
+    """A group as xarray reads it; texts are read at once, as xarray does, which would first import dask for it."""
+
+    __slots__ = ()
+
+    def open_store_variable(self, name: str, var: h5netcdf.Variable) -> xr.Variable:
+        """One variable of the group."""
+        variable = super().open_store_variable(name, var)
+        if variable.encoding["dtype"] is not str:
+            return variable
+        return xr.Variable(variable.dims, np.asarray(variable._data).astype(str), variable.attrs, fastpath=True)
+
+
 def _lazy_tree(file: h5netcdf.File) -> xr.DataTree:
     """The groups of an open file, as :func:`xarray.open_datatree` has them."""
     datasets = {}
     for group in all_groups(file):
         for dimension in group.dimensions.values():
             dimension.__class__ = _SizedOnce
+        for variable in group.variables.values():
+            variable.__class__ = _FoundOnce
         datasets[group.name] = xr.open_dataset(
-            H5NetCDFStore(group),
+            _Store(group),
             engine="store",  # not asked for, it is found out by reading what all installed packages offer
             decode_times=False,  # numbers and texts are taken as they are, whatever attributes would make of them
             decode_timedelta=False,
