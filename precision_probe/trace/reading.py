@@ -328,11 +328,16 @@ class _SizedOnce(Dimension):  # type: ignore[misc]
 
 
 class _FoundOnce(h5netcdf.Variable):  # type: ignore[misc]
-    """A variable of a file that does not change, which is looked for once; h5netcdf does each time it is asked."""
+    """A variable that is looked for in its file once while it is opened; h5netcdf does each time it is asked."""
 
     @cached_property
     def _h5ds(self) -> h5py.Dataset:
         return super()._h5ds
+
+    def forget(self) -> None:
+        """Be as h5netcdf has it: what stays open keeps chunks in memory."""
+        self.__dict__.pop("_h5ds", None)
+        self.__class__ = h5netcdf.Variable
 
 
 class _Store(H5NetCDFStore):
@@ -342,7 +347,9 @@ class _Store(H5NetCDFStore):
 
     def open_store_variable(self, name: str, var: h5netcdf.Variable) -> xr.Variable:
         """One variable of the group."""
-        variable = super().open_store_variable(name, var)
+        var.__class__ = _FoundOnce
+        variable: xr.Variable = super().open_store_variable(name, var)  # type: ignore[no-untyped-call]
+        var.forget()
         if variable.encoding["dtype"] is not str:
             return variable
         return xr.Variable(variable.dims, np.asarray(variable._data).astype(str), variable.attrs, fastpath=True)
@@ -354,8 +361,6 @@ def _lazy_tree(file: h5netcdf.File) -> xr.DataTree:
     for group in all_groups(file):
         for dimension in group.dimensions.values():
             dimension.__class__ = _SizedOnce
-        for variable in group.variables.values():
-            variable.__class__ = _FoundOnce
         datasets[group.name] = xr.open_dataset(
             _Store(group),
             engine="store",  # not asked for, it is found out by reading what all installed packages offer
