@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from precision_probe.analysis.array_errors import ArrayErrors
 from precision_probe.analysis.errors import errors
 from precision_probe.analysis.in_threads import in_threads
-from precision_probe.analysis.pairs import MODEL, Pair, StoredArray, arrays, paired
+from precision_probe.analysis.pairs import MODEL, StoredArray, arrays, blocks_of_rows, read_pairs
 from precision_probe.exceptions import InputError
 from precision_probe.precisions import PRECISIONS, Precision, parse_precision
 from precision_probe.trace.trace import Trace
@@ -143,14 +143,11 @@ class _Beside:
 def _differences(beside: Sequence[_Beside]) -> list[dict[str, object]]:
     """How far B's arrays are from A's, and both from A's float64; what needs other rows is judged later."""
     how = [ArrayErrors(each.precision, is_whole=each.reference.is_small) for each in beside]
-    blocks = (
-        (at, of_a, of_b)
-        for at, each in enumerate(beside)
-        for of_a, of_b in paired(each.reference, [each.ours, each.theirs])
-    )
+    blocks = ((at, rows) for at, each in enumerate(beside) for rows in blocks_of_rows(each.reference.values))
 
-    def found_in(block: tuple[int, Pair, Pair]) -> tuple[int, list[NDArray[np.float64]], bool]:
-        at, a, b = block
+    def found_in(block: tuple[int, slice]) -> tuple[int, list[NDArray[np.float64]], bool]:
+        at, rows = block
+        a, b = read_pairs(beside[at].reference, [beside[at].ours, beside[at].theirs], rows)
         pairs = ((a.y_hat, b.y_hat), (a.y, a.y_hat), (b.y, b.y_hat))
         return at, [how[at].of_block(*pair) for pair in pairs], np.array_equal(a.y_hat, b.y_hat, equal_nan=True)
 

@@ -12,7 +12,7 @@ from precision_probe.analysis.array_errors import ArrayErrors
 from precision_probe.analysis.in_threads import in_threads
 from precision_probe.analysis.kept_errors import kept_errors
 from precision_probe.analysis.metrics import EPS, METRICS
-from precision_probe.analysis.pairs import MODEL, By, Pair, arrays, labels_in_order, paired
+from precision_probe.analysis.pairs import MODEL, By, arrays, blocks_of_rows, labels_in_order, paired, read_pairs
 from precision_probe.exceptions import InputError
 from precision_probe.precisions import PRECISIONS, Precision
 from precision_probe.trace.schema import REFERENCE
@@ -101,22 +101,26 @@ def _compared(trace: Trace, mode: str, eps: float, by: By | None) -> Iterator[_R
         return
     groups = [trace.group(mode, precision) for precision in precisions]
     references = list(arrays(trace, trace.group(mode, REFERENCE), mode))
-    blocks = (
-        (at, precision, pair)
-        for at, reference in enumerate(references)
-        for pairs in paired(reference, [reference.in_group(group) for group in groups], with_elements=by == "element")
-        for precision, pair in zip(precisions, pairs, strict=True)
-    )
+    blocks = ((at, rows) for at, reference in enumerate(references) for rows in blocks_of_rows(reference.values))
 
-    def found_in(block: tuple[int, Precision, Pair]) -> tuple[int, Precision, dict[str, NDArray[np.float64]]]:
-        at, precision, pair = block
-        how = ArrayErrors(precision, eps, is_whole=references[at].is_small)
-        return at, precision, {label: how.of_block(part.y, part.y_hat) for label, part in pair.resolved_by(by)}
+    def found_in(block: tuple[int, slice]) -> tuple[int, list[dict[str, NDArray[np.float64]]]]:
+        at, rows = block
+        reference = references[at]
+        variants = [reference.in_group(group) for group in groups]
+        pairs = read_pairs(reference, variants, rows, with_elements=by == "element")
+        return at, [
+            {
+                label: ArrayErrors(precision, eps, is_whole=reference.is_small).of_block(part.y, part.y_hat)
+                for label, part in pair.resolved_by(by)
+            }
+            for precision, pair in zip(precisions, pairs, strict=True)
+        ]
 
     found: dict[tuple[int, Precision], dict[str, list[NDArray[np.float64]]]] = {}
-    for at, precision, of_parts in in_threads(found_in, blocks):
-        for label, of_block in of_parts.items():
-            found.setdefault((at, precision), {}).setdefault(label, []).append(of_block)
+    for at, of_variants in in_threads(found_in, blocks):
+        for precision, of_parts in zip(precisions, of_variants, strict=True):
+            for label, of_block in of_parts.items():
+                found.setdefault((at, precision), {}).setdefault(label, []).append(of_block)
     for (at, precision), of_labels in found.items():
         reference = references[at]
         how = ArrayErrors(precision, eps, is_whole=reference.is_small)

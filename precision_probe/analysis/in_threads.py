@@ -1,7 +1,4 @@
-"""Work on pieces of arrays in several threads, while the next pieces are read.
-
-NumPy lets other threads run while it computes, and HDF5 reads in one thread alone.
-"""
+"""Work on pieces of arrays in several threads: reading, inflating and computing all let other threads run."""
 
 import os
 from collections import deque
@@ -11,8 +8,8 @@ from typing import TypeVar
 
 __all__ = ["in_threads"]
 
-_THREADS = min(4, os.cpu_count() or 1)  # which compute faster than one reads: more would wait
-_AHEAD = _THREADS + 1  # pieces that are in memory at once: one for each thread, and one that waits for the first free
+_THREADS = min(8, os.cpu_count() or 1)  # a choice: each has a block of every array that is compared in memory
+_AHEAD = 2 * _THREADS  # pieces that are begun: no thread waits while the first of them takes long
 
 Piece = TypeVar("Piece")
 Made = TypeVar("Made")
@@ -23,7 +20,7 @@ def in_threads(make: Callable[[Piece], Made], pieces: Iterable[Piece]) -> Iterat
 
     Args:
         make: A function that may run in several threads at once.
-        pieces: Of which few are taken before what is made of them is, so that memory stays bounded.
+        pieces: Of which few are taken before what is made of them is, so that what is made stays little.
 
     Example:
         >>> list(in_threads(abs, [-1, 2, -3]))
@@ -35,5 +32,4 @@ def in_threads(make: Callable[[Piece], Made], pieces: Iterable[Piece]) -> Iterat
             if len(waiting) == _AHEAD:
                 yield waiting.popleft().result()
             waiting.append(pool.submit(make, piece))
-            del piece  # which a thread lets go when it is done
         yield from (each.result() for each in waiting)

@@ -6,6 +6,7 @@ Whatever is wrong with a file, when it is opened or later, is an ``InputError`` 
 import atexit
 import contextlib
 import io
+import math
 import os
 import stat
 import warnings
@@ -32,6 +33,7 @@ from precision_probe.trace.hdf5_check import RefusedError, check_heaps, check_te
 from precision_probe.trace.journal import pending_changes, read_at
 from precision_probe.trace.parts.joining import joined
 from precision_probe.trace.parts.part import part_files
+from precision_probe.trace.recording.raw_reading import RawArray, RawError
 from precision_probe.trace.recording.signals import uninterrupted
 from precision_probe.trace.schema import SCHEMA_VERSION, BrokenError, check_schema, value_checks
 from precision_probe.trace.trace import Trace, encoded
@@ -46,6 +48,7 @@ __all__ = ["open_trace", "open_unverified"]
 
 _TRIES = 3  # a run writes every ten seconds, and a trace is opened in a few: more than once in a row is bad luck
 _SMALL = 2**24  # bytes, of which the SHA-256 takes 20 ms: a trace of this size is opened in a second
+_FEW = 2**18  # bytes of rows that HDF5 reads: a choice, as finding the chunks of an array takes it a while too
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _ADVICE = "Copy it anew from where it was made, or make it anew; precision-probe validate says what is wrong with it."
 
@@ -156,6 +159,7 @@ class TraceFile(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         self._fd, self._position, self._changed = -1, 0, None
         self._opened: h5netcdf.File | None = None
+        self._raw: dict[str, RawArray] = {}
         self.path = path
         shown = printable(path)
         try:
@@ -218,6 +222,21 @@ class TraceFile(io.RawIOBase):
             into[n_read:] = bytes(len(into) - n_read)
         self._position += len(into)
         return len(into)
+
+    def read_raw(self, where: str, first: int, end: int) -> NDArray[Any]:
+        """Some rows of a variable, past HDF5, which would let other threads wait.
+
+        Raises:
+            RawError: If they cannot be had so.
+        """
+        if self._opened is None or self._changed is not None or self._fd < 0:
+            raise RawError("it is not all in the file")
+        if where not in self._raw:
+            try:
+                self._raw[where] = RawArray(self._opened._h5file[where])
+            except Exception as error:  # whatever h5py raises of what is damaged
+                raise RawError(str(error)) from error
+        return self._raw[where].read(self._fd, first, end)
 
     def close(self) -> None:
         """Close it, and what HDF5 has open of it."""
@@ -415,13 +434,26 @@ class _Reported(BackendArray):
 
     def __getitem__(self, key: "ExplicitIndexer") -> NDArray[Any]:
         """The values that an indexer of xarray's asks for."""
-        try:
-            values = np.asarray(self._array[key])
-        except Exception as error:  # HDF5's own errors, a checksum that does not agree among them; a lack of memory
-            raise self._file.failure(error, self._where) from error
+        values = self._raw(key.tuple)
+        if values is None:
+            try:
+                values = np.asarray(self._array[key])
+            except Exception as error:  # HDF5's own errors, a checksum that does not agree among them; lack of memory
+                raise self._file.failure(error, self._where) from error
         if self.holds is not None and not self.holds(values):
             raise _damaged(self._file.path, f"{self._where} has values that cannot be")
         return values
+
+    def _raw(self, key: tuple[Any, ...]) -> NDArray[Any] | None:
+        """Many whole rows one after another, from their chunks; nothing where these are not to be had, or not whole."""
+        if not self.shape or key[1:] != (slice(None),) * (len(self.shape) - 1) or not isinstance(key[0], slice):
+            return None
+        first, end, step = key[0].indices(self.shape[0])
+        if step != 1 or (end - first) * math.prod(self.shape[1:]) * self.dtype.itemsize < _FEW:
+            return None
+        with contextlib.suppress(RawError):
+            return self._file.read_raw(self._where, first, end)
+        return None
 
 
 def _check_values(tree: xr.DataTree) -> None:
