@@ -12,21 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precision_probe.analysis.metrics import EPS, METRICS, compare
-from precision_probe.analysis.rounding_floor import representation_floor, represented
-from precision_probe.analysis.scaled import ulps
+from precision_probe.analysis.rounding_floor import representation_floor, rounding
+from precision_probe.analysis.scaled import binade_of, ulps
 from precision_probe.analysis.statistics import STATISTICS, combined, floor_of, metrics_of
 from precision_probe.precisions import Precision
 
 __all__ = ["ArrayErrors", "statistics_of"]
 
-_IN_CACHE = 2**15  # numbers: what is made of them stays in a core's cache (a half and twice as many take as long)
+_IN_CACHE = 2**16  # numbers: what is made of them stays near a core (a half and a quarter as many take longer)
 _BUFFERS = 5  # of so many numbers each
 _ONE_THREAD = 2**13  # numbers of which OpenBLAS makes a product without threads of its own: below 10,000
 # Between these magnitudes sums of squares neither overflow nor lose what matters, and need no scale.
 _LEAST, _MOST = 2.0**-300, 2.0**300
 _SMALLEST = 2.0**-1021  # which float64 has as a normal number, as its inverse
-_EXPONENT = np.int64(0x7FF << 52)  # the bits of a float64 that say which power of two it begins with
-_MOST_BITS = 50  # that adding a large number and taking it away again leaves, rounded to nearest
 
 
 @dataclass(frozen=True)
@@ -108,8 +106,8 @@ def _of_few(
     unit, y_hat_unit, error_unit = _divided(y, y_scale), _divided(y_hat, y_hat_scale), _divided(delta, error_scale)
     variant_squares, products = _dot(y_hat_unit, y_hat_unit), _dot(unit, y_hat_unit)
     relative_errors = np.divide(error, np.add(size, eps, out=size), out=size).sum()
-    _binade(y, precision, out=binade)
-    floor = _divided(_rounding(y, y_max, precision.storage, binade, free, size), y_scale)
+    binade_of(y, precision, out=binade)
+    floor = _divided(rounding(y, y_max, precision.storage, binade, free, size), y_scale)
     ulp = 2.0 ** (1 - precision.significand_bits)
     in_ulps = np.divide(error, binade, out=binade) if np.isfinite(y_max) else ulp * ulps(error, y, precision)
     return [
@@ -150,28 +148,3 @@ def _scale(largest: float) -> float:
 
 def _divided(x: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
     return x if scale == 1 else x / scale
-
-
-def _binade(y: NDArray[np.float64], precision: Precision, out: NDArray[np.float64]) -> None:
-    """Find the power of two that each number begins with, if it is finite, within the normal numbers of a format."""
-    np.bitwise_and(y.view(np.int64), _EXPONENT, out=out.view(np.int64))
-    np.clip(out, precision.smallest_normal, 2.0**precision.max_exponent, out=out)
-
-
-def _rounding(
-    y: NDArray[np.float64],
-    largest: float,
-    stored: Precision,
-    binade: NDArray[np.float64],
-    rounded: NDArray[np.float64],
-    beside: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """What storing numbers in a format changes them by; the last two arguments are buffers."""
-    if not stored.has_range or stored.significand_bits > _MOST_BITS or not largest <= min(stored.largest, _MOST):
-        return represented(y, stored) - y
-    # Beside 1.5 · 2⁵² spacings, float64 itself rounds to the nearest whole number of them, ties to even.
-    np.multiply(binade, 1.5 * 2.0 ** (53 - stored.significand_bits), out=beside)
-    np.add(y, beside, out=rounded)
-    rounded -= beside
-    rounded -= y
-    return rounded

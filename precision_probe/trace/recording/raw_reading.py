@@ -78,7 +78,7 @@ class RawArray:
         flat = chunk.reshape(-1).view(np.uint8)
         content = np.empty(size - _CHECKSUM, np.uint8) if self._is_deflated and size > _CHECKSUM else flat
         checksum = bytearray(_CHECKSUM)
-        if size != content.size + _CHECKSUM or os.preadv(fd, [content, checksum], place) != size:
+        if size != content.size + _CHECKSUM or os.preadv(fd, [content.data, checksum], place) != size:
             raise RawError("it has no such chunk")
         if fletcher32(content.tobytes()) != int.from_bytes(checksum, "little"):
             raise RawError("a checksum is another")
@@ -91,7 +91,7 @@ class RawArray:
 def _inflated(content: NDArray[np.uint8], size: int) -> bytes:
     """What was deflated, if it has that size."""
     try:
-        inflated = zlib.decompressobj().decompress(content, size)
+        inflated = zlib.decompressobj().decompress(content.data, size)
     except zlib.error as error:
         raise RawError("it was not deflated") from error
     if len(inflated) != size:
