@@ -148,8 +148,9 @@ def table(record: Record) -> str:
     lines = [
         "# What the errors of a large trace take",
         "",
-        f"`{record['command']}`; {', '.join(record['precisions'])}; {record['machine']}, {record['processors']} processors. Medians over "
-        f"{record['rounds']} rounds, in each of which the trace is read raw with h5py and then its errors are taken.",
+        f"`{record['command']}`; {', '.join(record['precisions'])}; {record['machine']}, {record['processors']} "
+        f"processors. Medians over {record['rounds']} rounds, in each of which the trace is read with h5py and then "
+        "its errors are taken.",
         "",
         "| trace | GB | read once, s | errors, s | ÷ reading [least, most] | CPU time ÷ reading's | peak memory, MB "
         "| of it imports | ÷ size |",

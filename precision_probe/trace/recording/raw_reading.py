@@ -12,7 +12,7 @@ import numpy as np
 from h5py import h5z
 from numpy.typing import NDArray
 
-from precision_probe.trace.recording.chunks import fletcher32
+from precision_probe.trace.recording.fletcher32 import fletcher32
 
 __all__ = ["RawArray", "RawError"]
 
@@ -80,7 +80,7 @@ class RawArray:
         checksum = bytearray(_CHECKSUM)
         if size != content.size + _CHECKSUM or os.preadv(fd, [content.data, checksum], place) != size:
             raise RawError("it has no such chunk")
-        if fletcher32(content.tobytes()) != int.from_bytes(checksum, "little"):
+        if fletcher32(content.data) != int.from_bytes(checksum, "little"):
             raise RawError("a checksum is another")
         if self._is_deflated:
             planes = np.frombuffer(_inflated(content, flat.size), np.uint8).reshape(chunk.itemsize, -1)
