@@ -14,6 +14,7 @@ Writes ``bench_errors-cpu.json`` and ``.md`` into the output folder; the traces 
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -111,24 +112,35 @@ def measured(path: Path, rounds: int) -> Record:
 
 
 def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
-    """Measure, and write what was found."""
+    """Measure, and write what was found after each trace: a run that is cut short has something."""
     say = teller(args.quiet)
-    with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        say("Making the traces…")
-        rows = []
-        for what, path in make(args, Path(name)).items():
-            say(f"Measuring {what}…")
-            rows.append({"what": what, **measured(path, args.rounds)})
+    rows: list[Record] = []
     record = {
-        "command": " ".join(["bench_errors.py", *argv]),
+        "command": " ".join(["bench_errors.py", *_without_folders(argv)]),
         "source_sha256": source_sha256(),
         "machine": platform.processor() or platform.machine(),
+        "processors": os.cpu_count(),
         "precisions": ["float64", *args.precisions.split(",")],
         "rounds": args.rounds,
         "rows": rows,
     }
     stem = f"bench_errors-cpu{'-smoke' if args.smoke else ''}"
-    return write_results(args.output, stem, record, table(record))
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        say("Making the traces…")
+        for what, path in make(args, Path(name)).items():
+            say(f"Measuring {what}…")
+            rows.append({"what": what, **measured(path, args.rounds)})
+            written = write_results(args.output, stem, record, table(record))
+    return written
+
+
+def _without_folders(argv: Sequence[str]) -> list[str]:
+    """A command line without folders of the machine, which say nothing about what was measured."""
+    kept, folders = [], ("--folder", "--output", "-o")
+    for before, argument in zip(("", *argv), argv, strict=False):
+        if before not in folders and argument.partition("=")[0] not in folders:
+            kept.append(argument)
+    return kept
 
 
 def table(record: Record) -> str:
@@ -136,8 +148,9 @@ def table(record: Record) -> str:
     lines = [
         "# What the errors of a large trace take",
         "",
-        f"`{record['command']}`; {', '.join(record['precisions'])}; {record['machine']}. Medians over "
-        f"{record['rounds']} rounds, in each of which the trace is read raw with h5py and then its errors are taken.",
+        f"`{record['command']}`; {', '.join(record['precisions'])}; {record['machine']}, {record['processors']} "
+        f"processors. Medians over {record['rounds']} rounds, in each of which the trace is read with h5py and then "
+        "its errors are taken.",
         "",
         "| trace | GB | read once, s | errors, s | ÷ reading [least, most] | CPU time ÷ reading's | peak memory, MB "
         "| of it imports | ÷ size |",

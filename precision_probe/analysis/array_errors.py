@@ -4,92 +4,112 @@ Of blocks there are statistics, from which the metrics of the whole follow; of a
 :func:`precision_probe.analysis.metrics.compare` defines them. The two agree to rounding.
 """
 
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from precision_probe.analysis.metrics import EPS, compare
-from precision_probe.analysis.rounding_floor import representation_floor, represented
-from precision_probe.analysis.scaled import ulps
+from precision_probe.analysis.metrics import EPS, METRICS, compare
+from precision_probe.analysis.rounding_floor import representation_floor, rounding
+from precision_probe.analysis.scaled import binade_of, ulps
 from precision_probe.analysis.statistics import STATISTICS, combined, floor_of, metrics_of
 from precision_probe.precisions import Precision
 
 __all__ = ["ArrayErrors", "statistics_of"]
 
-_IN_CACHE = 2**15  # numbers: what is made of them stays in a core's cache (a half and twice as many take as long)
+_IN_CACHE = 2**16  # numbers: what is made of them stays near a core (a half and a quarter as many take longer)
+_BUFFERS = 5  # of so many numbers each
+_ONE_THREAD = 2**13  # numbers of which OpenBLAS makes a product without threads of its own: below 10,000
 # Between these magnitudes sums of squares neither overflow nor lose what matters, and need no scale.
 _LEAST, _MOST = 2.0**-300, 2.0**300
 _SMALLEST = 2.0**-1021  # which float64 has as a normal number, as its inverse
-_EXPONENT = np.int64(0x7FF << 52)  # the bits of a float64 that say which power of two it begins with
-_MOST_BITS = 50  # that adding a large number and taking it away again leaves, rounded to nearest
 
 
+@dataclass(frozen=True)
 class ArrayErrors:
-    """The errors of an array, of which one block comes after another.
+    """How the errors of an array are taken, of which one block comes after another.
 
-    Args:
+    Attributes:
         precision: The variant's precision.
         eps: ε of ``mean_rel``.
         is_whole: One block is all there is.
     """
 
-    def __init__(self, precision: Precision, eps: float = EPS, *, is_whole: bool) -> None:
-        self._precision, self._eps, self._is_whole = precision, eps, is_whole
-        self._n = 0
-        self._metrics: dict[str, float] = {}
-        self._statistics: list[NDArray[np.float64]] = []
+    precision: Precision
+    eps: float = EPS
+    _: KW_ONLY
+    is_whole: bool
 
-    def add(self, y: NDArray[Any], y_hat: NDArray[Any]) -> None:
-        """One more block, of the reference and of the variant."""
-        self._n += y.size
-        if self._is_whole:
-            floor = representation_floor(y, self._precision)
-            self._metrics = compare(y, y_hat, self._precision, eps=self._eps) | {"floor": floor}
-        elif y.size:
-            self._statistics.append(statistics_of(y, y_hat, self._precision, self._eps))
+    def of_block(self, y: NDArray[Any], y_hat: NDArray[Any]) -> NDArray[np.float64]:
+        """What is kept of a block of reference and variant: its statistics, or every number if it is all there is."""
+        if not self.is_whole:
+            return statistics_of(y, y_hat, self.precision, self.eps)
+        metrics = compare(y, y_hat, self.precision, eps=self.eps)
+        return np.asarray([y.size, *metrics.values(), representation_floor(y, self.precision)])
 
-    def numbers(self) -> dict[str, float]:
-        """How many numbers there are, every metric, and the floor of rel_l2, of all blocks together."""
-        if self._is_whole:
-            return {"n": self._n} | self._metrics
-        whole = combined(np.asarray(self._statistics).reshape(-1, len(STATISTICS)))
-        return {"n": self._n} | metrics_of(whole, self._precision) | {"floor": floor_of(whole)}
+    def of_all(self, blocks: Sequence[NDArray[np.float64]]) -> dict[str, float]:
+        """How many numbers there are, every metric, and the floor of rel_l2, from what was kept of blocks in order."""
+        if self.is_whole:
+            numbers = dict(zip(("n", *METRICS, "floor"), blocks[0].tolist(), strict=True))
+            return numbers | {name: int(numbers[name]) for name in ("n", "nonfinite", "flushed")}
+        whole = combined(np.asarray(blocks))
+        return {"n": int(whole[0])} | metrics_of(whole, self.precision) | {"floor": floor_of(whole)}
 
 
 def statistics_of(y: NDArray[Any], y_hat: NDArray[Any], precision: Precision, eps: float = EPS) -> NDArray[np.float64]:
     """The statistics of errors of an array.
 
     Args:
-        y: The reference, of any real dtype, one number at least.
+        y: The reference, of any real dtype.
         y_hat: The variant's, of the same shape.
         precision: The variant's precision.
         eps: ε of ``relative_errors``.
 
     Returns:
-        (n_statistics,), in the order of :data:`precision_probe.analysis.statistics.STATISTICS`.
+        (n_statistics,), in the order of :data:`precision_probe.analysis.statistics.STATISTICS`; of no numbers zeros.
     """
+    if not y.size:
+        return np.zeros(len(STATISTICS))
     y, y_hat = y.reshape(-1), y_hat.reshape(-1)
+    buffers = np.empty((_BUFFERS, min(y.size, _IN_CACHE)))
     with np.errstate(all="ignore"):
         found = [
-            _of_block(y[at : at + _IN_CACHE], y_hat[at : at + _IN_CACHE], precision, eps)
+            _of_few(y[at : at + _IN_CACHE], y_hat[at : at + _IN_CACHE], precision, eps, buffers)
             for at in range(0, y.size, _IN_CACHE)
         ]
     return combined(np.asarray(found))
 
 
-def _of_block(y: NDArray[Any], y_hat: NDArray[Any], precision: Precision, eps: float) -> list[float]:
-    """What :func:`statistics_of` says of so few numbers that they stay in the cache."""
-    y, y_hat = y.astype(np.float64, copy=False), y_hat.astype(np.float64, copy=False)
-    delta = y_hat - y
-    size, error = np.abs(y), np.abs(delta)
-    y_max, y_hat_max, error_max = size.max(), abs(max(y_hat.max(), -y_hat.min())), error.max()
+def _of_few(
+    y: NDArray[Any], y_hat: NDArray[Any], precision: Precision, eps: float, buffers: NDArray[np.float64]
+) -> list[float]:
+    """What :func:`statistics_of` says of so few numbers that they stay in the cache.
+
+    Buffers are used again, as memory that the system gives anew takes it longer than what is done here.
+    """
+    delta, size, error, binade, free = buffers[:, : y.size]
+    y_hat_max = abs(float(max(y_hat.max(), -y_hat.min())))
+    n_nonfinite = 0 if np.isfinite(y_hat_max) else np.count_nonzero(~np.isfinite(y_hat))
+    is_zero = y_hat == 0
+    n_flushed = np.count_nonzero(is_zero & (y != 0)) if is_zero.any() else 0
+    y = y.astype(np.float64, copy=False)
+    if y_hat.dtype != np.float64:
+        np.copyto(free, y_hat)
+        y_hat = free
+    np.subtract(y_hat, y, out=delta)
+    np.abs(y, out=size)
+    np.abs(delta, out=error)
+    y_max, error_max = size.max(), error.max()
     y_scale, y_hat_scale, error_scale = map(_scale, (y_max, y_hat_max, error_max))
-    unit = _divided(y, y_scale)
-    y_hat_unit = _divided(y_hat, y_hat_scale)
-    error_unit = _divided(delta, error_scale)
-    in_ulps = error / _spacing(y, precision) if np.isfinite(y_max) else ulps(error, y, precision)
-    floor = _divided(_rounding(y, y_max, precision.storage), y_scale)
+    unit, y_hat_unit, error_unit = _divided(y, y_scale), _divided(y_hat, y_hat_scale), _divided(delta, error_scale)
+    variant_squares, products = _dot(y_hat_unit, y_hat_unit), _dot(unit, y_hat_unit)
+    relative_errors = np.divide(error, np.add(size, eps, out=size), out=size).sum()
+    binade_of(y, precision, out=binade)
+    floor = _divided(rounding(y, y_max, precision.storage, binade, free, size), y_scale)
+    ulp = 2.0 ** (1 - precision.significand_bits)
+    in_ulps = np.divide(error, binade, out=binade) if np.isfinite(y_max) else ulp * ulps(error, y, precision)
     return [
         y.size,
         y_scale,
@@ -97,19 +117,26 @@ def _of_block(y: NDArray[Any], y_hat: NDArray[Any], precision: Precision, eps: f
         error_scale,
         y_hat_max,
         error_max,
-        in_ulps.max(),
-        float(unit @ unit),
-        float(y_hat_unit @ y_hat_unit),
-        float(error_unit @ error_unit),
-        float(unit @ y_hat_unit),
+        in_ulps.max() / ulp,
+        _dot(unit, unit),
+        variant_squares,
+        _dot(error_unit, error_unit),
+        products,
         _divided(error, error_scale).sum(),
         error_unit.sum(),
-        (error / (size + eps)).sum(),
-        in_ulps.sum(),
-        float(floor @ floor),
-        0 if np.isfinite(y_hat_max) else np.count_nonzero(~np.isfinite(y_hat)),
-        np.count_nonzero((y_hat == 0) & (y != 0)),
+        relative_errors,
+        in_ulps.sum() / ulp,
+        _dot(floor, floor),
+        n_nonfinite,
+        n_flushed,
     ]
+
+
+def _dot(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Σ x y; of many numbers BLAS would begin threads, which beside other work take a thousand times as long."""
+    n = x.size - x.size % _ONE_THREAD
+    pieces = np.matmul(x[:n].reshape(-1, 1, _ONE_THREAD), y[:n].reshape(-1, _ONE_THREAD, 1))
+    return float(pieces.sum() + x[n:] @ y[n:])
 
 
 def _scale(largest: float) -> float:
@@ -121,24 +148,3 @@ def _scale(largest: float) -> float:
 
 def _divided(x: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
     return x if scale == 1 else x / scale
-
-
-def _spacing(y: NDArray[np.float64], precision: Precision) -> NDArray[np.float64]:
-    """The unit in the last place of a format at each number, which is finite."""
-    binade = (y.view(np.int64) & _EXPONENT).view(np.float64)
-    np.clip(binade, precision.smallest_normal, 2.0**precision.max_exponent, out=binade)
-    binade *= 2.0 ** (1 - precision.significand_bits)
-    return binade
-
-
-def _rounding(y: NDArray[np.float64], largest: float, stored: Precision) -> NDArray[np.float64]:
-    """What storing numbers in a format changes them by."""
-    if not stored.has_range or stored.significand_bits > _MOST_BITS or not largest <= min(stored.largest, _MOST):
-        return represented(y, stored) - y
-    # Beside 1.5 · 2⁵² spacings, float64 itself rounds to the nearest whole number of them, ties to even.
-    beside = _spacing(y, stored)
-    beside *= 1.5 * 2.0**52
-    rounded = y + beside
-    rounded -= beside
-    rounded -= y
-    return rounded

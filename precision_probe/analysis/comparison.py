@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 
 from precision_probe.analysis.array_errors import ArrayErrors
 from precision_probe.analysis.errors import errors
-from precision_probe.analysis.pairs import MODEL, StoredArray, arrays, paired
+from precision_probe.analysis.pairs import MODEL, MOST_BLOCKS, StoredArray, arrays, blocks_of_rows, read_pairs
 from precision_probe.exceptions import InputError
 from precision_probe.precisions import PRECISIONS, Precision, parse_precision
+from precision_probe.trace.recording.threads import in_threads
 from precision_probe.trace.trace import Trace
 
 __all__ = ["ROUNDOFFS", "compare_traces", "first_difference", "provenance_differences"]
@@ -73,7 +75,7 @@ def compare_traces(a: Trace, b: Trace) -> pd.DataFrame:
     order = _edge_order(a.structures, b.structures)
     left_out: dict[str, str] = _of_errors_alone(a, b)
     resolved = errors(a).groupby(["mode", "block", "tensor", "direction"])["resolved"].all()
-    rows: list[dict[str, object]] = []
+    beside: list[_Beside] = []
     precisions = ["float64", *(str(p) for p in a.precisions if p in b.precisions)]
     for mode in (mode for mode in _modes(a) if mode in _modes(b)):
         reference = _by_key(a, mode, "float64")
@@ -86,8 +88,8 @@ def compare_traces(a: Trace, b: Trace) -> pd.DataFrame:
                 if array.rows == "edge":
                     other = dataclasses.replace(other, order=order)
                 is_resolved = bool(resolved.get((mode, *key), True)) and (mode, *key) not in _ZERO
-                difference = _difference(reference[key], array, other, parse_precision(precision), is_resolved)
-                rows.append({"precision": precision, "mode": mode, **array.identity, **difference})
+                beside.append(_Beside(mode, parse_precision(precision), reference[key], array, other, is_resolved))
+    rows = _differences(beside)
     if not rows:
         raise InputError("The traces have no precision, mode and block in common, so there is nothing to compare.")
     exact, in_words = _allowed_in_float64(a, b)
@@ -126,27 +128,52 @@ def provenance_differences(a: Trace, b: Trace) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["a", "b"]).rename_axis("attribute")
 
 
-def _difference(
-    reference: StoredArray, ours: StoredArray, theirs: StoredArray, precision: Precision, is_resolved: bool
-) -> dict[str, float | bool]:
-    """How far B's array is from A's, and both from A's float64; what needs other rows is judged later."""
-    apart, of_a, of_b = (ArrayErrors(precision, is_whole=reference.is_small) for _ in range(3))
-    is_same = True
-    for a, b in paired(reference, [ours, theirs]):
-        apart.add(a.y_hat, b.y_hat)
-        of_a.add(a.y, a.y_hat)
-        of_b.add(b.y, b.y_hat)
-        is_same = is_same and np.array_equal(a.y_hat, b.y_hat, equal_nan=True)
-    difference = apart.numbers()
-    return {
-        "difference": difference["rel_l2"],
-        "max_abs": difference["max_abs"],
-        "error_a": of_a.numbers()["rel_l2"],
-        "error_b": of_b.numbers()["rel_l2"],
-        "allowed": np.nan,
-        "equivalent": is_same or not is_resolved,
-        "resolved": is_resolved,
-    }
+@dataclass(frozen=True)
+class _Beside:
+    """Arrays that are compared: A's float64, and A's and B's in a precision."""
+
+    mode: str
+    precision: Precision
+    reference: StoredArray
+    ours: StoredArray
+    theirs: StoredArray
+    is_resolved: bool
+
+
+def _differences(beside: Sequence[_Beside]) -> list[dict[str, object]]:
+    """How far B's arrays are from A's, and both from A's float64; what needs other rows is judged later."""
+    how = [ArrayErrors(each.precision, is_whole=each.reference.is_small) for each in beside]
+    blocks = ((at, rows) for at, each in enumerate(beside) for rows in blocks_of_rows(each.reference.values))
+
+    def found_in(block: tuple[int, slice]) -> tuple[int, list[NDArray[np.float64]], bool]:
+        at, rows = block
+        a, b = read_pairs(beside[at].reference, [beside[at].ours, beside[at].theirs], rows)
+        pairs = ((a.y_hat, b.y_hat), (a.y, a.y_hat), (b.y, b.y_hat))
+        return at, [how[at].of_block(*pair) for pair in pairs], np.array_equal(a.y_hat, b.y_hat, equal_nan=True)
+
+    found: list[list[list[NDArray[np.float64]]]] = [[] for _ in beside]
+    is_same = [True] * len(beside)
+    for at, of_block, is_same_in_block in in_threads(found_in, blocks, MOST_BLOCKS):
+        found[at].append(of_block)
+        is_same[at] = is_same[at] and is_same_in_block
+    rows: list[dict[str, object]] = []
+    for at, each in enumerate(beside):
+        apart, of_a, of_b = (how[at].of_all(of_blocks) for of_blocks in zip(*found[at], strict=True))
+        rows.append(
+            {
+                "precision": str(each.precision),
+                "mode": each.mode,
+                **each.ours.identity,
+                "difference": apart["rel_l2"],
+                "max_abs": apart["max_abs"],
+                "error_a": of_a["rel_l2"],
+                "error_b": of_b["rel_l2"],
+                "allowed": np.nan,
+                "equivalent": is_same[at] or not each.is_resolved,
+                "resolved": each.is_resolved,
+            }
+        )
+    return rows
 
 
 def _allowed_in_float64(a: Trace, b: Trace) -> tuple[float, str]:

@@ -1,18 +1,29 @@
 """A trace → tables of errors, as pandas DataFrames. Nothing here imports torch or mace."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import chain
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from precision_probe.analysis.array_errors import ArrayErrors
 from precision_probe.analysis.kept_errors import kept_errors
 from precision_probe.analysis.metrics import EPS, METRICS
-from precision_probe.analysis.pairs import MODEL, By, StoredArray, arrays, labels_in_order, paired
+from precision_probe.analysis.pairs import (
+    MODEL,
+    MOST_BLOCKS,
+    By,
+    arrays,
+    blocks_of_rows,
+    labels_in_order,
+    paired,
+    read_pairs,
+)
 from precision_probe.exceptions import InputError
 from precision_probe.precisions import PRECISIONS, Precision
+from precision_probe.trace.recording.threads import in_threads
 from precision_probe.trace.schema import REFERENCE
 from precision_probe.trace.tables import HELD_OUT
 from precision_probe.trace.trace import Trace
@@ -98,25 +109,32 @@ def _compared(trace: Trace, mode: str, eps: float, by: By | None) -> Iterator[_R
     if not precisions:
         return
     groups = [trace.group(mode, precision) for precision in precisions]
-    for reference in arrays(trace, trace.group(mode, REFERENCE), mode):
-        found = _numbers(reference, [reference.in_group(group) for group in groups], precisions, eps, by)
-        for precision, of_parts in zip(precisions, found, strict=True):
-            for label, numbers in of_parts.items():
-                yield precision, label, {**reference.identity, **numbers}
+    references = list(arrays(trace, trace.group(mode, REFERENCE), mode))
+    blocks = ((at, rows) for at, reference in enumerate(references) for rows in blocks_of_rows(reference.values))
 
+    def found_in(block: tuple[int, slice]) -> tuple[int, list[dict[str, NDArray[np.float64]]]]:
+        at, rows = block
+        reference = references[at]
+        variants = [reference.in_group(group) for group in groups]
+        pairs = read_pairs(reference, variants, rows, with_elements=by == "element")
+        return at, [
+            {
+                label: ArrayErrors(precision, eps, is_whole=reference.is_small).of_block(part.y, part.y_hat)
+                for label, part in pair.resolved_by(by)
+            }
+            for precision, pair in zip(precisions, pairs, strict=True)
+        ]
 
-def _numbers(
-    reference: StoredArray, variants: Sequence[StoredArray], precisions: Sequence[Precision], eps: float, by: By | None
-) -> list[dict[str, dict[str, float]]]:
-    """Of each variant of an array, how many numbers each part has, every metric, and the floor."""
-    found: list[dict[str, ArrayErrors]] = [{} for _ in variants]
-    for pairs in paired(reference, variants, with_elements=by == "element"):
-        for pair, precision, of_parts in zip(pairs, precisions, found, strict=True):
-            for label, part in pair.resolved_by(by):
-                if label not in of_parts:
-                    of_parts[label] = ArrayErrors(precision, eps, is_whole=reference.is_small)
-                of_parts[label].add(part.y, part.y_hat)
-    return [{label: of_parts[label].numbers() for label in labels_in_order(of_parts, by)} for of_parts in found]
+    found: dict[tuple[int, Precision], dict[str, list[NDArray[np.float64]]]] = {}
+    for at, of_variants in in_threads(found_in, blocks, MOST_BLOCKS):
+        for precision, of_parts in zip(precisions, of_variants, strict=True):
+            for label, of_block in of_parts.items():
+                found.setdefault((at, precision), {}).setdefault(label, []).append(of_block)
+    for (at, precision), of_labels in found.items():
+        reference = references[at]
+        how = ArrayErrors(precision, eps, is_whole=reference.is_small)
+        for label in labels_in_order(of_labels, by):
+            yield precision, label, {**reference.identity, **how.of_all(of_labels[label])}
 
 
 def _kept(trace: Trace, mode: str, eps: float, by: By | None) -> Iterator[_Row]:

@@ -18,6 +18,7 @@ from precision_probe.trace.trace import LOSS, Trace
 
 __all__ = [
     "MODEL",
+    "MOST_BLOCKS",
     "By",
     "Pair",
     "StoredArray",
@@ -26,6 +27,7 @@ __all__ = [
     "labels_in_order",
     "order_of_run",
     "paired",
+    "read_pairs",
 ]
 
 MODEL = "model"
@@ -33,6 +35,7 @@ By = Literal["irrep", "element"]
 
 _PER_ATOM = ("energy", "interaction_energy")  # which grow with the structure
 _BACKWARD = ("forces", "stress")  # made by differentiation
+MOST_BLOCKS = 8  # that are compared at once: a choice, as each is in memory in every precision
 _BLOCK = 2**20  # numbers that are read at once: 8 MiB in float64, many of the file's chunks
 
 
@@ -195,16 +198,20 @@ def arrays(trace: Trace, group: xr.Dataset, mode: str) -> Iterator[StoredArray]:
             yield _of_block(array, elements, only_seen=mode == LOSS)
 
 
-def paired(
-    reference: StoredArray, variants: Sequence[StoredArray], *, with_elements: bool = False
-) -> Iterator[list[Pair]]:
+def paired(reference: StoredArray, variants: Sequence[StoredArray]) -> Iterator[list[Pair]]:
     """Rows of a reference beside those of each variant, block after block; each number is read once."""
-    for rows in blocks_of_rows(reference.values):
-        chosen = slice(None) if reference.chosen is None else reference.chosen[rows]
-        elements = reference.elements.of(reference.rows, rows) if with_elements else None
-        elements = None if elements is None else elements[chosen]
-        y = reference.read(rows)[chosen]
-        yield [Pair(y, variant.read(rows)[chosen], reference.irreps, elements) for variant in variants]
+    return (read_pairs(reference, variants, rows) for rows in blocks_of_rows(reference.values))
+
+
+def read_pairs(
+    reference: StoredArray, variants: Sequence[StoredArray], rows: slice, *, with_elements: bool = False
+) -> list[Pair]:
+    """Some rows of a reference beside those of each variant, read by the thread that asks."""
+    chosen = slice(None) if reference.chosen is None else reference.chosen[rows]
+    elements = reference.elements.of(reference.rows, rows) if with_elements else None
+    elements = None if elements is None else elements[chosen]
+    y = reference.read(rows)[chosen]
+    return [Pair(y, variant.read(rows)[chosen], reference.irreps, elements) for variant in variants]
 
 
 def blocks_of_rows(array: xr.Variable) -> list[slice]:

@@ -5,9 +5,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from precision_probe.analysis.scaled import binade_of
 from precision_probe.precisions import Precision
 
-__all__ = ["representation_floor", "represented"]
+__all__ = ["representation_floor", "represented", "rounding"]
+
+_MOST = 2.0**300  # far below where what is added below overflows
+_MOST_BITS = 50  # that adding a large number and taking it away again leaves, rounded to nearest
 
 
 def represented(y: NDArray[Any], precision: Precision) -> NDArray[np.float64]:
@@ -38,6 +42,35 @@ def represented(y: NDArray[Any], precision: Precision) -> NDArray[np.float64]:
     return np.where(np.isfinite(y), rounded, y)
 
 
+def rounding(
+    y: NDArray[np.float64],
+    largest: float,
+    stored: Precision,
+    binade: NDArray[np.float64] | None = None,
+    rounded: NDArray[np.float64] | None = None,
+    beside: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """What storing numbers in a format changes them by.
+
+    Args:
+        y: Numbers.
+        largest: The largest magnitude among them.
+        stored: The format.
+        binade: What :func:`precision_probe.analysis.scaled.binade_of` has of them, where it is known.
+        rounded: A buffer, which is returned if it is used.
+        beside: Another.
+    """
+    if not stored.has_range or stored.significand_bits > _MOST_BITS or not largest <= min(stored.largest, _MOST):
+        return represented(y, stored) - y
+    # Beside 1.5 · 2⁵² spacings, float64 itself rounds to the nearest whole number of them, ties to even.
+    binade = binade_of(y, stored) if binade is None else binade
+    beside = np.multiply(binade, 1.5 * 2.0 ** (53 - stored.significand_bits), out=beside)
+    rounded = np.add(y, beside, out=rounded)
+    rounded -= beside
+    rounded -= y
+    return rounded
+
+
 def representation_floor(y: NDArray[Any], precision: Precision) -> float:
     """The smallest rel_l2 possible: that of the reference itself, stored in the format. No arithmetic can beat it."""
     y = np.asarray(y, dtype=np.float64)
@@ -45,5 +78,5 @@ def representation_floor(y: NDArray[Any], precision: Precision) -> float:
     if largest == 0:
         return 0.0
     with np.errstate(invalid="ignore", over="ignore"):
-        delta = (represented(y, precision) - y) / largest  # in range where squares would not be
+        delta = rounding(y, largest, precision.storage) / largest  # in range where squares would not be
         return float(np.linalg.norm(delta) / np.linalg.norm(y / largest))

