@@ -5,6 +5,7 @@ import contextlib
 import ase.io
 import pandas as pd
 import pytest
+import torch
 from runs import molecule
 from typer.testing import CliRunner
 
@@ -89,3 +90,15 @@ def test_the_command_line_has_workers_measure(client, small_file, tmp_path, monk
     assert measured_here
     assert Policy.load("policy.json") == expected.policy
     assert [path.name for path in tmp_path.glob("policy*")] == ["policy.json"]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_workers_on_gpus_measure_what_one_process_does(client, small_file, measured_here):
+    """But for the order of sums, which changes from run to run there."""
+    options = OPTIONS | {"device": "cuda", "granularity": "block"}
+    found = recommend(small_file, WATERS, client=client, progress=False, **options)
+    assert measured_here == []
+    expected = alone(small_file, WATERS, progress=False, **options)
+    columns = ["block", "precision", "forces"]
+    pd.testing.assert_frame_equal(found.blocks[columns], expected.blocks[columns], rtol=0.2, atol=1e-6)
