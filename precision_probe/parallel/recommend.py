@@ -5,9 +5,11 @@ process with as many threads as a worker has.
 """
 
 import functools
+import gc
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +81,8 @@ def recommend(
     try:
         return search(name, structures, tolerance, head=head, interface=interface, elsewhere=elsewhere, **options)
     finally:
-        client.run(_forget, on_error="ignore")
+        with suppress(OSError, RuntimeError):  # if they cannot be reached, that is not why a search has failed
+            client.run(_forget, on_error="ignore")
 
 
 def _on_workers(
@@ -112,5 +115,7 @@ def _candidates(searched: _Searched) -> Candidates:
 
 
 def _forget() -> None:
-    """Give up what a worker keeps; it may go on with other work than ours."""
+    """Give up what a worker keeps, as its next work may be another's."""
     _candidates.cache_clear()
+    gc.collect()
+    torch.cuda.empty_cache()  # which does nothing where there is no GPU
