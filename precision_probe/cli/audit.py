@@ -17,6 +17,7 @@ from precision_probe.cli.common import (
     ForcesKeyOption,
     HeadOption,
     ModelArgument,
+    SchedulerOption,
     StressKeyOption,
     StructureFormatOption,
     StructuresArgument,
@@ -107,12 +108,7 @@ def audit(
             "The output is a folder. Of --keep, errors is the default then."
         ),
     ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            help="Use the workers of a dask scheduler, its address (tcp://10.0.0.1:8786) or its --scheduler-file."
-        ),
-    ] = None,
+    scheduler: SchedulerOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from what an interrupted run of the same command left.")

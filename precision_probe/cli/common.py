@@ -32,6 +32,7 @@ __all__ = [
     "HeadOption",
     "ModelArgument",
     "Resolved",
+    "SchedulerOption",
     "StressKeyOption",
     "StructureFormatOption",
     "StructuresArgument",
@@ -81,6 +82,12 @@ BlocksOption = Annotated[
     typer.Option(help="Glob over module names: 'interactions.*', or '!readouts.*' to leave out; may be repeated."),
 ]
 HeadOption = Annotated[str | None, typer.Option(help="Which head of a multi-head model.")]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Use the workers of a dask scheduler, its address (tcp://10.0.0.1:8786) or its --scheduler-file."
+    ),
+]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if there is one.")]
 
 

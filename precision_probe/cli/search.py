@@ -1,9 +1,11 @@
 """Verbs that run a model many times: sweep, recommend, apply."""
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +16,7 @@ from precision_probe.cli.common import (
     FormatOption,
     HeadOption,
     ModelArgument,
+    SchedulerOption,
     StructuresArgument,
     TracebackOption,
     exit_codes,
@@ -24,6 +27,9 @@ from precision_probe.cli.common import (
 from precision_probe.cli.trust import SafeOption, admit
 from precision_probe.exceptions import InputError
 from precision_probe.interruption import INTERRUPTIONS
+
+if TYPE_CHECKING:
+    from precision_probe.search.recommendation import Recommendation
 
 __all__ = ["apply", "recommend", "sweep"]
 
@@ -149,6 +155,14 @@ def recommend(
     device: DeviceOption = None,
     interface: Annotated[Interface, typer.Option(help=_INTERFACE)] = Interface.float64,
     seed: Annotated[int, typer.Option(help="Of the choice of structures that are held out.")] = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Have so many processes measure errors, each on a GPU of its own where there are several; times are "
+            "measured by one process, while the others wait."
+        ),
+    ] = None,
+    scheduler: SchedulerOption = None,
     safe: SafeOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")] = False,
@@ -165,7 +179,11 @@ def recommend(
         from precision_probe.trace.claim import claim_output
 
         find = pp.recommend  # imported here, while an interruption ends the process at once
-        with INTERRUPTIONS.working(lambda: _kept(log)), claim_output(output, force=force, resume=True):
+        with (
+            INTERRUPTIONS.working(lambda: _kept(log)),
+            claim_output(output, force=force, resume=True),
+            nullcontext(find) if workers is None and scheduler is None else _on_workers(workers, scheduler) as find,
+        ):
             recommendation = find(
                 model,
                 structures,
@@ -220,6 +238,16 @@ def apply(
         with INTERRUPTIONS.working(lambda: "Nothing was written."), replacing(output) as unfinished:
             torch.save(mixed, unfinished)
         say(quiet, f"{output}: {len(rules.rules)} rule(s). Load it with MACECalculator(model_paths={str(output)!r}).")
+
+
+@contextmanager
+def _on_workers(n_workers: int | None, scheduler: str | None) -> "Iterator[Callable[..., Recommendation]]":
+    """What searches with the help of workers, which are started here or are there already."""
+    from precision_probe.parallel.cluster import connected
+    from precision_probe.parallel.recommend import recommend
+
+    with connected(n_workers, scheduler) as client:
+        yield partial(recommend, client=client)
 
 
 def _log_of(output: Path, *, force: bool) -> Path:

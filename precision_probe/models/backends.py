@@ -5,10 +5,9 @@ changes what it stores and not how it computes, and copying it can break its fus
 converted model is built anew from its architecture, in its own precision, and given the model's weights.
 """
 
-import contextlib
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from precision_probe.exceptions import InputError, first_line
 from precision_probe.models._mace import scripts_utils
+from precision_probe.models.cuequivariance.contractions import shared_contractions
+from precision_probe.models.cuequivariance.couplings import exact_couplings
 from precision_probe.models.dtypes import default_dtype
 
 __all__ = [
@@ -75,8 +76,15 @@ class Architecture:
             InputError: If a library refuses.
         """
         try:
-            with default_dtype(dtype), torch.random.fork_rng(devices=[]), _exact_couplings(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # TorchScript's notices about e3nn's own code
+            with (
+                default_dtype(dtype),
+                torch.random.fork_rng(devices=[]),
+                exact_couplings(),
+                shared_contractions(),
+                warnings.catch_warnings(),
+            ):
+                # TorchScript's notices about e3nn's own code; what this package has to say is heard
+                warnings.filterwarnings("ignore", "(?!precision_probe: )")
                 made = self._made_from(**self._options).to(next(iter(state.values())).device)
                 made.load_state_dict(state)
         except Exception as error:  # mace-torch and both libraries raise whatever they meet
@@ -180,31 +188,6 @@ def _check_leaves(model: torch.nn.Module) -> None:
                     f"{type(module).__name__} that holds it: undo that with torch.nn.utils.remove_weight_norm or "
                     "remove_spectral_norm, use those of torch.nn.utils.parametrizations instead, or detach() it."
                 )
-
-
-@contextlib.contextmanager
-def _exact_couplings() -> Iterator[None]:
-    """Let cuEquivariance take Clebsch-Gordan coefficients in float64 whatever the default dtype is.
-
-    mace-torch hands them over through NumPy, which has no bfloat16; cuEquivariance rounds them once, at the end.
-    """
-    from mace.tools import cg
-
-    group = cg.O3_e3nn
-    ours = group.__dict__.get("clebsch_gordan")
-    if ours is None:  # cuEquivariance is not installed
-        yield
-        return
-
-    def clebsch_gordan(cls: type, *representations: object) -> object:
-        with default_dtype(torch.float64):
-            return ours.__func__(cls, *representations)
-
-    group.clebsch_gordan = classmethod(clebsch_gordan)
-    try:
-        yield
-    finally:
-        group.clebsch_gordan = ours
 
 
 def _config(model: torch.nn.Module, name: str) -> object:

@@ -19,6 +19,7 @@ from precision_probe.exceptions import InputError, first_line
 from precision_probe.models import foundations
 from precision_probe.models.attributes import not_finite
 from precision_probe.models.building import load_saved
+from precision_probe.models.cuequivariance.contractions import shared_contractions
 from precision_probe.pickles import check_pickle
 from precision_probe.spelling import check_model_file, is_foundation
 from precision_probe.structures import DEMO
@@ -93,7 +94,8 @@ def _load_file(path: Path) -> object:
             )
     pickle_module = _GuardedPickle if check_pickle(path, {_GETATTR}) else _PickleOnCpu
     try:
-        return torch.load(path, weights_only=False, map_location="cpu", pickle_module=pickle_module)
+        with shared_contractions():  # which a converted model is compiled of as it is loaded, and its variants again
+            return torch.load(path, weights_only=False, map_location="cpu", pickle_module=pickle_module)
     except _GuardedError as error:
         raise InputError(f"{path} was not loaded: {error}. Do not use it; get the model from its makers.") from error
     except Exception as error:  # a pickle can raise anything at all

@@ -12,17 +12,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ase
 
 from precision_probe.diagnostics.suite import evenly_spread
-from precision_probe.exceptions import ProbeError, first_line
+from precision_probe.exceptions import ProbeError
 from precision_probe.files import unfinished
-from precision_probe.interruption import INTERRUPTIONS
 from precision_probe.models.graphs import batch_sizes, build_graph
 from precision_probe.models.loading import load_model
-from precision_probe.parallel.cluster import n_workers_of
+from precision_probe.parallel.cluster import anywhere, n_workers_of
+from precision_probe.parallel.futures import as_done
 from precision_probe.parallel.splitting import split
 from precision_probe.parallel.work import Explained, PartDone, run_part
 from precision_probe.probe.options import Options
@@ -41,7 +41,6 @@ _N_EXPLAINED = 3  # structures: each is run some hundred times
 # those of three structures took 5.8 s and an audit 0.195 s. It shares work, and changes no result.
 _N_RUNS = 10
 _STOPPING = 60  # seconds that are waited for workers to finish the structure that they are at: a choice
-_MOMENT = 0.5  # seconds after which it is looked whether somebody has interrupted
 
 
 @dataclass
@@ -101,7 +100,7 @@ def audit(
         else claim_output(output, force=force, resume=resume, as_folder=True) as claim
     ):
         atoms = read_structures(structures)
-        name = str(Path(model).resolve()) if Path(model).is_file() else str(model)  # workers are elsewhere
+        name = anywhere(model)
         folder = _prepared(claim)
         n_parts, n_resumed = _left(folder)
         is_explained = explain is None or bool(explain)
@@ -191,46 +190,18 @@ def _on_workers(
 
 
 def _results(futures: Mapping["Future", Part]) -> list[PartDone]:
-    """What came of all parts, once they are done, as long as none fails and nobody interrupts.
+    """What came of all parts, once they are done.
 
     Raises:
         InputError: If one cannot be run.
-        ProbeError: If one fails.
+        ProbeError: If one fails, or its file is not finished.
     """
-    from distributed import wait
-
     results: dict[Future, PartDone] = {}
-    while len(results) < len(futures):
-        INTERRUPTIONS.check()
-        waiting = [future for future in futures if future not in results]
-        with suppress(TimeoutError):
-            for future in wait(waiting, timeout=_MOMENT, return_when="FIRST_COMPLETED").done:
-                results[future] = _result(future, f"part {futures[future].number}")
-                if results[future].problem:
-                    raise ProbeError(results[future].problem)
+    for future, done in as_done({future: f"part {part.number}" for future, part in futures.items()}):
+        if done.problem:
+            raise ProbeError(done.problem)
+        results[future] = done
     return [results[future] for future in futures]
-
-
-def _result(future: "Future", what: str) -> Any:
-    """What came of something, once it is done.
-
-    Raises:
-        InputError: If what was given to it cannot be used.
-        ProbeError: If it failed otherwise.
-    """
-    from distributed.scheduler import KilledWorker
-
-    try:
-        return future.result()
-    except ProbeError:
-        raise
-    except KilledWorker as error:
-        raise ProbeError(
-            f"Workers that ran {what} were killed again and again. Look for why in their logs (memory?), and take "
-            "fewer workers or smaller structures."
-        ) from error
-    except Exception as error:
-        raise ProbeError(f"A worker failed ({type(error).__name__}: {first_line(error)}).") from error
 
 
 @contextmanager

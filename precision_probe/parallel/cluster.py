@@ -12,7 +12,7 @@ from precision_probe.exceptions import InputError, first_line
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["connected", "n_workers_of"]
+__all__ = ["anywhere", "connected", "n_workers_of"]
 
 _CONNECTING = 30  # seconds in which a scheduler answers
 _PATIENCE = 600  # seconds in which the workers of a scheduler have come: a choice, batch systems let one wait
@@ -42,6 +42,11 @@ def connected(n_workers: int | None, scheduler: str | None = None) -> Iterator["
 def n_workers_of(client: "Client") -> int:
     """How many workers there are."""
     return len(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def anywhere(model: str | Path) -> str:
+    """A model's path or name as it is the same in other processes, which have other working directories."""
+    return str(Path(model).resolve()) if Path(model).is_file() else str(model)
 
 
 @contextlib.contextmanager

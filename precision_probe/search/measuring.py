@@ -1,8 +1,9 @@
 """Policies measured: what each does to energies, forces and stress, how long it takes, and how much memory."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 import pandas as pd
 import torch
@@ -12,14 +13,20 @@ from precision_probe.measurement_log import MeasurementLog
 from precision_probe.models.graphs import Graph
 from precision_probe.policy import Policy
 from precision_probe.precisions import PRECISIONS
+from precision_probe.progress import counted, shown
 from precision_probe.search.paired_times import MIN_ROUNDS
 from precision_probe.search.timing import Timed, side_by_side
 from precision_probe.variants.mixed import Assembly, MixedModel, MixedVariant, check_interface
 from precision_probe.variants.variant import Variant
 
-__all__ = ["CAST", "Candidates"]
+__all__ = ["CAST", "Candidates", "Elsewhere"]
 
 CAST = "model.to({})"  # name of a model that is cast as a whole, as people do today
+
+# Measures the errors of policies, given by name, in other processes: names, each with its errors, as they are done
+Elsewhere: TypeAlias = Callable[[Mapping[str, Policy]], Iterator[tuple[str, pd.DataFrame]]]
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 class Candidates:
@@ -31,6 +38,7 @@ class Candidates:
         interface: What models under a policy take and give, as :func:`precision_probe.variants.mixed.apply` has it; of
             float32, what is measured includes that callers round the structures first.
         force: Begin the log anew if it is of other structures or heads, another model, interface or device.
+        elsewhere: What measures errors in other processes, where there are such; times are always measured here.
 
     Attributes:
         n_runs: How often the model was run to measure errors.
@@ -40,9 +48,15 @@ class Candidates:
     """
 
     def __init__(
-        self, reference: Reference, log: Path | None = None, interface: str = "float64", *, force: bool = False
+        self,
+        reference: Reference,
+        log: Path | None = None,
+        interface: str = "float64",
+        *,
+        force: bool = False,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
-        self.reference, self.interface = reference, interface
+        self.reference, self.interface, self._elsewhere = reference, interface, elsewhere
         self.n_runs = 0
         self._casts: dict[str, Variant] = {}
         self._dtype = check_interface(interface)
@@ -61,6 +75,19 @@ class Candidates:
     def errors(self, policy: Policy) -> pd.DataFrame:
         """Errors for each structure, as :meth:`precision_probe.reference.Reference.errors_by_structure` has them."""
         return self._errors(_key(policy), lambda: self.variant(policy))
+
+    def errors_of(
+        self, policies: Mapping[Name, Policy], description: str, *, progress: bool
+    ) -> dict[Name, pd.DataFrame]:
+        """The same of several policies, by their names, with a progress bar of this description."""
+        unknown = {key: policy for policy in policies.values() if (key := _key(policy)) not in self._known}
+        if self._elsewhere is not None and unknown:
+            with counted(len(unknown), description, progress=progress) as told:
+                for n_done, (key, table) in enumerate(self._elsewhere(unknown), 1):
+                    self._keep(key, table)
+                    told(n_done)
+        names = shown(list(policies), description, progress=progress)
+        return {name: self.errors(policies[name]) for name in names}
 
     def cast_errors(self, precision: str) -> pd.DataFrame:
         """The same of the model cast as a whole."""
@@ -95,10 +122,13 @@ class Candidates:
     def _errors(self, key: str, made: Callable[[], MixedVariant | Variant]) -> pd.DataFrame:
         """The errors of what a function makes, which is called only if they are not known under this key."""
         if key not in self._known:
-            table = self.reference.errors_by_structure(made().predict)
-            self.n_runs += len(table)
-            self._known.add(key, {str(name): values.tolist() for name, values in table.items()})
+            self._keep(key, self.reference.errors_by_structure(made().predict))
         return pd.DataFrame(self._known[key], dtype=float)
+
+    def _keep(self, key: str, table: pd.DataFrame) -> None:
+        """Remember what was measured, here or elsewhere."""
+        self.n_runs += len(table)
+        self._known.add(key, {str(name): values.tolist() for name, values in table.items()})
 
     def _cast(self, name: str) -> Variant:
         if name not in self._casts:

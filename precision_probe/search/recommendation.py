@@ -5,10 +5,11 @@ fastest within the tolerance the file that users get is run on structures held o
 """
 
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import ase
 import numpy as np
 import pandas as pd
 import scipy.stats
@@ -25,7 +26,7 @@ from precision_probe.search import notes
 from precision_probe.search.delivered import errors_of_file
 from precision_probe.search.held_out import CONFIDENCE, Outcome, count_kinds, split
 from precision_probe.search.margin import Margin
-from precision_probe.search.measuring import CAST, Candidates
+from precision_probe.search.measuring import CAST, Candidates, Elsewhere
 from precision_probe.search.paired_times import as_fast_as_the_fastest
 from precision_probe.search.proposals import DO_NOTHING
 from precision_probe.search.search import COSTS, JUDGED, Search
@@ -86,6 +87,7 @@ def recommend(
     seed: int = 0,
     log: str | Path | None = None,
     force: bool = False,
+    elsewhere: Callable[[Reference, Sequence[ase.Atoms]], Elsewhere] | None = None,
     progress: bool = True,
 ) -> Recommendation:
     """Search the fastest assignment of precisions to blocks, within a tolerance.
@@ -114,6 +116,8 @@ def recommend(
         seed: Of the choice of structures.
         log: A file of errors as they are measured, from which an interrupted search goes on.
         force: Begin a log anew that is of something else.
+        elsewhere: What measures errors in other processes, made of the model in float64 and the structures searched on;
+            :func:`precision_probe.parallel.recommend.recommend` has workers do it. Times are measured in this one.
         progress: Show a progress bar, where there is a terminal.
 
     Raises:
@@ -130,7 +134,13 @@ def recommend(
     held = reference.on(held_out, head=head) if held_out else None
     for each in (reference, *([] if held is None else [held])):
         _check_finite(each)
-    candidates = Candidates(reference, None if log is None else Path(log), interface, force=force)
+    candidates = Candidates(
+        reference,
+        None if log is None else Path(log),
+        interface,
+        force=force,
+        elsewhere=None if elsewhere is None else elsewhere(reference, searched),
+    )
     search = Search(candidates, tolerance, objective)
     blocks = search.alone(precisions, progress=progress)
     return answer(search, blocks, precisions, held, granularity=granularity, progress=progress)

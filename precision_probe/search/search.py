@@ -17,7 +17,6 @@ from precision_probe.models.blocks import default_blocks
 from precision_probe.models.graphs import Graph
 from precision_probe.policy import SUMMED, Policy, Rule
 from precision_probe.precisions import PRECISIONS
-from precision_probe.progress import shown
 from precision_probe.search import proposals
 from precision_probe.search.convex_hull import Option
 from precision_probe.search.margin import Margin, learnt_margin
@@ -75,8 +74,7 @@ class Search:
     def alone(self, precisions: Sequence[str], *, progress: bool) -> pd.DataFrame:
         """Each block alone in each precision."""
         policies = {(block, name): Policy((Rule(block, name),)) for block in self.names for name in precisions}
-        cells = shown(list(policies), "blocks one at a time", progress=progress)
-        errors = {key: self.candidates.errors(policies[key]) for key in cells}
+        errors = self.candidates.errors_of(policies, "blocks one at a time", progress=progress)
         named = {"|".join(key): each for key, each in policies.items()} | {"|": Policy(())}
         timed = self.candidates.timed(named, stress="stress" in self.judged)
         expected = sensitivities(self.reference, n_probes=1).groupby("block")["forces_expected"].apply(_root_of_squares)
@@ -85,7 +83,7 @@ class Search:
                 "block": block,
                 "precision": name,
                 **{quantity: _largest(table[quantity]) for quantity in JUDGED},
-                "share": float(np.max(self.shares(table))),
+                "share": self._share(table),
                 **_saves(timed["|"], timed[f"{block}|{name}"]),
                 "predicted": expected.get(block, np.nan) * PRECISIONS[name].unit_roundoff,
             }
@@ -105,21 +103,20 @@ class Search:
 
     def margin(self, policies: Mapping[str, Policy], *, progress: bool) -> Margin:
         """Which part of the tolerance policies may use here, learnt from how the errors of these differ."""
-        names = shown(list(policies), "proposals", progress=progress)
-        errors = {name: self.shares(self.candidates.errors(policies[name])).max(axis=1) for name in names}
-        return learnt_margin(each for name, each in errors.items() if policies[name].rules)
+        errors = self.candidates.errors_of(policies, "proposals", progress=progress)
+        return learnt_margin(self.shares(errors[name]).max(axis=1) for name in errors if policies[name].rules)
 
     def refined(self, policies: Mapping[str, Policy], margin: float, *, progress: bool) -> dict[str, Policy]:
         """Of policies that use more than a part of the tolerance, but not too much, others with costly parts raised."""
-        shares = {name: self._share(policy) for name, policy in policies.items()}
+        shares = {name: self._share(self.candidates.errors(policy)) for name, policy in policies.items()}
         close = sorted((share, name) for name, share in shares.items() if margin < share <= _CLOSE)
         refined: dict[str, Policy] = {}
         for share, name in close[:_N_REFINED]:
             policy = policies[name]
             parts = [part for block in self.names if proposals.is_low(policy, block) for part in self._parts(block)]
-            raised = {
-                part: self._share(proposals.raised(policy, [part])) for part in shown(parts, name, progress=progress)
-            }
+            others = {part: proposals.raised(policy, [part]) for part in parts}
+            errors = self.candidates.errors_of(others, name, progress=progress)
+            raised = {part: self._share(table) for part, table in errors.items()}
             best = [part for part in sorted(parts, key=lambda part: raised[part]) if raised[part] < share]
             for n in range(1, min(_N_RAISED, len(best)) + 1):
                 refined[f"{name}, {n} raised"] = proposals.raised(policy, best[:n])
@@ -127,8 +124,7 @@ class Search:
 
     def measured(self, policies: Mapping[str, Policy], precisions: Sequence[str], *, progress: bool) -> pd.DataFrame:
         """Proposals as they are, beside the model cast as a whole: errors, then times side by side."""
-        names = shown(list(policies), "proposals", progress=progress)
-        errors = {name: self.candidates.errors(policies[name]) for name in names}
+        errors = self.candidates.errors_of(policies, "proposals", progress=progress)
         casts = tuple(dict.fromkeys(("float64", "float32", *precisions)))
         casts = tuple(name for name in casts if not PRECISIONS[name].products_only)
         for name in casts:
@@ -168,9 +164,9 @@ class Search:
         called = (name for name, part in module.named_children() if not isinstance(part, GENERATED))
         return [f"{block}.{name}" for name in called]
 
-    def _share(self, policy: Policy) -> float:
-        """The largest error of a policy, in tolerances."""
-        return float(np.max(self.shares(self.candidates.errors(policy))))
+    def _share(self, errors: pd.DataFrame) -> float:
+        """The largest of the errors of structures searched on, in tolerances."""
+        return float(np.max(self.shares(errors)))
 
     def _options(self, blocks: pd.DataFrame) -> dict[str, dict[str, Option]]:
         """For each block, what each precision alone costs of the objective, and its error in each structure."""
@@ -189,7 +185,7 @@ class Search:
         return {
             **{quantity: _largest(errors[quantity]) for quantity in JUDGED},
             "forces_rel_l2": rel_l2,
-            "share": float(np.max(self.shares(errors))),
+            "share": self._share(errors),
             "seconds": timed.median,
             "rounds": timed.seconds,
             "peak_gib": _gib(timed),

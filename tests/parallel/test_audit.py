@@ -11,7 +11,6 @@ import time
 import ase.build
 import ase.io
 import pytest
-import torch
 from runs import check_same_trace, molecule
 from typer.testing import CliRunner
 
@@ -26,12 +25,6 @@ from precision_probe.parallel.work import _claimed
 
 pytest.importorskip("distributed")
 OPTIONS = {"precisions": "float32,e5m10", "device": "cpu", "keep": "tensors"}
-
-
-@pytest.fixture(scope="module")
-def client():
-    with connected(2) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +44,6 @@ def check_same(folder, small_file, structures, **options):
         for key in whole.attributes.keys() - {"created", "settings"}:
             if key != "device":  # which says how many threads there are
                 assert trace.attributes[key] == whole.attributes[key], key
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As the workers have, so that sums are in the same order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def kill_writer(folder):

@@ -120,6 +120,35 @@ def test_an_interrupted_search_goes_on(reference, log, written, monkeypatch):
     assert text.count("\n") == 3
 
 
+def test_what_others_measure_is_kept_as_it_comes_and_asked_of_them_once(reference, log, written):
+    quarter = Policy.uniform("bfloat16")
+    asked = []
+
+    def elsewhere(policies):
+        asked.append(list(policies.values()))
+        for name, policy in policies.items():
+            yield name, Candidates(reference).errors(policy)
+
+    def failing(policies):
+        yield next(elsewhere(policies))
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        Candidates(reference, log, elsewhere=failing).errors_of(
+            {"half": HALF, "none": Policy(()), "quarter": quarter}, "", progress=False
+        )
+    assert asked == [[Policy(()), quarter]]
+    candidates = Candidates(reference, log, elsewhere=elsewhere)
+    for _ in range(2):
+        found = candidates.errors_of({"quarter": quarter, "none": Policy(()), "half": HALF}, "", progress=False)
+    assert asked[1:] == [[quarter]]
+    assert candidates.n_runs == len(reference.graphs)
+    assert list(found) == ["quarter", "none", "half"]
+    same(found["half"], written[HALF.rules])
+    for name, policy in (("quarter", quarter), ("none", Policy(()))):
+        same(found[name], Candidates(reference).errors(policy))
+
+
 @pytest.mark.parametrize("cut", [1, 2, 40])
 def test_a_line_that_was_cut_off_is_measured_again(reference, log, written, cut):
     whole = log.read_bytes()
