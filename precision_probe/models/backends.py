@@ -136,8 +136,13 @@ def to_cuequivariance(model: torch.nn.Module, device: torch.device) -> torch.nn.
         raise InputError("cuEquivariance is not installed. Install it with: pip install cuequivariance-torch")
     dtype = next(model.parameters()).dtype
     try:
-        with default_dtype(dtype), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TorchScript's notices about e3nn's own code
+        with (
+            default_dtype(dtype),
+            torch.random.fork_rng(devices=[]),
+            shared_contractions(),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("ignore", "(?!precision_probe: )")  # as above
             made: torch.nn.Module = run(copy.deepcopy(model).to(device), device=device.type)
     except Exception as error:  # mace-torch and cuEquivariance raise whatever they meet
         raise InputError(
