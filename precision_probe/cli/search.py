@@ -55,6 +55,13 @@ class Interface(StrEnum):
     float32 = "float32"
 
 
+class Run(StrEnum):
+    """How a model is run, and so timed."""
+
+    graph = "graph"
+    eager = "eager"
+
+
 _INTERFACE = "What the mixed model takes and gives; float32 rounds the positions before anything is computed."
 
 
@@ -154,6 +161,12 @@ def recommend(
     head: HeadOption = None,
     device: DeviceOption = None,
     interface: Annotated[Interface, typer.Option(help=_INTERFACE)] = Interface.float64,
+    run: Annotated[
+        Run | None,
+        typer.Option(
+            help="How the model will be run, and is timed: as one CUDA graph (the default on a GPU), or eager."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of structures that are held out.")] = 0,
     workers: Annotated[
         int | None,
@@ -194,6 +207,7 @@ def recommend(
                 head=head,
                 device=device,
                 interface=interface.value,
+                run=None if run is None else run.value,
                 seed=seed,
                 log=log,
                 force=force,

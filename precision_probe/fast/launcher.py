@@ -49,16 +49,13 @@ class Structures:
     """Structures that a launcher evaluates: which atoms there are, and pairs of them.
 
     Args:
-        atoms: One or more; positions and cells may differ in every evaluation.
-        model: The model.
-        head: Of a model with several.
-        skin: Å.
+        graph: They, as the model takes them; positions and cells may differ in every evaluation.
+        pairs: Their pairs, to be built.
     """
 
-    def __init__(self, atoms: Sequence[ase.Atoms], model: torch.nn.Module, head: str | None, skin: float) -> None:
-        self.graph: Graph = joined([build_graph(each, model, head) for each in atoms])
+    def __init__(self, graph: Graph, pairs: VerletList) -> None:
+        self.graph, self.pairs = graph, pairs
         pbc = torch.as_tensor(self.graph.pbc)
-        self.pairs = VerletList(cutoff(model), skin, pbc, self.graph.data["ptr"])
         self.n_edges = self.graph.n_edges
         self.is_periodic = pbc.all(dim=1)
 
@@ -76,6 +73,7 @@ class Launcher:
         head: Of a model with several; by default mace-torch's own choice.
         captures: Whether to capture graphs; by default on a GPU.
         skin: Å, of the pairs that edges are chosen from.
+        room: Memory for graphs, shared with launchers that evaluate at other times; by default its own.
 
     Attributes:
         why_not: Why the model is called as it is, without a graph, where it is; empty otherwise.
@@ -85,7 +83,13 @@ class Launcher:
     """
 
     def __init__(
-        self, model: torch.nn.Module, head: str | None = None, *, captures: bool | None = None, skin: float = SKIN
+        self,
+        model: torch.nn.Module,
+        head: str | None = None,
+        *,
+        captures: bool | None = None,
+        skin: float = SKIN,
+        room: Room | None = None,
     ) -> None:
         if not hasattr(model, "atomic_energies_fn"):
             raise InputError(f"A {type(model).__name__} predicts no energy, and is not launched as a graph.")
@@ -95,7 +99,7 @@ class Launcher:
         self._captures = self.device.type == "cuda" if captures is None else captures
         self.why_not = "" if self._captures else f"the device is {self.device}, which has no graphs"
         self._sized: OrderedDict[tuple[Shape, bool], _Sized] = OrderedDict()
-        self._room: Room | None = None
+        self._room = room
 
     def structures(self, atoms: Sequence[ase.Atoms]) -> Structures:
         """Structures to be evaluated, once or often.
@@ -103,7 +107,13 @@ class Launcher:
         Raises:
             InputError: If the model does not know an element, or the like.
         """
-        return Structures(atoms, self.model, self.head, self._skin)
+        return self.structures_of(joined([build_graph(each, self.model, self.head) for each in atoms]))
+
+    def structures_of(self, graph: Graph) -> Structures:
+        """Those of a graph that was made for the model and the head."""
+        graph = graph.to("cpu")
+        pbc = torch.as_tensor(graph.pbc)
+        return Structures(graph, VerletList(cutoff(self.model), self._skin, pbc, graph.data["ptr"]))
 
     def evaluate(
         self, structures: Structures, positions: torch.Tensor, cells: torch.Tensor, *, stress: bool = False
