@@ -14,6 +14,7 @@ from precision_probe.policy import Policy
 from precision_probe.precisions import PRECISIONS
 from precision_probe.progress import counted, shown
 from precision_probe.search.calling import Launches, called, in_arithmetic
+from precision_probe.search.operations import Operations, count
 from precision_probe.search.paired_times import MIN_ROUNDS
 from precision_probe.search.timing import Timed, peak_bytes, side_by_side
 from precision_probe.variants.mixed import Assembly, MixedModel, MixedVariant, check_interface
@@ -25,6 +26,7 @@ CAST = "model.to({})"  # name of a model that is cast as a whole, as people do t
 RIVAL = f"{CAST}, eager"  # of the same called as it is, where the search is for what is launched
 RIVALS = ("float64", "float32")
 RUNS = ("eager", "graph")
+_N_WARM_UP = 2  # calls, in which TorchScript compiles; before, it does other operations
 
 # Measures the errors of policies, given by name, in other processes: names, each with its errors, as they are done
 Elsewhere: TypeAlias = Callable[[Mapping[str, Policy]], Iterator[tuple[str, pd.DataFrame]]]
@@ -138,6 +140,14 @@ class Candidates:
             name: each if name not in eager else replace(each, peak_bytes=peak_bytes(eager[name], device))
             for name, each in timed.items()
         }
+
+    def operations(self, policy: Policy) -> Operations:
+        """How many operations energy and forces of the smallest structure take in float64 and in lower precisions."""
+        graph = min(self.reference.graphs, key=lambda graph: graph.n_atoms)
+        call = called(self.model(policy), graph, self._dtype, {})
+        for _ in range(_N_WARM_UP):
+            call()
+        return count(call)
 
     def _errors(self, key: str, made: Callable[[], MixedVariant | Variant]) -> pd.DataFrame:
         """The errors of what a function makes, which is called only if they are not known under this key."""

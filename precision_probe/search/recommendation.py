@@ -58,8 +58,9 @@ class Recommendation:
             largest error in tolerances), ``seconds`` (median of the largest structure) and ``rounds`` (all of them:
             those of a round are comparable), ``vs_float64`` and ``vs_float32`` (how many times faster than the model
             cast as a whole: the median of ratios within rounds, and with ``_low`` and ``_high`` its confidence
-            interval), ``peak_gib`` and ``memory_vs_float32``, ``pareto`` (nothing measured is both faster, or smaller,
-            and more accurate), ``held_out`` (of the structures held out, the share on which its file kept the
+            interval), ``float64_share`` (of the operations of energy and forces of the smallest structure, the part in
+            float64; NaN of casts; what cuEquivariance's kernels compute is not in it), ``peak_gib`` and
+            ``memory_vs_float32``, ``pareto`` (nothing measured is both faster, or smaller, and more accurate), ``held_out`` (of the structures held out, the share on which its file kept the
             tolerance; NaN where that was not tried) and ``held_out_at_least`` (the share of structures drawn like these
             that it keeps it on at least, with a confidence of 95 %, counting all that were tried).
         blocks: One row for each block and precision, alone: ``energy``, ``forces``, ``stress``, ``share``, ``saves``
@@ -187,6 +188,7 @@ def answer(
     said = [
         *notes.of_test(tried, count_kinds(graph.atomic_numbers for graph in place.graphs), held is not None),
         *notes.of_rivals(name, table),
+        *notes.of_float64(name, table),
         *notes.of_choice(name, table, _as_cheap(search, table, policies, margin, tried), search.objective),
         str(margin),
         notes.of_runs(search.candidates.n_runs, rank),

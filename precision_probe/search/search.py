@@ -135,6 +135,8 @@ class Search:
                 errors[RIVAL.format(name)] = errors[CAST.format(name)]
         rows = {name: self._row(errors[name], timed[name]) for name in errors}
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("candidate")
+        counted = {name: self.candidates.operations(policy) for name, policy in policies.items()}
+        table["float64_share"] = pd.Series({name: each.share for name, each in counted.items()}).reindex(table.index)
         table.insert(0, "rules", [_text(policies[name]) if name in policies else "" for name in table.index])
         for other in ("float64", "float32"):
             cast = timed[CAST.format(other)].seconds

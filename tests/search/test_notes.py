@@ -95,3 +95,14 @@ def test_what_is_gained_by_launching_is_said_of_the_same_rounds():
     double, single = notes.of_rivals("mixed", pd.concat([found.assign(seconds=0.01), rivals]))
     assert "takes 10 ms, and model.to(float64) called as it is 500 ms: 50 times as long (between 50 and 50" in double
     assert "model.to(float32) called as it is" in single
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, np.nan])
+def test_nothing_is_said_of_float64_where_there_is_nothing_to_say(share):
+    assert notes.of_float64("mixed", table(1.0).assign(float64_share=share)) == []
+
+
+def test_what_slow_float64_costs():
+    (said,) = notes.of_float64("mixed", table(1.0).assign(float64_share=0.01))
+    assert said.startswith("0.01 of its operations are in float64.")
+    assert "would take 1.63 times as long" in said
