@@ -60,8 +60,9 @@ class Recommendation:
             cast as a whole: the median of ratios within rounds, and with ``_low`` and ``_high`` its confidence
             interval), ``float64_share`` (of the operations of energy and forces of the smallest structure, the part in
             float64; NaN of casts; what cuEquivariance's kernels compute is not in it), ``peak_gib`` and
-            ``memory_vs_float32``, ``pareto`` (nothing measured is both faster, or smaller, and more accurate), ``held_out`` (of the structures held out, the share on which its file kept the
-            tolerance; NaN where that was not tried) and ``held_out_at_least`` (the share of structures drawn like these
+            ``memory_vs_float32``, ``pareto`` (nothing measured is both faster, or smaller, and more accurate),
+            ``held_out`` (of the structures held out, the share on which its file kept the tolerance; NaN where that was
+            not tried) and ``held_out_at_least`` (the share of structures drawn like these
             that it keeps it on at least, with a confidence of 95 %, counting all that were tried).
         blocks: One row for each block and precision, alone: ``energy``, ``forces``, ``stress``, ``share``, ``saves``
             (seconds), ``saves_gib`` (NaN on a CPU), and ``predicted``, the force error that adjoints predict.
