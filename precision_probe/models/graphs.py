@@ -190,6 +190,7 @@ def told_beside(atoms: ase.Atoms, needed: Collection[str]) -> tuple[tuple[str, b
         atoms: The structure.
         needed: As :func:`precision_probe.models.attributes.inputs_needed` gives it.
     """
+    places: list[tuple[Mapping[str, object], Mapping[str, tuple[str, ...]]]]
     places = [(atoms.info, _OF_STRUCTURE), (atoms.arrays, _OF_ATOMS)]
     given = [(place, keys) for place, names in places for quantity, keys in names.items() if quantity in needed]
     found = [(key, place[key]) for place, keys in given for key in keys if key in place]
