@@ -6,7 +6,7 @@ from typing import Any
 import ase
 import numpy as np
 import torch
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import CalculationFailed, Calculator, PropertyNotImplementedError, all_changes
 from ase.geometry import complete_cell
 from ase.stress import full_3x3_to_voigt_6_stress
 
@@ -57,6 +57,7 @@ class GraphCalculator(Calculator):  # type: ignore[misc]
 
         Raises:
             InputError: If the model does not know an element, or lacks what it needs to know of the structure.
+            CalculationFailed: If the model predicts NaN or infinity.
             PropertyNotImplementedError: If the stress of something is asked for that is not periodic.
         """
         super().calculate(atoms, properties, system_changes)
@@ -70,8 +71,13 @@ class GraphCalculator(Calculator):  # type: ignore[misc]
         positions = torch.from_numpy(np.ascontiguousarray(given.positions))
         cells = torch.from_numpy(complete_cell(given.cell)).reshape(1, 3, 3)
         found = self.launcher.evaluate(structures, positions, cells, stress=stress)
-        energy = float(found.energy)
-        self.results: dict[str, Any] = {"energy": energy, "free_energy": energy, "forces": found.forces.cpu().numpy()}
+        energy, forces = float(found.energy), found.forces.cpu().numpy()
+        if not (np.isfinite(energy) and np.isfinite(forces).all()):
+            raise CalculationFailed(
+                "The model predicts NaN or infinity: two atoms on one place, or numbers beyond what a precision of the "
+                "policy holds. precision-probe audit --explain says in which block that begins."
+            )
+        self.results: dict[str, Any] = {"energy": energy, "free_energy": energy, "forces": forces}
         if found.energies is not None:
             self.results["energies"] = found.energies.cpu().numpy()
         if found.stress is not None:

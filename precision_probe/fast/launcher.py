@@ -55,9 +55,8 @@ class Structures:
 
     def __init__(self, graph: Graph, pairs: VerletList) -> None:
         self.graph, self.pairs = graph, pairs
-        pbc = torch.as_tensor(self.graph.pbc)
-        self.n_edges = self.graph.n_edges
-        self.is_periodic = pbc.all(dim=1)
+        self.n_edges = graph.n_edges
+        self.is_periodic = torch.as_tensor(graph.periodic)
 
     @property
     def n(self) -> int:
@@ -125,9 +124,18 @@ class Launcher:
             positions: (n_atoms, 3) float64, Å, on any device.
             cells: (n_structures, 3, 3) float64, Å, on any device; not singular.
             stress: Whether it is wanted.
+
+        Raises:
+            InputError: If there are not as many atoms or structures, or a position or a cell is NaN or infinite.
         """
+        expected = (structures.graph.n_atoms, 3), (structures.n, 3, 3)
+        if (tuple(positions.shape), tuple(cells.shape)) != expected:
+            raise InputError(
+                f"Positions and cells of these structures have the shapes {expected[0]} and {expected[1]}; got "
+                f"{tuple(positions.shape)} and {tuple(cells.shape)}."
+            )
         with undisturbed(), current(self.device), torch.no_grad():
-            return self._evaluate(structures, positions, cells, stress)
+            return self._evaluate(structures, positions.to(torch.float64), cells.to(torch.float64), stress)
 
     def _evaluate(self, structures: Structures, positions: torch.Tensor, cells: torch.Tensor, stress: bool) -> Results:
         sized = self._held(structures, stress)
@@ -148,6 +156,7 @@ class Launcher:
         """What was captured and has these structures in it."""
         for key, sized in self._sized.items():
             if sized.structures is structures and key[1] == stress:
+                self._sized.move_to_end(key)
                 return sized
         return None
 
@@ -155,6 +164,10 @@ class Launcher:
         self, structures: Structures, positions: torch.Tensor, cells: torch.Tensor, stress: bool
     ) -> "_Sized":
         """A graph in which structures fit, with their present pairs in it."""
+        if not (positions.isfinite().all() and cells.isfinite().all()):  # with which no pairs hold
+            raise InputError(
+                "A position or a cell is NaN or infinite: a step too long, or forces that were not finite?"
+            )
         pairs = structures.pairs.build(positions, cells, self.device)
         n_atoms, n_edges = structures.graph.n_atoms, structures.n_edges
         sized = self._held(structures, stress)
@@ -163,7 +176,6 @@ class Launcher:
             sized = self._sized.get((shape, stress))
             inputs = Inputs(shape, structures.graph, self.model, self.head, self.device)
             if sized is None:
-                inputs.set_pairs(pairs)
                 sized = self._made(inputs, stress)
             else:
                 sized.inputs.take(inputs)

@@ -4,11 +4,12 @@ import ase.build
 import numpy as np
 import pytest
 from ase import units
-from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.calculator import CalculationFailed, PropertyNotImplementedError
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 from mace.calculators import MACECalculator
 
+from precision_probe import Policy
 from precision_probe.exceptions import InputError
 from precision_probe.fast.calculator import GraphCalculator
 from precision_probe.fast.launcher import Launcher
@@ -80,6 +81,14 @@ def test_an_element_that_the_model_does_not_know(calculator):
     atoms.calc = calculator
     with pytest.raises(InputError, match="has Si, which the model does not know"):
         atoms.get_potential_energy()
+
+
+def test_nothing_that_is_not_finite_is_handed_on(demo, water):
+    water.calc = Policy.uniform("float16").calculator(demo, run="graph")
+    water.get_forces()
+    water.positions[1] = water.positions[2]
+    with pytest.raises(CalculationFailed, match="NaN or infinity"):
+        water.get_forces()
 
 
 def test_an_empty_and_a_lone_neighbourhood(calculator, by_mace):
