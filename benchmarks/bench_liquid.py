@@ -27,15 +27,15 @@ def arguments(argv: Iterable[str]) -> argparse.Namespace:
     add("model", help="a trained model that knows H and O")
     add("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
     add("--atoms", type=int, help="of the box (default: 192; 3 with --smoke)")
-    add("--picoseconds", type=float, help="of each run (default: 20; 0.03 with --smoke)")
+    add("--picoseconds", type=float, help="of each run (default: 20; 0.02 with --smoke)")
     add("--timestep", type=float, default=0.5, help="fs (default: %(default)s)")
     add("--runs", type=int, help="at once (default: 4; 2 with --smoke)")
     add("--equilibrate", type=int, help="steps of half a femtosecond before (default: 4000; 2 with --smoke)")
     add("--output", "-o", type=Path, default=Path(__file__).parent / "results", help="folder (default: %(default)s)")
-    add("--smoke", action="store_true", help="a molecule and sixty steps, on the CPU unless --device is given")
+    add("--smoke", action="store_true", help="a molecule and forty steps, on the CPU unless --device is given")
     add("--quiet", action="store_true", help="no progress and no table")
     args = parser.parse_args(list(argv))
-    defaults = {"atoms": (192, 3), "picoseconds": (20.0, 0.03), "runs": (4, 2), "equilibrate": (4000, 2)}
+    defaults = {"atoms": (192, 3), "picoseconds": (20.0, 0.02), "runs": (4, 2), "equilibrate": (4000, 2)}
     for name, (usual, smoke) in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, smoke if args.smoke else usual)
