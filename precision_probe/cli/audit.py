@@ -22,6 +22,7 @@ from precision_probe.cli.common import (
     StructureFormatOption,
     StructuresArgument,
     TracebackOption,
+    WideOption,
     exit_codes,
     say,
 )
@@ -113,6 +114,7 @@ def audit(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from what an interrupted run of the same command left.")
     ] = False,
+    wide: WideOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")] = False,
     safe: SafeOption = False,
     traceback: TracebackOption = False,
@@ -164,7 +166,7 @@ def audit(
                     model, atoms, claim, options, n_workers=workers, scheduler=scheduler, steps=steps, quiet=quiet
                 )
                 with pp.open_trace(done.path) as trace:
-                    over = finish(trace, done.notes, done.path, limits, quiet=quiet)
+                    over = finish(trace, done.notes, done.path, limits, quiet=quiet, wide=wide)
                     _check_failures(trace, done.path)
                 if over:
                     raise typer.Exit(EXCEEDED)
@@ -179,7 +181,7 @@ def audit(
                     probe.detach()
             INTERRUPTIONS.keep(f"The trace is in {probe.written_to}." if probe.written_to else "Nothing was written.")
         trace = probe.trace()
-        over = finish(trace, probe.notes, probe.written_to, limits, quiet=quiet)
+        over = finish(trace, probe.notes, probe.written_to, limits, quiet=quiet, wide=wide)
         if outcome is not None or probe.written_to != claim.path:
             raise _failure(outcome, probe, claim.path)
         _check_failures(trace, claim.path)

@@ -38,10 +38,11 @@ __all__ = [
     "StructuresArgument",
     "TraceArgument",
     "TracebackOption",
+    "WideOption",
     "complain",
     "exit_codes",
     "say",
-    "wide_console",
+    "table_console",
     "write",
 ]
 
@@ -77,6 +78,10 @@ StressKeyOption = Annotated[
 ]
 TraceArgument = Annotated[Path, typer.Argument(help="A trace that audit wrote.")]
 TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show the Python traceback of an error.")]
+WideOption = Annotated[
+    bool,
+    typer.Option("--wide", help="Tables with all columns, also where a terminal is too narrow: it breaks their lines."),
+]
 BlocksOption = Annotated[
     list[str] | None,
     typer.Option(help="Glob over module names: 'interactions.*', or '!readouts.*' to leave out; may be repeated."),
@@ -155,8 +160,15 @@ def exit_codes(traceback: bool) -> Iterator[None]:
     raise typer.Exit(code)
 
 
-def wide_console(width: int) -> Console:
-    """A console at least this wide: a narrower terminal wraps lines, a pipe gets them whole; no digit is cut off."""
+def table_console(width: int, *, wide: bool) -> Console:
+    """A console for tables: a terminal, which they are fitted to, or one at least so wide, where no digit is cut off.
+
+    Args:
+        width: That the tables need, in a pipe or a file.
+        wide: Whether a terminal, too, is given all that there is, and breaks lines as it likes.
+    """
+    if sys.stdout.isatty() and not wide:
+        return PlainConsole(fits_tables=True)
     return PlainConsole(width=max(width, PlainConsole().width))
 
 

@@ -26,8 +26,9 @@ class PlainConsole(Console):
     moves its cursor or renames its window. Names in a trace may hold all of these.
     """
 
-    def __init__(self, *, width: int | None = None, stderr: bool = False) -> None:
+    def __init__(self, *, width: int | None = None, stderr: bool = False, fits_tables: bool = False) -> None:
         super().__init__(width=width, stderr=stderr, markup=False, emoji=False)
+        self.fits_tables = fits_tables  # whether tables leave out columns for which it is too narrow
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print, and see that it arrives where that is stdout."""

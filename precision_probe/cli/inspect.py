@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from precision_probe.cli.style import plain_table
+from precision_probe.cli.tables.style import plain_table
 from precision_probe.labels import grouped
 from precision_probe.models.attributes import elements
 from precision_probe.models.blocks import default_blocks, select_blocks
@@ -169,7 +169,9 @@ def _model_table(model: torch.nn.Module, name: str) -> Table:
 
 
 def _blocks_table(model: torch.nn.Module) -> Table:
-    table = plain_table("Blocks", "block", "class", "parameters", "returns")
+    table = plain_table("Blocks", "block")
+    for heading, rank in (("class", 2), ("parameters", 1), ("returns", 3)):
+        table.add_column(heading, rank=rank)
     for block in describe_blocks(model):
         outputs = "; ".join(f"{name}: {irreps}" for name, irreps in block["outputs"].items())
         table.add_row(block["name"], block["class"], f"{block['n_parameters']:,}", outputs)
@@ -178,8 +180,10 @@ def _blocks_table(model: torch.nn.Module) -> Table:
 
 def _structures_table(graphs: list[Graph]) -> Table:
     """Structure by structure, so that one with a wrong cell or no neighbours is seen."""
-    headings = ("name", "atoms", "edges", "elements", "periodic", "neighbours: min, mean, max", "edge lengths, Å")
-    table = plain_table("Structures", *headings)
+    headings = ("atoms", "edges", "elements", "periodic", "neighbours: min, mean, max", "edge lengths, Å")
+    table = plain_table("Structures", "name")
+    for rank, heading in enumerate(headings, 1):
+        table.add_column(heading, rank=rank)
     for graph in graphs:
         about = describe_graph(graph)
         table.add_row(

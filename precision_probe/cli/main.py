@@ -8,8 +8,9 @@ from precision_probe.cli.common import (
     StructureFormatOption,
     StructuresArgument,
     TracebackOption,
+    WideOption,
     exit_codes,
-    wide_console,
+    table_console,
 )
 from precision_probe.cli.convert import convert
 from precision_probe.cli.search import apply, recommend, sweep
@@ -36,6 +37,7 @@ def inspect(
     model: ModelArgument = "demo",
     structures: StructuresArgument = "demo",
     format: StructureFormatOption = None,  # noqa: A002
+    wide: WideOption = False,
     safe: SafeOption = False,
     traceback: TracebackOption = False,
 ) -> None:
@@ -43,10 +45,10 @@ def inspect(
     with exit_codes(traceback):
         admit(model, safe=safe)
         from precision_probe.cli.inspect import print_inspection
-        from precision_probe.cli.style import WIDTH
+        from precision_probe.cli.tables.style import WIDTH
         from precision_probe.structures import read_structures
 
-        print_inspection(model, read_structures(structures, format=format), wide_console(WIDTH))
+        print_inspection(model, read_structures(structures, format=format), table_console(WIDTH, wide=wide))
 
 
 for verb in (audit, inspect, errors, explain, compare, validate, sweep, recommend, apply, convert):

@@ -19,9 +19,10 @@ from precision_probe.cli.common import (
     SchedulerOption,
     StructuresArgument,
     TracebackOption,
+    WideOption,
     exit_codes,
     say,
-    wide_console,
+    table_console,
     write,
 )
 from precision_probe.cli.trust import SafeOption, admit
@@ -77,6 +78,7 @@ def sweep(
     safe: SafeOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")] = False,
     format: FormatOption = Format.table,  # noqa: A002
+    wide: WideOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     traceback: TracebackOption = False,
 ) -> None:
@@ -127,10 +129,10 @@ def sweep(
         if format is not Format.table:
             write(table, format)
             return
-        from precision_probe.cli.search_tables import sweep_table
-        from precision_probe.cli.style import FULL_WIDTH
+        from precision_probe.cli.tables.search import sweep_table
+        from precision_probe.cli.tables.style import FULL_WIDTH
 
-        wide_console(FULL_WIDTH).print(sweep_table(table, quantity, limit))
+        table_console(FULL_WIDTH, wide=wide).print(sweep_table(table, quantity, limit))
 
 
 def recommend(
@@ -165,6 +167,7 @@ def recommend(
     scheduler: SchedulerOption = None,
     safe: SafeOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
+    wide: WideOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")] = False,
     traceback: TracebackOption = False,
 ) -> None:
@@ -203,11 +206,11 @@ def recommend(
             INTERRUPTIONS.keep(f"The policy is complete: {output}.")
             log.unlink(missing_ok=True)
         if not quiet:
-            from precision_probe.cli.search_tables import recommendation_table
-            from precision_probe.cli.style import FULL_WIDTH
+            from precision_probe.cli.tables.search import recommendation_table
+            from precision_probe.cli.tables.style import FULL_WIDTH
 
             table = recommendation_table(recommendation.policy, recommendation.candidates, recommendation.notes)
-            wide_console(FULL_WIDTH).print(table)
+            table_console(FULL_WIDTH, wide=wide).print(table)
         say(quiet, f"Policy written to {output}")
 
 

@@ -15,9 +15,10 @@ from precision_probe.cli.common import (
     Resolved,
     TraceArgument,
     TracebackOption,
+    WideOption,
     complain,
     exit_codes,
-    wide_console,
+    table_console,
     write,
 )
 from precision_probe.cli.validate import UntrustedOption, validate_first
@@ -48,6 +49,7 @@ def errors(
     format: FormatOption = Format.table,  # noqa: A002
     eps: Annotated[float, typer.Option(help="The ε of mean_rel, |Δ| / (|y| + ε).", min=0)] = 1e-12,
     by: Annotated[Resolved | None, typer.Option(help="Resolve every array by irrep or by chemical element.")] = None,
+    wide: WideOption = False,
     untrusted: UntrustedOption = False,
     traceback: TracebackOption = False,
 ) -> None:
@@ -59,10 +61,10 @@ def errors(
         with _opened(trace) as opened:
             table = pp.errors(opened, eps=eps, by=None if by is None else by.value)
         if format is Format.table:
-            from precision_probe.cli.style import FULL_WIDTH
-            from precision_probe.cli.tables import errors_table
+            from precision_probe.cli.tables.errors import errors_table
+            from precision_probe.cli.tables.style import FULL_WIDTH
 
-            wide_console(FULL_WIDTH).print(errors_table(table))
+            table_console(FULL_WIDTH, wide=wide).print(errors_table(table))
         else:
             write(table, format)
 
@@ -71,19 +73,20 @@ def explain(
     trace: TraceArgument,
     table: Annotated[str | None, typer.Option(help="One table alone, such as physics or budget. Default: all.")] = None,
     format: FormatOption = Format.table,  # noqa: A002
+    wide: WideOption = False,
     untrusted: UntrustedOption = False,
     traceback: TracebackOption = False,
 ) -> None:
     """Print why the digits go, from a trace that audit --explain wrote: in your units, budgets, symmetry, bits."""
     with exit_codes(traceback):
         validate_first(untrusted, trace)
-        from precision_probe.cli.style import WIDTH
-        from precision_probe.cli.tables import view_tables
+        from precision_probe.cli.tables.errors import view_tables
+        from precision_probe.cli.tables.style import WIDTH
 
         with _opened(trace) as opened:
             if format is Format.table:
                 for each in view_tables(opened, table):
-                    wide_console(WIDTH).print(each)
+                    table_console(WIDTH, wide=wide).print(each)
                 if table is None and not opened.tables:
                     complain("Note: the trace keeps no tables that say why. Make one that does: audit --explain.")
             elif table is None:
@@ -98,6 +101,7 @@ def compare(
     a: Annotated[Path, typer.Argument(metavar="TRACE_A", help="A trace that audit wrote.")],
     b: Annotated[Path, typer.Argument(metavar="TRACE_B", help="Another, of the same structures.")],
     format: FormatOption = Format.table,  # noqa: A002
+    wide: WideOption = False,
     untrusted: UntrustedOption = False,
     traceback: TracebackOption = False,
 ) -> None:
@@ -111,16 +115,16 @@ def compare(
             table = pp.compare_traces(ours, theirs)
             differences = provenance_differences(ours, theirs)
         if format is Format.table:
-            from precision_probe.cli.comparison_tables import comparison_table, provenance_table
-            from precision_probe.cli.style import WIDTH
+            from precision_probe.cli.tables.comparison import comparison_table, provenance_table
+            from precision_probe.cli.tables.style import WIDTH
 
-            console = wide_console(WIDTH)
+            console = table_console(WIDTH, wide=wide)
             console.print(provenance_table(differences))
             console.print(comparison_table(table))
         else:
             write(table, format)
         if table.attrs["left_out"]:
-            from precision_probe.cli.comparison_tables import listed_by_reason
+            from precision_probe.cli.tables.comparison import listed_by_reason
 
             complain(f"Note: not comparable, and left out: {listed_by_reason(table.attrs['left_out'])}.")
         first = first_difference(table)

@@ -292,7 +292,7 @@ def test_a_tolerance_is_judged_once_for_the_table_and_the_exit_code(model_file, 
         return ""
 
     monkeypatch.setattr("precision_probe.analysis.errors.exceeded", count)
-    monkeypatch.setattr("precision_probe.cli.tables.model_table", show)
+    monkeypatch.setattr("precision_probe.cli.tables.errors.model_table", show)
     result = audit(model_file, water_file, "--tolerance", "forces=1e-30,energy=1e9,stress=1.0")
     assert result.exit_code == EXCEEDED
     assert len(judged) == 1

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from precision_probe.cli.common import complain, say, wide_console
+from precision_probe.cli.common import complain, say, table_console
 
 if TYPE_CHECKING:
     from precision_probe.trace.trace import Trace
@@ -13,7 +13,13 @@ __all__ = ["finish"]
 
 
 def finish(
-    trace: "Trace", notes: Sequence[str], path: Path | None, limits: Mapping[str, float] | None, *, quiet: bool
+    trace: "Trace",
+    notes: Sequence[str],
+    path: Path | None,
+    limits: Mapping[str, float] | None,
+    *,
+    quiet: bool,
+    wide: bool,
 ) -> bool:
     """Print the tables, and judge the tolerance: whether it is exceeded.
 
@@ -23,19 +29,20 @@ def finish(
         path: Where it is, if it is anywhere.
         limits: Largest errors allowed; by default a guide, by which nothing is judged.
         quiet: Print no tables.
+        wide: Print them with all their columns, however narrow a terminal is.
     """
     import precision_probe as pp
     from precision_probe.analysis.causes import main_causes
     from precision_probe.analysis.errors import exceeded
-    from precision_probe.cli.style import WIDTH
-    from precision_probe.cli.tables import GUIDE, block_table, model_table, view_tables
+    from precision_probe.cli.tables.errors import GUIDE, block_table, model_table, view_tables
+    from precision_probe.cli.tables.style import WIDTH
 
     summary = pp.summary(trace)
     judged = {name: limit for name, limit in (limits or GUIDE).items() if name in summary}
     over = exceeded(summary, judged)
     if not quiet:
         table = pp.errors(trace)
-        console = wide_console(WIDTH)
+        console = table_console(WIDTH, wide=wide)
         causes = main_causes(trace) if "contributions" in trace.tables else None
         console.print(model_table(summary, table, over, judged, is_guide=limits is None, causes=causes))
         if trace.modes:  # else nothing of the blocks was kept
