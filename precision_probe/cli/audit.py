@@ -115,7 +115,7 @@ def audit(
         bool, typer.Option("--resume", help="Go on from what an interrupted run of the same command left.")
     ] = False,
     wide: WideOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of progress, and print no tables.")] = False,
     safe: SafeOption = False,
     traceback: TracebackOption = False,
 ) -> None:

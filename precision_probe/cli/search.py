@@ -79,7 +79,7 @@ def sweep(
     force: Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")] = False,
     format: FormatOption = Format.table,  # noqa: A002
     wide: WideOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of progress.")] = False,
     traceback: TracebackOption = False,
 ) -> None:
     """How many bits each block needs: round to fewer and fewer, in the whole model and in one block at a time."""
@@ -168,7 +168,7 @@ def recommend(
     safe: SafeOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
     wide: WideOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of progress, and print no tables.")] = False,
     traceback: TracebackOption = False,
 ) -> None:
     """Find the fastest precision for each block within a tolerance, and test its file on structures held out."""

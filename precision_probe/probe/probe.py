@@ -250,7 +250,7 @@ class Probe:
         Args:
             structures: ``Atoms``, a list of them, or a path of anything ASE reads. For a module attached with
                 ``call``: one input, or a list of them.
-            progress: Show a progress bar, where there is a terminal.
+            progress: Say on stderr how far it is: a bar in a terminal, else lines.
 
         Raises:
             InputError: If a structure cannot be used, or an earlier run, from which this one goes on, has another in
@@ -295,7 +295,7 @@ class Probe:
             steps: Of dynamics at constant energy, four runs of the largest in each precision; none by default.
             only: Names of tables, such as ``"contributions"``, where not all of :func:`precision_probe.explain` are
                 wanted.
-            progress: Show a progress bar, where there is a terminal.
+            progress: Say on stderr how far it is: a bar in a terminal, else lines.
 
         Raises:
             InputError: If a structure cannot be used, the model predicts no energies and forces, or the output file is
