@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -26,8 +26,16 @@ class PlainConsole(Console):
     moves its cursor or renames its window. Names in a trace may hold all of these.
     """
 
-    def __init__(self, *, width: int | None = None, stderr: bool = False, fits_tables: bool = False) -> None:
-        super().__init__(width=width, stderr=stderr, markup=False, emoji=False)
+    def __init__(
+        self,
+        *,
+        width: int | None = None,
+        stderr: bool = False,
+        file: IO[str] | None = None,
+        fits_tables: bool = False,
+    ) -> None:
+        is_terminal = None if file is None else False  # whatever the environment says, a file has no colours
+        super().__init__(width=width, stderr=stderr, file=file, markup=False, emoji=False, force_terminal=is_terminal)
         self.fits_tables = fits_tables  # whether tables leave out columns for which it is too narrow
 
     def print(self, *objects: Any, **options: Any) -> None:

@@ -1,6 +1,6 @@
 """What ``precision-probe inspect`` prints: what a model and structures are, and one block run as a smoke test."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypedDict
 
 import ase.data
@@ -28,6 +28,7 @@ __all__ = [
     "SmokeTest",
     "describe_blocks",
     "describe_graph",
+    "inspection",
     "print_inspection",
     "smoke_test",
 ]
@@ -90,6 +91,29 @@ def print_inspection(model_source: ModelSource, structures_source: StructureSour
     _print_smoke_test(smoke_test(model, graphs[0]), console)
     for note in grouped((graph.names[0], note) for graph in graphs for note in graph.notes):
         console.print(f"Note: {note}", markup=False)
+
+
+def inspection(model_source: ModelSource, structures_source: StructureSource) -> dict[str, object]:
+    """The same as :func:`print_inspection` prints, as JSON has it; of the first structure's tensors no numbers.
+
+    Raises:
+        InputError: If the model or a structure cannot be used.
+    """
+    model, name = load_model(model_source)
+    graphs = [build_graph(atoms, model) for atoms in read_structures(structures_source)]
+    test = smoke_test(model, graphs[0])
+    return {
+        "model": {"name": name, **describe_model(model)},
+        "blocks": describe_blocks(model),
+        "structures": [describe_graph(graph) for graph in graphs],
+        "smoke_test": {
+            **asdict(test),
+            "irreps": [
+                dict(zip(("irrep", "channels", "components", "rms"), irrep, strict=True)) for irrep in test.irreps
+            ],
+        },
+        "notes": list(grouped((graph.names[0], note) for graph in graphs for note in graph.notes)),
+    }
 
 
 def describe_graph(graph: Graph) -> GraphDescription:

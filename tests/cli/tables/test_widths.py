@@ -8,6 +8,7 @@ import struct
 import sys
 import termios
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,8 @@ import pytest
 from rich.cells import cell_len
 
 import precision_probe as pp
-from precision_probe.cli.auditing.verdict import finish
+from precision_probe.cli.auditing.finish import Shown, finish
+from precision_probe.cli.auditing.verdict import judge
 from precision_probe.cli.common import table_console
 from precision_probe.cli.main import app
 from precision_probe.cli.tables.search import recommendation_table, sweep_table
@@ -118,7 +120,8 @@ def test_verbs_that_read_a_trace(shown, explained, verb):
 def test_an_audit(shown, explained):
     _, path = explained
     with pp.open_trace(path) as trace:
-        assert check(shown, lambda: finish(trace, (), None, {"forces": 1e-9, "energy": 1e-9}, quiet=False, wide=False))
+        verdict = replace(judge(trace, {"forces": 1e-9, "energy": 1e-9}), is_guide=True)  # which ends nothing
+        assert check(shown, lambda: finish(trace, verdict, (), None, Shown()))
 
 
 def test_a_sweep(shown):
