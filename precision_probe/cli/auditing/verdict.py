@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from precision_probe.cli.common import EXCEEDED, FAILED
 from precision_probe.exceptions import ProbeError
@@ -89,7 +89,7 @@ def document(trace: "Trace", verdict: Verdict, path: str | None, notes: list[str
     from precision_probe.analysis.causes import main_causes
     from precision_probe.analysis.errors import TOLERANCE_UNITS, worst_blocks
 
-    causes = main_causes(trace) if "contributions" in trace.tables else None
+    causes = main_causes(trace).T.to_dict() if "contributions" in trace.tables else {}
     blocks = worst_blocks(pp.errors(trace)) if trace.modes else {}
     return {
         "trace": path,
@@ -101,7 +101,7 @@ def document(trace: "Trace", verdict: Verdict, path: str | None, notes: list[str
             {
                 "precision": precision,
                 **_row(row, verdict.over[verdict.over["precision"] == precision]),
-                "worst_parts": {} if causes is None else _parts(causes.loc[str(precision)]),
+                "worst_parts": _parts(causes.get(precision, {})),
                 "worst_block": blocks.get(str(precision)),
             }
             for precision, row in verdict.summary.drop(index="float64").iterrows()
@@ -112,11 +112,11 @@ def document(trace: "Trace", verdict: Verdict, path: str | None, notes: list[str
     }
 
 
-def _parts(cause: "pd.Series[float]") -> dict[str, object]:
+def _parts(cause: Mapping[Any, object]) -> dict[str, object]:
     """What makes most of the squared error of energies, and of forces."""
     return {
         quantity: {"part": cause[f"{quantity}_part"], "share": cause[f"{quantity}_share"]}
-        for quantity in ("energy", "forces")
+        for quantity in (("energy", "forces") if cause else ())
     }
 
 
