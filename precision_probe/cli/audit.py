@@ -28,6 +28,7 @@ from precision_probe.cli.common import (
     exit_codes,
     say,
 )
+from precision_probe.cli.configuration import configured
 from precision_probe.cli.trust import SafeOption, admit
 from precision_probe.exceptions import InputError, ProbeError
 from precision_probe.files import check_writable, unfinished
@@ -42,6 +43,7 @@ __all__ = ["audit"]
 
 
 def audit(
+    context: typer.Context,
     model: ModelArgument = "demo",
     structures: StructuresArgument = "demo",
     output: Annotated[
@@ -151,6 +153,7 @@ def audit(
                 raise InputError("--junit reports tests, and needs a --tolerance to test, such as forces=1e-3.")
             check_writable(junit, force=force or resume)
         shown = Shown(format, junit, wide, quiet)
+        configuration = configured(context, quiet=quiet)
         admit(model, safe=safe, quiet=quiet)
         import precision_probe as pp
         from precision_probe.labels import LabelKeys
@@ -171,6 +174,7 @@ def audit(
             offload=offload,
             head=head,
             device=device,
+            configuration=configuration,
         )
         with claimed(output, model, structures, force=force, resume=resume, quiet=quiet, as_folder=is_shared) as claim:
             if is_shared:

@@ -17,6 +17,7 @@ from precision_probe.cli.common import (
     table_console,
     write_json,
 )
+from precision_probe.cli.configuration import ConfigOption, use_configuration
 from precision_probe.cli.console import printed
 from precision_probe.cli.convert import convert
 from precision_probe.cli.search import apply, recommend, sweep
@@ -47,12 +48,16 @@ def _print_version(is_asked: bool) -> None:
 
 
 @app.callback()
-def _options(
-    version: Annotated[  # its callback does it
+def _before_verbs(
+    context: typer.Context,
+    config: ConfigOption = None,
+    version: Annotated[  # noqa: ARG001  # its callback does it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and exit.")
     ] = False,
 ) -> None:
     """What stands before a verb."""
+    with exit_codes(traceback=False):
+        use_configuration(context, config)
 
 
 def inspect(

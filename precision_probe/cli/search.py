@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from precision_probe.cli.common import (
     table_console,
     write,
 )
+from precision_probe.cli.configuration import configured
 from precision_probe.cli.trust import SafeOption, admit
 from precision_probe.exceptions import InputError
 from precision_probe.interruption import INTERRUPTIONS
@@ -60,6 +62,7 @@ _INTERFACE = "What the mixed model takes and gives; float32 rounds the positions
 
 
 def sweep(
+    context: typer.Context,
     model: ModelArgument = "demo",
     structures: StructuresArgument = "demo",
     tolerance: Annotated[
@@ -95,8 +98,10 @@ def sweep(
             from precision_probe.report.plots import check_figure, plot_sweep
 
             check_figure(plot, force=force)
+        configuration = configured(context, quiet=quiet)
         admit(model, safe=safe, quiet=quiet)
         import precision_probe as pp
+        from precision_probe.probe.options import Options
         from precision_probe.trace.claim import claim_output
         from precision_probe.trace.tables import StoredTable
 
@@ -118,7 +123,10 @@ def sweep(
                 progress=not quiet,
             )
             if output is not None and log is not None:
-                with attach(model, precisions="float64", blocks=blocks, head=head, device=device) as probe:
+                options = Options(
+                    precisions="float64", blocks=blocks, head=head, device=device, configuration=configuration
+                )
+                with attach(model, **options) as probe:
                     probe.run(structures, progress=not quiet)
                 probe.add_tables({"sweep": StoredTable(table, table.attrs["title"], table.attrs["units"])})
                 probe.trace().save(output, force=True)
@@ -136,6 +144,7 @@ def sweep(
 
 
 def recommend(
+    context: typer.Context,
     model: ModelArgument = "demo",
     structures: StructuresArgument = "demo",
     tolerance: Annotated[
@@ -177,6 +186,7 @@ def recommend(
 
         limits = parse_tolerances(tolerance)
         log = _log_of(output, force=force)
+        configuration = configured(context, quiet=quiet)
         admit(model, safe=safe, quiet=quiet)
         import precision_probe as pp
         from precision_probe.trace.claim import claim_output
@@ -202,7 +212,10 @@ def recommend(
                 force=force,
                 progress=not quiet,
             )
-            recommendation.policy.save(output, force=True)
+            policy = recommendation.policy
+            if configuration is not None:
+                policy = replace(policy, evidence={**policy.evidence, "configuration": configuration})
+            policy.save(output, force=True)
             INTERRUPTIONS.keep(f"The policy is complete: {output}.")
             log.unlink(missing_ok=True)
         if not quiet:
