@@ -20,8 +20,9 @@ from precision_probe.cli.auditing.finish import Shown, finish
 from precision_probe.cli.auditing.verdict import judge
 from precision_probe.cli.common import table_console
 from precision_probe.cli.main import app
+from precision_probe.cli.tables.comparison import comparison_table, provenance_table
 from precision_probe.cli.tables.search import recommendation_table, sweep_table
-from precision_probe.cli.tables.style import FULL_WIDTH, plain_table
+from precision_probe.cli.tables.style import FULL_WIDTH, WIDTH, plain_table
 from precision_probe.policy import Policy, Rule
 
 WIDTHS = (80, 120, 200)
@@ -86,8 +87,12 @@ def is_part(words, whole):
     )
 
 
+def n_characters(found):
+    return sum(len(word) for words in found for word in words)
+
+
 def check(shown, function):
-    """Each table has the same rows at every width, of which fewer words are shown where there is less room."""
+    """Each table has the same rows at every width, of which less is shown where there is less room."""
     whole = rows(shown(WHOLE, function))
     assert whole
     counts = []
@@ -97,8 +102,8 @@ def check(shown, function):
         found = rows(lines)
         assert len(found) == len(whole)
         assert all(map(is_part, found, whole))
-        counts.append(sum(map(len, found)))
-        assert (HINT in " ".join(" ".join(lines).split())) == (counts[-1] < sum(map(len, whole)))
+        counts.append(n_characters(found))
+        assert (HINT in " ".join(" ".join(lines).split())) == (counts[-1] < n_characters(whole))
     assert counts == sorted(counts)
     return counts[0] < counts[-1]
 
@@ -106,15 +111,32 @@ def check(shown, function):
 # What the verbs print
 
 
-@pytest.mark.parametrize("verb", ["errors", "explain", "compare"])
-def test_verbs_that_read_a_trace(shown, explained, verb):
+def test_errors_and_what_explains_them(shown, explained):
     _, path = explained
-    arguments = [verb, str(path), *([str(path)] if verb == "compare" else [])]
-    check(shown, lambda: app(arguments, standalone_mode=False))
-    if verb == "errors":
-        wide = shown(80, lambda: app([*arguments, "--wide"], standalone_mode=False))
-        assert rows(wide) == rows(shown(WHOLE, lambda: app(arguments, standalone_mode=False)))
-        assert max(map(cell_len, wide)) > 120
+    assert check(shown, lambda: app(["errors", str(path), "--block", "interactions.*"], standalone_mode=False))
+    check(shown, lambda: app(["explain", str(path)], standalone_mode=False))
+
+
+def test_all_columns_are_shown_if_that_is_asked_for(shown, explained):
+    _, path = explained
+    arguments = ["errors", str(path), "--block", "model"]
+    wide = shown(80, lambda: app([*arguments, "--wide"], standalone_mode=False))
+    assert rows(wide) == rows(shown(WHOLE, lambda: app(arguments, standalone_mode=False)))
+    assert max(map(cell_len, wide)) > 120
+
+
+def test_a_comparison(shown, explained):
+    _, path = explained
+    with pp.open_trace(path) as ours, pp.open_trace(path) as theirs:
+        table = comparison_table(pp.compare_traces(ours, theirs))
+    differences = pd.DataFrame({"a": ["1.0", "x" * 90], "b": ["2.0", "y" * 90]}, index=["versions.torch", "settings"])
+
+    def show():
+        console = table_console(WIDTH, wide=False)
+        console.print(provenance_table(differences))
+        console.print(table)
+
+    assert check(shown, show)
 
 
 def test_an_audit(shown, explained):
