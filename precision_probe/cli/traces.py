@@ -4,7 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
@@ -83,20 +83,28 @@ def errors(
         with _opened(trace) as opened:
             table = _of_blocks(pp.errors(opened, eps=eps, by=None if by is None else by.value), block)
         kind = format or _format_of(output)
-        if output is None:
-            if kind is Format.table:
-                table_console(FULL_WIDTH, wide=wide).print(errors_table(table))
+        with contextlib.nullcontext() if output is None else _written(output) as file:
+            if kind is not Format.table:
+                write(table, kind, file)
             else:
-                write(table, kind)
-            return
-        try:
-            with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-                if kind is Format.table:
-                    PlainConsole(width=FULL_WIDTH, file=file).print(errors_table(table))
-                else:
-                    write(table, kind, file)
-        except OSError as error:
-            raise unwritable(output, error) from error
+                console = (
+                    table_console(FULL_WIDTH, wide=wide) if file is None else PlainConsole(width=FULL_WIDTH, file=file)
+                )
+                console.print(errors_table(table))
+
+
+@contextlib.contextmanager
+def _written(output: Path) -> Iterator[IO[str]]:
+    """A file to write, which takes its place when it is complete.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    try:
+        with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            yield file
+    except OSError as error:
+        raise unwritable(output, error) from error
 
 
 def _format_of(output: Path | None) -> Format:

@@ -36,14 +36,14 @@ class PlainTable(Table):
     """
 
     def __init__(self, **options: Any) -> None:
-        self._ranks: list[int] = []
+        self._ranks: dict[int, int] = {}  # rich adds columns of its own to rows that are longer than the headings
         super().__init__(**options)
 
     def add_column(  # type: ignore[override]  # rich lists each of its options
         self, header: RenderableType = "", *, rank: int = 0, **options: Any
     ) -> None:
         """Add a column, which the lower its rank the longer is shown."""
-        self._ranks.append(rank)
+        self._ranks[len(self.columns)] = rank
         super().add_column(header, **options)
 
     def add_row(self, *cells: RenderableType | None, style: StyleType | None = None, end_section: bool = False) -> None:
@@ -57,10 +57,11 @@ class PlainTable(Table):
             yield from super().__rich_console__(console, options)
             return
         widths = [max(_widths(column, console, options)) + _BETWEEN for column in self.columns]
+        ranks = [self._ranks.get(place, 0) for place in range(len(self.columns))]
         room = options.max_width - _FRAME
         kept: list[int] = []
-        for rank in sorted(set(self._ranks)):
-            of_rank = [place for place, other in enumerate(self._ranks) if other == rank]
+        for rank in sorted(set(ranks)):
+            of_rank = [place for place, other in enumerate(ranks) if other == rank]
             needed = sum(widths[place] for place in of_rank)
             if rank == 0 or needed <= room:
                 kept += of_rank

@@ -19,6 +19,7 @@ import precision_probe as pp
 from precision_probe.cli.auditing.finish import Shown, finish
 from precision_probe.cli.auditing.verdict import judge
 from precision_probe.cli.common import table_console
+from precision_probe.cli.inspect import print_inspection
 from precision_probe.cli.main import app
 from precision_probe.cli.tables.comparison import comparison_table, provenance_table
 from precision_probe.cli.tables.search import recommendation_table, sweep_table
@@ -123,6 +124,14 @@ def test_all_columns_are_shown_if_that_is_asked_for(shown, explained):
     wide = shown(80, lambda: app([*arguments, "--wide"], standalone_mode=False))
     assert rows(wide) == rows(shown(WHOLE, lambda: app(arguments, standalone_mode=False)))
     assert max(map(cell_len, wide)) > 120
+
+
+def test_an_inspection(shown, model, water, crystal):
+    def show():
+        print_inspection(model, [water, crystal], table_console(WIDTH, wide=False))
+
+    assert check(shown, show)
+    assert ["class", "ScaleShiftMACE"] in [line.split() for line in shown(80, show)]  # of the table without headings
 
 
 def test_a_comparison(shown, explained):
