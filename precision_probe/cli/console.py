@@ -36,11 +36,12 @@ class PlainConsole(Console):
     ) -> None:
         is_terminal = None if file is None else False  # whatever the environment says, a file has no colours
         super().__init__(width=width, stderr=stderr, file=file, markup=False, emoji=False, force_terminal=is_terminal)
+        self._is_stdout = file is None and not stderr
         self.fits_tables = fits_tables  # whether tables leave out columns for which it is too narrow
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print, and see that it arrives where that is stdout."""
-        with contextlib.nullcontext() if self.stderr else printed():
+        with printed() if self._is_stdout else contextlib.nullcontext():
             super().print(*objects, **options)
 
     def on_broken_pipe(self) -> None:
