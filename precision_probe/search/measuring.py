@@ -87,7 +87,7 @@ class Candidates:
     def errors_of(
         self, policies: Mapping[Name, Policy], description: str, *, progress: bool
     ) -> dict[Name, pd.DataFrame]:
-        """The same of several policies, by their names, with a progress bar of this description."""
+        """The same of several policies, by their names, which are counted under this description."""
         unknown = {key: policy for policy in policies.values() if (key := _key(policy)) not in self._known}
         if self._elsewhere is not None and unknown:
             with counted(len(unknown), description, progress=progress) as told:

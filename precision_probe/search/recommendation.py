@@ -124,7 +124,7 @@ def recommend(
         force: Begin a log anew that is of something else.
         elsewhere: What measures errors in other processes, made of the model in float64 and the structures searched on;
             :func:`precision_probe.parallel.recommend.recommend` has workers do it. Times are measured in this one.
-        progress: Show a progress bar, where there is a terminal.
+        progress: Say on stderr how far it is: a bar in a terminal, else lines.
 
     Raises:
         InputError: If the model, a structure, a precision, the tolerance, the interface or the device cannot be used,
