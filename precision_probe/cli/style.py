@@ -1,13 +1,12 @@
 """How tables look in a terminal: their frame, their width, and how many digits a number gets."""
 
-import numpy as np
-import pandas as pd
 from rich import box
 from rich.console import RenderableType
 from rich.style import StyleType
 from rich.table import Table
 
 from precision_probe.exceptions import printable
+from precision_probe.report.numbers import entry, number
 
 __all__ = ["DIRECTIONS", "FULL_WIDTH", "WIDTH", "entry", "number", "plain_table"]
 
@@ -37,19 +36,3 @@ def plain_table(title: str | None, *headings: str, show_header: bool = True) -> 
         padding=(0, 1, 0, 0),
         show_header=show_header,
     )
-
-
-def entry(value: str | float | None) -> str:
-    """A cell: text as it is, a number with three digits, nothing for what is missing."""
-    if isinstance(value, str):
-        return value
-    if value is None or pd.isna(value):
-        return ""
-    return f"{value:.3g}" if 0.1 <= abs(value) < 1e4 else number(float(value))
-
-
-def number(value: float) -> str:
-    """Two digits are what an error is worth."""
-    if isinstance(value, int | np.integer):
-        return str(value)
-    return "0" if value == 0 else f"{value:.1e}"

@@ -1,4 +1,4 @@
-"""Verbs that read traces: errors, explain, compare."""
+"""Verbs that read traces: errors, explain, compare, report."""
 
 import contextlib
 import warnings
@@ -17,6 +17,7 @@ from precision_probe.cli.common import (
     TracebackOption,
     complain,
     exit_codes,
+    say,
     wide_console,
     write,
 )
@@ -26,7 +27,7 @@ from precision_probe.exceptions import InputError
 if TYPE_CHECKING:
     from precision_probe.trace.trace import Trace
 
-__all__ = ["compare", "errors", "explain"]
+__all__ = ["compare", "errors", "explain", "report"]
 
 
 @contextlib.contextmanager
@@ -133,3 +134,40 @@ def compare(
             f"{first['precision']}): rel_l2 {first['difference']:.1e}, allowed {first['allowed']:.1e}."
         )
         raise typer.Exit(EXCEEDED)
+
+
+def report(
+    trace: TraceArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write, an HTML file.")] = Path(
+        "report.html"
+    ),
+    tolerance: Annotated[
+        str | None, typer.Option(help="Largest errors allowed, as audit takes them. Default: the policy's, or a guide.")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="What recommend wrote: errors against time, with what it recommends.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a page that is there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")] = False,
+    untrusted: UntrustedOption = False,
+    traceback: TracebackOption = False,
+) -> None:
+    """Write a page to look at, one file that opens without a network: the verdict, where errors grow, and why."""
+    with exit_codes(traceback):
+        validate_first(untrusted, trace)
+        import precision_probe as pp
+        from precision_probe.analysis.errors import parse_tolerances
+
+        limits = None if tolerance is None else parse_tolerances(tolerance)
+        recommended = None if policy is None else pp.Policy.load(policy)
+        with _opened(trace) as opened:
+            pp.write_report(
+                opened,
+                output,
+                tolerance=limits,
+                policy=recommended,
+                file=str(trace),
+                force=force,
+                progress=not quiet,
+            )
+        say(quiet, f"Page written to {output}")

@@ -26,9 +26,9 @@ def finish(
     """
     import precision_probe as pp
     from precision_probe.analysis.causes import main_causes
-    from precision_probe.analysis.errors import exceeded
+    from precision_probe.analysis.errors import GUIDE, exceeded
     from precision_probe.cli.style import WIDTH
-    from precision_probe.cli.tables import GUIDE, block_table, model_table, view_tables
+    from precision_probe.cli.tables import block_table, model_table, view_tables
 
     summary = pp.summary(trace)
     judged = {name: limit for name, limit in (limits or GUIDE).items() if name in summary}

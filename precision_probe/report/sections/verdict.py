@@ -1,0 +1,174 @@
+"""The verdict: a sentence for each precision, and the table of the whole model that it rests on."""
+
+import math
+
+import pandas as pd
+import scipy.stats
+
+from precision_probe.analysis.physical_errors import ALL, by_structure, has_energies_and_forces
+from precision_probe.exceptions import printable
+from precision_probe.report.content import Cell, Section, Table
+from precision_probe.report.findings import MILLI, Findings
+from precision_probe.report.numbers import entry
+
+__all__ = ["verdict"]
+
+_HEADINGS = {
+    "energy": "energy",
+    "interaction_energy": "interaction energy",
+    "forces": "forces, largest",
+    "forces_mae": "forces, mean",
+    "stress": "stress",
+}
+_CONFIDENCE = 0.95
+_FEWEST = 2  # structures of which a share says something
+
+
+def verdict(findings: Findings) -> Section:
+    """What may be used, and why."""
+    points = [(f"{each}: {_state(findings, each)}.", _reasons(findings, each)) for each in findings.precisions]
+    text = [_judged_by(findings)]
+    if findings.trace.attributes.get("complete") is False:
+        failures = findings.trace.attributes.get("failures") or ["it was interrupted"]
+        text.insert(0, f"The run is not complete: {'; '.join(map(printable, failures))}.")
+    return Section("verdict", "Verdict", [_table(findings)], text, points)
+
+
+def _over(findings: Findings, precision: str) -> list[str]:
+    """The quantities in which a precision exceeds the tolerance."""
+    table = findings.exceeded
+    return [str(name) for name in table["quantity"][table["precision"] == precision]]
+
+
+def _state(findings: Findings, precision: str) -> str:
+    if not findings.judged:
+        return "not judged"
+    over = [f"{name} ({_times(findings, precision, name)})" for name in _over(findings, precision)]
+    return f"beyond the tolerance in {', '.join(over)}" if over else "within the tolerance"
+
+
+def _times(findings: Findings, precision: str, name: str) -> str:
+    """How many tolerances an error is."""
+    ratio = findings.number(precision, name) / findings.judged[name]
+    return f"{entry(ratio)} times" if math.isfinite(ratio) else "not finite"
+
+
+def _reasons(findings: Findings, precision: str) -> str:
+    """By what numbers that is so, what makes most of its error, and of how many structures it holds."""
+    said = [_measured(findings, precision, name) for name in (findings.judged or _results(findings))]
+    n_broken = findings.number(precision, "nonfinite")
+    broken = f" {n_broken:.0f} of its results are NaN or infinite." if n_broken else ""
+    within = _share_within(findings, precision) if findings.judged else ""
+    return f"Largest errors: {', '.join(said)}.{broken}{_cause(findings, precision)}{within}"
+
+
+def _results(findings: Findings) -> list[str]:
+    return [name for name in findings.summary if name in findings.units and name != "forces_mae"]
+
+
+def _measured(findings: Findings, precision: str, name: str) -> str:
+    """One number, beside what is allowed."""
+    unit, scale = findings.units[name]
+    limit = findings.judged.get(name)
+    allowed = "" if limit is None else f" ({limit * scale:g} allowed)"
+    error = findings.number(precision, name) * scale
+    return f"{name.replace('_', ' ')} {entry(error) or 'NaN'} {unit}{allowed}"
+
+
+def _cause(findings: Findings, precision: str) -> str:
+    """What part makes most of an error, if one does."""
+    if findings.causes is None or precision not in findings.causes.index:
+        return ""
+    said = []
+    for quantity, name in (("energy", "energies"), ("forces", "forces")):
+        part = printable(findings.causes[f"{quantity}_part"][precision])
+        share = float(findings.causes[f"{quantity}_share"][precision])
+        of_what = "the sums of energies" if part == "sums" else part
+        if part and math.isnan(share):
+            said.append(f" {name.capitalize()} are not finite from {of_what} on.")
+        elif part and share > 0:
+            # more than all: parts that come later undo some of it
+            how_much = f"{100 * share:.0f} %" if share <= 1 else "More than all"
+            said.append(f" {how_much} of the (squared) error of {name} comes from {of_what}.")
+    return "".join(said)
+
+
+def _share_within(findings: Findings, precision: str) -> str:
+    """Of how many structures it is within the tolerance, and what that says of others drawn like them."""
+    if not has_energies_and_forces(findings.trace):
+        return ""
+    limits = {"energy": ("energy", MILLI), "forces": ("forces_max", MILLI)}
+    rows = by_structure(findings.trace)
+    rows = rows[(rows["precision"] == precision) & (rows["structure"] != ALL)]
+    judged = [
+        rows[limits[name][0]] <= limits[name][1] * limit for name, limit in findings.judged.items() if name in limits
+    ]
+    if not judged or len(rows) < _FEWEST:
+        return ""
+    n_within, n = int(pd.concat(judged, axis=1).all(axis=1).sum()), len(rows)
+    said = f" Energy and forces are within on {n_within} of {n} structures"
+    if not n_within:
+        return f"{said}."
+    least = float(scipy.stats.beta.ppf(1 - _CONFIDENCE, n_within, n - n_within + 1))  # Clopper and Pearson's limit
+    share, confidence = math.floor(100 * least), round(100 * _CONFIDENCE)
+    return f"{said}: on at least {share} % of others drawn like them ({confidence} % confidence)."
+
+
+def _judged_by(findings: Findings) -> str:
+    """What was judged by."""
+    if not findings.judged:
+        return "Nothing is judged: no tolerance is of what this model predicts."
+    limits = ", ".join(
+        f"{name} {limit * findings.units[name][1]:g} {findings.units[name][0]}"
+        for name, limit in findings.judged.items()
+    )
+    source = "a guide, as none was given: set your own with --tolerance" if findings.is_guide else "as given"
+    return f"The tolerance: {limits} ({source}), of the largest error over structures, atoms and components."
+
+
+def _table(findings: Findings) -> Table:
+    """The model as a whole: a row for each precision."""
+    shown = [name for name in findings.summary if name in findings.units]
+    has_times = bool(findings.summary["time"].notna().any())
+    columns = [f"{_HEADINGS.get(name, name)}, {findings.units[name][0]}" for name in shown]
+    columns += ["NaN or ∞", *(["time ÷ float64's"] if has_times else []), "verdict"]
+    columns += ["energy error mostly from", "force error mostly from"] if findings.causes is not None else []
+    rows = tuple((str(name), _cells(findings, str(name), shown)) for name in findings.summary.index)
+    note = "Largest errors over all structures, against float64."
+    if has_times:
+        note += " Time: median ± half the interquartile range."
+    return Table("The model as a whole: error against float64", ("precision", *columns), rows, note)
+
+
+def _cells(findings: Findings, precision: str, shown: list[str]) -> tuple[Cell, ...]:
+    """A row of that table."""
+    over = _over(findings, precision)
+    cells = []
+    for name in shown:
+        value = findings.number(precision, name) * findings.units[name][1]
+        cells.append(Cell(entry(value) or "NaN", value, is_bad=name in over or not math.isfinite(value)))
+    n_broken = findings.number(precision, "nonfinite")
+    cells.append(Cell(f"{n_broken:.0f}", n_broken, is_bad=n_broken > 0))
+    if findings.summary["time"].notna().any():
+        time, spread = (findings.number(precision, name) for name in ("time", "time_iqr"))
+        cells.append(Cell(f"{time:.2f} ± {spread / 2:.2f}", time))
+    if precision == "float64":
+        cells.append(Cell("reference"))
+    elif findings.judged:
+        cells.append(Cell(f"too large: {', '.join(over)}", is_bad=True) if over else Cell("✓ within"))
+    else:
+        cells.append(Cell(""))
+    return (*cells, *_causes(findings, precision))
+
+
+def _causes(findings: Findings, precision: str) -> list[Cell]:
+    if findings.causes is None:
+        return []
+    if precision not in findings.causes.index:
+        return [Cell(""), Cell("")]
+    cells = []
+    for name in ("energy", "forces"):
+        part = printable(findings.causes[f"{name}_part"][precision])
+        share = float(findings.causes[f"{name}_share"][precision])
+        cells.append(Cell(f"{part} {100 * share:.0f} %" if share > 0 else part))
+    return cells
