@@ -13,6 +13,8 @@ from precision_probe.report.numbers import entry
 
 __all__ = ["Cell", "Figure", "Part", "Section", "Table", "table_of"]
 
+_HALF = 62  # characters, with two between columns, that half the page holds
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -50,6 +52,13 @@ class Table:
     note: str = ""
     precision: str = ""
     is_folded: bool = False
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it has no place beside another."""
+        cells = ([label, *(cell.text for cell in cells)] for label, cells in self.rows)
+        widths = (max(map(len, column)) for column in zip(*cells, strict=True))
+        return sum(width + 2 for width in widths) > _HALF
 
 
 @dataclass(frozen=True)

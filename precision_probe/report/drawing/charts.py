@@ -155,7 +155,7 @@ def scatter(points: Sequence[Point], x_said: str, y_said: str, title: str, descr
     points = [point for point in points if math.isfinite(point.x)]
     left, right, top, bottom = 60.0, _WIDTH - 20, 14.0, _HEIGHT
     axis = _Axis.of([point.y for point in points], 0, bottom - top)  # drawn upwards
-    most = 1.15 * max((point.x for point in points), default=1.0)
+    most, step = _round_step(max((point.x for point in points), default=1.0))
     parts = [path([(left, bottom), (right, bottom)], class_="grid")]
     for exponent in axis.scale.ticks:
         y = bottom - axis.at(10.0**exponent)
@@ -165,9 +165,9 @@ def scatter(points: Sequence[Point], x_said: str, y_said: str, title: str, descr
         ]
     if axis.has_zeros:
         parts.append(text((left - 8, bottom - axis.at(0.0) + 4), "0", class_="end"))
-    for step in range(5):
-        x = left + step / 4 * (right - left)
-        parts.append(text((x, bottom + 17), f"{most * step / 4:.3g}", class_="tick"))
+    for at in range(round(most / step) + 1):
+        x = left + at * step / most * (right - left)
+        parts.append(text((x, bottom + 17), f"{at * step:.3g}", class_="tick"))
     for point in points:
         x, y = left + point.x / most * (right - left), bottom - axis.at(point.y)
         is_left = x > (left + right) / 2
@@ -181,3 +181,10 @@ def scatter(points: Sequence[Point], x_said: str, y_said: str, title: str, descr
         text((0, 0), y_said, class_="axis", transform=f"translate(14 {(top + bottom) / 2:g}) rotate(-90)"),
     ]
     return drawing((_WIDTH, bottom + 46), title, description, *parts, class_="chart")
+
+
+def _round_step(largest: float) -> tuple[float, float]:
+    """The end of a linear scale from zero that holds a number, and the distance of its ticks: 1, 2 or 5 of a decade."""
+    decade = 10.0 ** math.floor(math.log10(largest)) if largest > 0 else 1.0
+    step = next(step for step in (decade / 5, decade / 2, decade, 2 * decade, 5 * decade) if largest / step < 5)
+    return step * (math.floor(largest / step) + 1), step

@@ -14,9 +14,9 @@ from precision_probe.report.numbers import entry
 
 __all__ = ["Node", "network"]
 
-_LANE, _ROW = 152.0, 82.0  # from one block to the next
-_WIDE, _HIGH = 140.0, 60.0  # of a block
-_CHIP = 62.0
+_LANE, _ROW = 134.0, 82.0  # from one block to the next
+_WIDE, _HIGH = 122.0, 60.0  # of a block
+_CHIP = 55.0
 _LAYER = re.compile(r"(interactions|products|readouts)\.(\d+)$")
 _FIRST = {"geometry": (0, 0), "spherical_harmonics": (0, 1), "radial_embedding": (0, 2), "node_embedding": (1, 0)}
 _TEXT_ON_LIGHT = 16  # from this shade on black is read better than white
@@ -124,14 +124,14 @@ def _block(node: Node, place: tuple[int, int], forward: LogScale, backward: LogS
     parts = [
         element("rect", x=x, y=y, width=_WIDE, height=_HIGH, rx=7.0, class_="block"),
         text((x + _WIDE / 2, y + 15), shortened(node.name, 21), class_="name"),
-        _chip((x + 6, y + 21), "→", node.forward, forward),
-        _chip((x + _WIDE - 6 - _CHIP, y + 21), "←", node.backward, backward),
+        _chip((x + 4, y + 21), "→", node.forward, forward),
+        _chip((x + _WIDE - 4 - _CHIP, y + 21), "←", node.backward, backward),
     ]
     if node.share is not None and math.isfinite(node.share):
         length = min(1.0, abs(node.share)) * (_WIDE - 12)
         parts += [
             element("rect", x=x + 6, y=y + _HIGH - 6, width=length, height=4.0, class_="share"),
-            text((x + _WIDE / 2, y + _HIGH - 10), f"{100 * node.share:.0f} % of forces", class_="small"),
+            text((x + _WIDE / 2, y + _HIGH - 10), f"{round(100 * node.share)} % of forces", class_="small"),
         ]
     about = {"role": "button", "tabindex": "0", "class_": "node", "aria_label": f"{node.name}; {node.said}"}
     return element("g", *parts, data_x=f"{x:g}", data_y=f"{y:g}", **about)
@@ -146,5 +146,10 @@ def _chip(at: tuple[float, float], sign: str, value: float | None, scale: LogSca
     ink = None if shade is None else "#000" if shade >= _TEXT_ON_LIGHT else "#fff"
     x, y = at
     box = element("rect", x=x, y=y, width=_CHIP, height=17.0, rx=4.0, fill=fill, class_="chip")
-    said = f"{sign} {entry(value) or 'NaN'}"
+    said = f"{sign} {_short(value)}"
     return box + text((x + _CHIP / 2, y + 12.5), said, fill=ink, class_="number")
+
+
+def _short(value: float) -> str:
+    """An exponent without the zero before it: there is little room."""
+    return (entry(value) or "NaN").replace("e-0", "e-").replace("e+0", "e+")

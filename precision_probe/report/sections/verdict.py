@@ -26,7 +26,7 @@ _FEWEST = 2  # structures of which a share says something
 
 def verdict(findings: Findings) -> Section:
     """What may be used, and why."""
-    points = [(f"{each}: {_state(findings, each)}.", _reasons(findings, each)) for each in findings.precisions]
+    points = [(_state(findings, each), _reasons(findings, each)) for each in findings.precisions]
     text = [_judged_by(findings)]
     if findings.trace.attributes.get("complete") is False:
         failures = findings.trace.attributes.get("failures") or ["it was interrupted"]
@@ -42,9 +42,13 @@ def _over(findings: Findings, precision: str) -> list[str]:
 
 def _state(findings: Findings, precision: str) -> str:
     if not findings.judged:
-        return "not judged"
+        return f"{precision}: not judged."
     over = [f"{name} ({_times(findings, precision, name)})" for name in _over(findings, precision)]
-    return f"beyond the tolerance in {', '.join(over)}" if over else "within the tolerance"
+    return (
+        f"✗ {precision}: beyond the tolerance in {', '.join(over)}."
+        if over
+        else f"✓ {precision}: within the tolerance."
+    )
 
 
 def _times(findings: Findings, precision: str, name: str) -> str:
