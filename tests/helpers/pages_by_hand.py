@@ -3,12 +3,27 @@
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from traces_by_hand import ATTRIBUTES, trace_by_hand, variable
 
+from precision_probe.trace.tables import StoredTable
 from precision_probe.trace.trace import Trace
 
 _VOID = ("meta", "link", "input")
+
+
+# Of the trace by hand's block and what stands around it: energies mostly of the sums, forces of the geometry.
+_SHARES = {"geometry": (0.0, 0.9), "products.0": (0.25, 0.2), "sums": (0.75, 0.0), "the rest": (0.0, -0.1)}
+CONTRIBUTIONS = StoredTable(
+    pd.DataFrame(
+        [
+            {"precision": "float16", "part": part, "energy": e, "forces": f, "energy_share": e, "forces_share": f}
+            for part, (e, f) in _SHARES.items()
+        ]
+    ),
+    "contributions, by hand",
+)
 
 
 class Element:

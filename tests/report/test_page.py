@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from pages_by_hand import of_many, parsed, table, with_nan
+from pages_by_hand import CONTRIBUTIONS, of_many, parsed, table, with_nan
 from tables_by_hand import TABLES
 from traces_by_hand import trace_by_hand
 
@@ -48,7 +48,7 @@ def of_module():
 
 
 TRACES = {
-    "by hand": lambda: trace_by_hand().with_tables(TABLES),
+    "by hand": lambda: trace_by_hand().with_tables(TABLES | {"contributions": CONTRIBUTIONS}),
     "with NaN": with_nan,
     "hostile": hostile,
     "no MACE": of_module,
@@ -144,6 +144,18 @@ def test_the_tolerance_decides():
         assert next(parts.by_id("verdict").all("strong")).text.startswith(mark)
         assert "a guide" not in parts.by_id("verdict").text
     assert "a guide" in parsed(render(trace_by_hand())).by_id("verdict").text
+
+
+def test_what_makes_most_of_an_error_is_named():
+    parts = parsed(render(trace_by_hand().with_tables({"contributions": CONTRIBUTIONS})))
+    verdict = parts.by_id("verdict").text
+    assert "75 % of the (squared) error of energies comes from the sums of energies." in verdict
+    assert "90 % of the (squared) error of forces comes from geometry." in verdict
+    blocks = table(parts, "float16: the numbers of each block")
+    assert list(blocks) == ["geometry", "products.0", "sums"]
+    assert [row["share of forces"] for row in blocks.values()] == [0.9, 0.2, 0.0]
+    labels = [each.attributes["aria-label"] for each in parts.by_id("network").all("g") if "data-x" in each.attributes]
+    assert labels[0] == "geometry; share of forces 90.0%; share of energy 0.0%"
 
 
 def test_nan_is_seen():

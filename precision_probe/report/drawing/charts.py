@@ -60,7 +60,7 @@ class _Axis:
     @classmethod
     def of(cls, values: Sequence[float], left: float, right: float) -> "_Axis":
         has_zeros = any(value == 0 for value in values)
-        has_broken = not all(math.isfinite(value) for value in values)
+        has_broken = not all(0 <= value < math.inf for value in values)
         ends = (left + _LANE * has_zeros, right - _LANE * has_broken)
         return cls(LogScale.decades(values), *ends, has_zeros, has_broken)
 
@@ -71,9 +71,13 @@ class _Axis:
             return self.left + fraction * (self.right - self.left)
         return self.left - _LANE * 0.75 if value == 0 else self.right + _LANE * 0.75
 
+    def at_power(self, exponent: int) -> float:
+        """Where a power of ten stands, which itself may be out of range."""
+        return self.left + (exponent - self.scale.low) / (self.scale.high - self.scale.low) * (self.right - self.left)
+
     def drawn(self, top: float, bottom: float, said: str) -> Markup:
         """Lines across the rows, the powers of ten that they stand for, and what is measured."""
-        places = [(self.at(10.0**exponent), power_of_ten(exponent)) for exponent in self.scale.ticks]
+        places = [(self.at_power(exponent), power_of_ten(exponent)) for exponent in self.scale.ticks]
         places += [(self.at(0.0), "0")] * self.has_zeros + [(self.at(math.nan), "NaN")] * self.has_broken
         marks = [
             path([(x, top), (x, bottom)], class_="grid") + text((x, bottom + 17), label, class_="tick")
@@ -158,7 +162,7 @@ def scatter(points: Sequence[Point], x_said: str, y_said: str, title: str, descr
     most, step = _round_step(max((point.x for point in points), default=1.0))
     parts = [path([(left, bottom), (right, bottom)], class_="grid")]
     for exponent in axis.scale.ticks:
-        y = bottom - axis.at(10.0**exponent)
+        y = bottom - axis.at_power(exponent)
         parts += [
             path([(left, y), (right, y)], class_="grid"),
             text((left - 8, y + 4), power_of_ten(exponent), class_="end"),
