@@ -18,7 +18,7 @@ from precision_probe.files import check_writable, replacing
 from precision_probe.policy import Policy
 from precision_probe.progress import shown
 from precision_probe.report.content import Figure, Section
-from precision_probe.report.drawing.scales import CIVIDIS, OKABE_ITO
+from precision_probe.report.drawing.scales import CIVIDIS, OKABE_ITO, ink
 from precision_probe.report.findings import Findings
 from precision_probe.report.sections.causes import causes
 from precision_probe.report.sections.cost import cost
@@ -115,10 +115,7 @@ def _asset(name: str) -> str:
 
 def _colours() -> str:
     """Classes of colours: shades of cells, and slots of series."""
-    shades = [
-        f".q{at}{{background:{colour};color:{'#000' if at >= len(CIVIDIS) // 2 else '#fff'}}}"
-        for at, colour in enumerate(CIVIDIS)
-    ]
+    shades = [f".q{at}{{background:{colour};color:{ink(at)}}}" for at, colour in enumerate(CIVIDIS)]
     slots = [f".s{at}{{--c:{colour}}}" for at, colour in enumerate(OKABE_ITO)]
     return "\n".join([*shades, *slots, ""])
 

@@ -79,7 +79,7 @@ def table(page, title):
     """The table of a title: {row: {column: number, or text}}."""
     (found,) = (each for each in page.all("table") if next(each.all("caption")).text == title)
     head, *rows = found.all("tr")
-    columns = [cell.text for cell in head.all("th")][1:]
+    columns = [cell.text for cell in head.children if isinstance(cell, Element)][1:]
     return {next(row.all("th")).text: dict(zip(columns, map(_cell, row.all("td")), strict=True)) for row in rows}
 
 

@@ -1,6 +1,8 @@
 """The page in a real browser: Chromium, driven by Playwright; without them there is nothing to run."""
 
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from pages_by_hand import CONTRIBUTIONS
@@ -85,6 +87,41 @@ def test_blocks_tell_their_numbers(opened, trace):
     assert detail.text_content() == second.get_attribute("aria-label").replace("; ", " · ")
     first.click()
     assert detail.text_content() == first.get_attribute("aria-label").replace("; ", " · ")
+
+
+def test_a_structure_is_turned(opened, trace):
+    trace.tree["propagated/float16/forces"].values[0] += 1  # so that the structure of two atoms is shown
+    page = opened(trace)
+    picture = page.locator(".molecule:visible")
+
+    def place():
+        return [
+            float(each) for each in re.findall(r"-?[\d.]+", picture.locator("[data-at='0']").get_attribute("transform"))
+        ]
+
+    before = place()
+    picture.focus()
+    page.keyboard.press("ArrowRight")
+    assert abs(place()[0] - before[0]) > 1
+    page.keyboard.press("ArrowLeft")
+    assert place() == pytest.approx(before)
+    picture.hover()
+    page.mouse.down()
+    page.mouse.move(0, 0)
+    assert place() != pytest.approx(before)
+
+
+def test_it_is_accessible(browser, trace, tmp_path):
+    axe = pytest.importorskip("axe_playwright_python", reason="needs axe-core (pip install axe-playwright-python)")
+    rules = Path(axe.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+    path = pp.write_report(trace, tmp_path / "page.html")
+    for scheme in ("light", "dark"):
+        page = browser.new_page(color_scheme=scheme, bypass_csp=True)  # which admits no rules from outside
+        page.goto(path.as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        page.evaluate(rules)
+        assert [(each["id"], each["nodes"][0]["html"]) for each in page.evaluate("axe.run()")["violations"]] == []
+        page.close()
 
 
 def test_everything_is_open_on_paper(opened, trace):

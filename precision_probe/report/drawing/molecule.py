@@ -1,13 +1,17 @@
-"""A structure seen along the axis in which it is thinnest, each atom coloured by the error of its force."""
+"""A structure seen along the axis in which it is thinnest, each atom coloured by the error of its force.
+
+The page's script turns it: the drawing has the points that it needs for that.
+"""
 
 import math
+from itertools import product
 
 import ase.data
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from precision_probe.report.drawing.scales import CIVIDIS, LogScale
+from precision_probe.report.drawing.scales import CIVIDIS, LogScale, ink
 from precision_probe.report.drawing.svg import drawing, element, path, text
 from precision_probe.report.numbers import entry
 
@@ -15,9 +19,9 @@ __all__ = ["MOST_ATOMS", "molecule", "nearest"]
 
 MOST_ATOMS = 400  # more are no picture; a choice
 _SIZE, _MARGIN = 440.0, 26.0
+_SMALLEST_EXTENT = 2.0  # Å: a single atom does not fill the picture
 _BOND = 1.2  # times the sum of covalent radii: closer atoms are joined by a line
-_SMALLEST, _LARGEST = 3.0, 17.0  # radii of atoms
-_TEXT_ON_LIGHT = 16
+_SMALLEST, _LARGEST, _LABELLED = 3.0, 17.0, 9.0  # radii of atoms, and from which on they have their symbol
 
 
 def molecule(
@@ -26,6 +30,7 @@ def molecule(
     errors: NDArray[np.float64],
     names: list[str],
     title: str,
+    cell: NDArray[np.float64] | None = None,
 ) -> Markup:
     """Draw atoms, the nearer over the farther.
 
@@ -35,29 +40,41 @@ def molecule(
         errors: (n_atoms,) lengths of the errors of forces, meV/Å.
         names: (n_atoms,) such as ``O3``.
         title: What is shown.
+        cell: (3, 3) Å, the cell's vectors, where it is to be drawn.
     """
-    turned = _turned(positions)
-    extent = max(float(np.ptp(turned[:, :2], axis=0).max(initial=0.0)), 2.0)
-    scale = (_SIZE - 2 * _MARGIN) / extent
-    lowest, highest = turned.min(axis=0), turned.max(axis=0)
-    height = scale * (highest[1] - lowest[1]) + 2 * _MARGIN
-    left = (_SIZE - scale * (highest[0] - lowest[0])) / 2
-    places = np.column_stack([left + scale * (turned[:, 0] - lowest[0]), _MARGIN + scale * (highest[1] - turned[:, 1])])
-    shades = LogScale.tight(errors.tolist())
+    points, lines = positions, [(*pair, "bond") for pair in _bonds(numbers, positions)]
+    if cell is not None:
+        lines += [(len(points) + i, len(points) + j, "cell") for i, j in _EDGES]
+        points = np.vstack([points, _CORNERS @ cell])
+    points = _turned(points)
+    low, high = points.min(axis=0), points.max(axis=0)
+    scale = (_SIZE - 2 * _MARGIN) / max(high[0] - low[0], high[1] - low[1], _SMALLEST_EXTENT)
+    height = scale * (high[1] - low[1]) + 2 * _MARGIN
+    middle = (low + high) / 2
+    points = scale * (points - middle) * (1, -1, 1) + (_SIZE / 2, height / 2, 0)  # y is counted downwards
     radii = np.clip(0.45 * scale * ase.data.covalent_radii[numbers], _SMALLEST, _LARGEST)
-    bonds = [
-        (min(turned[i, 2], turned[j, 2]), path([tuple(places[i]), tuple(places[j])], class_="bond"))
-        for i, j in _bonds(numbers, positions)
+    shades = LogScale.tight(errors.tolist())
+    parts = [
+        (
+            min(points[i, 2], points[j, 2]),
+            path([tuple(points[i, :2]), tuple(points[j, :2])], class_=kind, data_ends=f"{i} {j}"),
+        )
+        for i, j, kind in lines
     ]
-    atoms = [
-        (turned[at, 2], _atom(tuple(places[at]), radii[at], name, float(errors[at]), shades))
+    parts += [
+        (points[at, 2], _atom(at, points[at], float(radii[at]), name, float(errors[at]), shades))
         for at, name in enumerate(names)
     ]
-    drawn = [each for _, each in sorted([*bonds, *atoms], key=lambda each: each[0])]
+    drawn = [part for _, part in sorted(parts, key=lambda part: part[0])]
     said = (
-        f"{len(names)} atoms. The lighter an atom, the larger the error of its force. Bonds join atoms that are near."
+        f"{len(names)} atoms. The lighter an atom, the larger the error of its force. Lines join atoms that are near."
     )
-    return drawing((_SIZE, height), title, said, *drawn, class_="molecule")
+    written = " ".join(f"{x:.1f}" for x in points.ravel())
+    return drawing((_SIZE, height), title, said, element("g", *drawn, data_points=written), class_="molecule")
+
+
+_CORNERS = np.array(list(product((0.0, 1.0), repeat=3)))  # of a cell, in its vectors
+_EDGES = [(i, j) for i in range(8) for j in range(i) if np.abs(_CORNERS[i] - _CORNERS[j]).sum() == 1]
 
 
 def nearest(positions: NDArray[np.float64], centre: int) -> NDArray[np.intp]:
@@ -66,10 +83,11 @@ def nearest(positions: NDArray[np.float64], centre: int) -> NDArray[np.intp]:
     return np.sort(np.argsort(distance, kind="stable")[:MOST_ATOMS])
 
 
-def _turned(positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Positions along their principal axes, the longest first."""
-    centred = positions - positions.mean(axis=0)
-    axes = np.linalg.svd(centred, full_matrices=True)[2]
+def _turned(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points along their principal axes, the longest first."""
+    centred = points - points.mean(axis=0)
+    axes = np.linalg.svd(centred, full_matrices=False)[2]
+    axes = axes if len(axes) == 3 else np.eye(3)  # of one or two points
     return np.asarray(centred @ axes.T)
 
 
@@ -81,12 +99,12 @@ def _bonds(numbers: NDArray[np.int64], positions: NDArray[np.float64]) -> list[t
     return [(int(i), int(j)) for i, j in np.argwhere(near)]
 
 
-def _atom(at: tuple[float, float], radius: float, name: str, error: float, shades: LogScale) -> Markup:
+def _atom(at: int, place: NDArray[np.float64], radius: float, name: str, error: float, shades: LogScale) -> Markup:
     shade = shades.shade(error)
     fill = "none" if shade is None else CIVIDIS[shade]
-    ink = None if shade is None else "#000" if shade >= _TEXT_ON_LIGHT else "#fff"
-    ball = element("circle", cx=float(at[0]), cy=float(at[1]), r=float(radius), fill=fill, class_="atom")
+    ball = element("circle", r=radius, fill=fill, class_="atom")
     symbol = "".join(character for character in name if character.isalpha())
-    label = text((at[0], at[1] + 4), symbol, fill=ink, class_="number") if radius > 9 else Markup("")
+    label = text((0, 4), symbol, fill=None if shade is None else ink(shade), class_="number")
     said = element("title", f"{name}: {entry(error) if math.isfinite(error) else 'NaN'} meV/Å")
-    return element("g", said, ball, label)
+    parts = (said, ball, label) if radius > _LABELLED else (said, ball)
+    return element("g", *parts, transform=f"translate({place[0]:.1f} {place[1]:.1f})", data_at=at)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from precision_probe.report.drawing.scales import CIVIDIS, LogScale
+from precision_probe.report.drawing.scales import CIVIDIS, LogScale, ink
 from precision_probe.report.drawing.svg import drawing, element, path, shortened, text
 from precision_probe.report.numbers import entry
 
@@ -19,7 +19,6 @@ _WIDE, _HIGH = 122.0, 60.0  # of a block
 _CHIP = 55.0
 _LAYER = re.compile(r"(interactions|products|readouts)\.(\d+)$")
 _FIRST = {"geometry": (0, 0), "spherical_harmonics": (0, 1), "radial_embedding": (0, 2), "node_embedding": (1, 0)}
-_TEXT_ON_LIGHT = 16  # from this shade on black is read better than white
 
 
 @dataclass(frozen=True)
@@ -143,11 +142,10 @@ def _chip(at: tuple[float, float], sign: str, value: float | None, scale: LogSca
         return Markup("")
     shade = scale.shade(value)
     fill = "none" if shade is None else CIVIDIS[shade]
-    ink = None if shade is None else "#000" if shade >= _TEXT_ON_LIGHT else "#fff"
     x, y = at
     box = element("rect", x=x, y=y, width=_CHIP, height=17.0, rx=4.0, fill=fill, class_="chip")
     said = f"{sign} {_short(value)}"
-    return box + text((x + _CHIP / 2, y + 12.5), said, fill=ink, class_="number")
+    return box + text((x + _CHIP / 2, y + 12.5), said, fill=None if shade is None else ink(shade), class_="number")
 
 
 def _short(value: float) -> str:

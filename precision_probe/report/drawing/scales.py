@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["CIVIDIS", "N_SHADES", "OKABE_ITO", "LogScale"]
+__all__ = ["CIVIDIS", "N_SHADES", "OKABE_ITO", "LogScale", "ink"]
 
 # matplotlib's cividis (Nuñez, Anderton and Renslow 2018), which is read alike with and without colour vision
 # fmt: off
@@ -16,6 +16,7 @@ CIVIDIS = (
 )
 # fmt: on
 N_SHADES = len(CIVIDIS)
+_FIRST_LIGHT = 15  # on this shade and lighter ones black is read better than white: 4.5:1 at least, as WCAG asks
 # Okabe and Ito's cycle, but for the yellow, which is not seen on white; the others are told apart by shape, too
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 
@@ -75,3 +76,8 @@ class LogScale:
         """Exponents to be marked, so many that they can be read."""
         first, last = math.ceil(self.low), math.floor(self.high)
         return list(range(first, last + 1, max(1, math.ceil((last - first) / _MOST_TICKS))))
+
+
+def ink(shade: int) -> str:
+    """The colour of text on a shade."""
+    return "#000" if shade >= _FIRST_LIGHT else "#fff"

@@ -65,13 +65,14 @@ def _worst_structure(findings: Findings, precision: str) -> Figure:
     numbers = known["atomic_numbers"].values[atoms]
     names = [f"{ase.data.chemical_symbols[n]}{at}" for n, at in zip(numbers, atoms - first, strict=True)]
     title = f"{precision}: {printable(known['name'].values[owner])}, the structure with the largest error of a force"
-    drawing = molecule(numbers, known["positions"].values[atoms], errors[atoms], names, title)
+    cell = known["cell"].values[owner] if known["pbc"].values[owner].all() and n_atoms <= MOST_ATOMS else None
+    drawing = molecule(numbers, known["positions"].values[atoms], errors[atoms], names, title, cell)
     reference = MILLI * np.linalg.norm(findings.trace.group("propagated", "float64")["forces"].values[atoms], axis=1)
     frame = pd.DataFrame(
         {"|Δ force|, meV/Å": errors[atoms], "|force|, meV/Å": reference}, index=pd.Index(names, name="atom")
     )
     frame = frame.sort_values(frame.columns[0], ascending=False, na_position="first").head(_WORST)
-    note = "The lighter an atom, the larger the error of its force."
+    note = "The lighter an atom, the larger the error of its force. Drag it, or use the arrow keys, to turn it."
     if n_atoms > MOST_ATOMS:
         note += f" Shown are the {MOST_ATOMS} atoms of {n_atoms} that are nearest to the worst."
     caption = f"{precision}: the atoms with the largest errors"

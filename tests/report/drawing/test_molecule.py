@@ -1,5 +1,7 @@
 """molecule.py: every atom in the picture, bonds between neighbours, the lightest where the error is largest."""
 
+import re
+
 import ase.build
 import numpy as np
 import pytest
@@ -21,11 +23,16 @@ def test_ethanol():
     balls = list(found.all("circle"))
     assert len(balls) == 9
     assert len(list(found.all("path"))) == 8  # bonds
-    fills = {next(each.all("title")).text: next(each.all("circle")).attributes["fill"] for each in found.all("g")}
+    atoms = (each for each in found.all("g") if "data-at" in each.attributes)
+    fills = {next(each.all("title")).text: next(each.all("circle")).attributes["fill"] for each in atoms}
     assert fills["H8: 9 meV/Å"] == CIVIDIS[-1]
     assert fills["C0: 1 meV/Å"] == CIVIDIS[0]
     width, height = map(float, next(found.all("svg")).attributes["viewbox"].split()[2:])
-    assert all(0 < float(each.attributes["cx"]) < width and 0 < float(each.attributes["cy"]) < height for each in balls)
+    places = [
+        re.findall(r"[\d.]+", each.attributes["transform"]) for each in found.all("g") if "data-at" in each.attributes
+    ]
+    assert len(places) == 9
+    assert all(0 < float(x) < width and 0 < float(y) < height for x, y in places)
 
 
 @pytest.mark.parametrize("errors", [[0, 0, 0], [np.nan, 1, 2], [np.inf, np.nan, 0]])
@@ -36,6 +43,13 @@ def test_zeros_and_nan_are_drawn(errors):
 def test_one_atom_and_atoms_in_one_place():
     assert len(list(picture(ase.Atoms("H", [(1, 2, 3)]), [1]).all("circle"))) == 1
     assert len(list(picture(ase.Atoms("H2", [(0, 0, 0), (0, 0, 0)]), [1, 2]).all("circle"))) == 2
+
+
+def test_a_cell_is_a_box_of_twelve_edges():
+    atoms = ase.build.bulk("Cu", cubic=True)
+    names = ["Cu"] * 4
+    found = parsed(molecule(atoms.numbers, atoms.positions, np.ones(4), names, "t", atoms.cell.array))
+    assert len([each for each in found.all("path") if each.attributes["class"] == "cell"]) == 12
 
 
 def test_of_a_large_structure_the_atoms_around_one():
