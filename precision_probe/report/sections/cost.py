@@ -94,9 +94,10 @@ def _of_precisions(findings: Findings, timed: pd.DataFrame) -> Figure:
             f"forces, largest, {unit}": scale * timed["forces"],
         }
     )
+    slots = {name: slot for slot, name in enumerate(findings.precisions)}  # the same colours as elsewhere
     points = [
-        Point(str(name), float(row.iloc[0]), float(row.iloc[2]), slot)
-        for slot, (name, row) in enumerate(frame.iterrows())
+        Point(str(name), float(row.iloc[0]), float(row.iloc[2]), slots.get(str(name), len(slots)))
+        for name, row in frame.iterrows()
     ]
     title = "The model as a whole in each precision"
     said = f"{len(points)} precisions; float64 is the reference, at time 1 and without error."
