@@ -138,6 +138,9 @@ def compare(
 
 def report(
     trace: TraceArgument,
+    other: Annotated[
+        Path | None, typer.Argument(help="Another trace, of the same structures: what changed, beyond rounding.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write, an HTML file.")] = Path(
         "report.html"
     ),
@@ -153,21 +156,21 @@ def report(
     traceback: TracebackOption = False,
 ) -> None:
     """Write a page to look at, one file that opens without a network: the verdict, where errors grow, and why."""
-    with exit_codes(traceback):
-        validate_first(untrusted, trace)
+    with exit_codes(traceback), contextlib.ExitStack() as traces:
+        validate_first(untrusted, trace, *([] if other is None else [other]))
         import precision_probe as pp
         from precision_probe.analysis.errors import parse_tolerances
 
         limits = None if tolerance is None else parse_tolerances(tolerance)
         recommended = None if policy is None else pp.Policy.load(policy)
-        with _opened(trace) as opened:
-            pp.write_report(
-                opened,
-                output,
-                tolerance=limits,
-                policy=recommended,
-                file=str(trace),
-                force=force,
-                progress=not quiet,
-            )
+        pp.write_report(
+            traces.enter_context(_opened(trace)),
+            output,
+            tolerance=limits,
+            policy=recommended,
+            other=None if other is None else traces.enter_context(_opened(other)),
+            file=str(trace),
+            force=force,
+            progress=not quiet,
+        )
         say(quiet, f"Page written to {output}")

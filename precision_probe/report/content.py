@@ -54,6 +54,12 @@ class Table:
     is_folded: bool = False
 
     @property
+    def are_texts(self) -> tuple[bool, ...]:
+        """Of each column whether it has no number."""
+        columns = zip(*(cells for _, cells in self.rows), strict=True)
+        return (True, *(all(cell.value is None for cell in column) for column in columns))
+
+    @property
     def is_wide(self) -> bool:
         """Whether it has no place beside another."""
         cells = ([label, *(cell.text for cell in cells)] for label, cells in self.rows)

@@ -28,6 +28,7 @@ class Findings:
         tolerance: The largest errors allowed, those of them that the trace tells.
         is_guide: Whether nobody asked for that tolerance.
         policy: What is recommended instead, where the reader has that.
+        other: Another trace of the same structures, to be compared with it.
         file: The name of the file that the trace was read from, if any.
     """
 
@@ -35,6 +36,7 @@ class Findings:
     tolerance: Mapping[str, float]
     is_guide: bool
     policy: "Policy | None" = None
+    other: Trace | None = None
     file: str | None = None
 
     @cached_property

@@ -21,6 +21,7 @@ from precision_probe.report.content import Figure, Section
 from precision_probe.report.drawing.scales import CIVIDIS, OKABE_ITO, ink
 from precision_probe.report.findings import Findings
 from precision_probe.report.sections.causes import causes
+from precision_probe.report.sections.comparison import comparison
 from precision_probe.report.sections.cost import cost
 from precision_probe.report.sections.growth import growth
 from precision_probe.report.sections.network import blocks
@@ -35,6 +36,7 @@ __all__ = ["render", "write_report"]
 # In the order in which they are read.
 _SECTIONS: tuple[Callable[[Findings], Section | None], ...] = (
     verdict,
+    comparison,
     growth,
     blocks,
     causes,
@@ -50,6 +52,7 @@ def write_report(
     *,
     tolerance: Mapping[str, float] | None = None,
     policy: Policy | None = None,
+    other: Trace | None = None,
     file: str | None = None,
     force: bool = False,
     progress: bool = True,
@@ -62,15 +65,18 @@ def write_report(
         tolerance: Largest errors allowed, by quantity, as ``parse_tolerances`` reads them: ``energy`` eV/atom,
             ``forces`` eV/Å, ``stress`` eV/Å³. Default: that of the policy, or a guide.
         policy: What is recommended for the model, to be shown beside the precisions as a whole.
+        other: Another trace of the same structures, such as of another backend or version: what changed from the one
+            to the other, beyond what rounding explains.
         file: The name of the trace's file, for the commands that make the page again.
         force: Replace a file that is there.
         progress: Show a progress bar, where there is a terminal.
 
     Raises:
-        InputError: If the trace compares no precision, or the path cannot be written, or is there without ``force``.
+        InputError: If the trace compares no precision, the other is not of the same structures, or the path cannot be
+            written, or is there without ``force``.
     """
     path = check_writable(path, force=force)
-    page = render(trace, tolerance=tolerance, policy=policy, file=file, progress=progress)
+    page = render(trace, tolerance=tolerance, policy=policy, other=other, file=file, progress=progress)
     with replacing(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
     return path
@@ -81,6 +87,7 @@ def render(
     *,
     tolerance: Mapping[str, float] | None = None,
     policy: Policy | None = None,
+    other: Trace | None = None,
     file: str | None = None,
     progress: bool = False,
 ) -> str:
@@ -88,7 +95,7 @@ def render(
     if not trace.precisions:
         raise InputError("The trace has float64 alone, with which nothing is compared. Audit other precisions too.")
     own = tolerance or (policy.tolerance if policy is not None else None)
-    findings = Findings(trace, own or GUIDE, is_guide=not own, policy=policy, file=file)
+    findings = Findings(trace, own or GUIDE, is_guide=not own, policy=policy, other=other, file=file)
     made = [make(findings) for make in shown(_SECTIONS, "Writing the page", progress=progress)]
     sections = [section for section in made if section is not None]
     style, script = _asset("page.css") + _colours(), _asset("page.js")

@@ -277,3 +277,8 @@ def test_report_shows_a_policy(trace_file, folder, run, refused):
     refused(run("report", trace_file, "-o", "b.html", "--policy", "none.json"), "none.json", "cannot be read")
     refused(run("report", trace_file, "-o", "b.html", "--tolerance", "charge=1"), "charge")
     refused(run("report", "none.h5", "-o", "b.html"), "none.h5")
+
+
+def test_report_of_two_traces(trace_file, folder, run):
+    assert run("report", trace_file, trace_file, "-o", "both.html").exit_code == FINE
+    assert "Equivalent:" in (folder / "both.html").read_text(encoding="utf-8")

@@ -211,6 +211,23 @@ def test_a_policy_is_shown_beside_what_it_was_chosen_from():
     assert "Recommended: * in float32" in parsed(render(trace_by_hand(), policy=by_hand)).by_id("cost").text
 
 
+def test_what_changed_from_one_trace_to_another():
+    ours, theirs = trace_by_hand(), trace_by_hand(device="cuda")
+    parts = parsed(render(ours, other=theirs)).by_id("comparison")
+    assert next(parts.all("strong")).text == "✓ Equivalent:"
+    assert table(parts, "What differs between the traces")["device"]["B"] == "cuda"
+    for name in ("float64", "float16"):
+        theirs.tree[f"propagated/{name}/products.0.output"].values[:] *= 1.01
+    parts = parsed(render(ours, other=theirs)).by_id("comparison")
+    assert next(parts.all("strong")).text.startswith("✗ Not equivalent")
+    row = table(parts, "float64: B − A, block by block")["products.0"]
+    np.testing.assert_allclose(row["B − A"], 0.01)
+    compared = pp.compare_traces(ours, theirs)
+    assert table(parts, "What rounding does not explain").keys() == set(compared["block"][~compared["equivalent"]])
+    with pytest.raises(InputError, match="structures"):
+        render(ours, other=of_many(3))
+
+
 def test_a_file_appears_whole_and_is_replaced_only_if_asked(tmp_path):
     path = pp.write_report(trace_by_hand(), tmp_path / "page.html")
     assert path.read_text(encoding="utf-8") == render(trace_by_hand())
