@@ -9,6 +9,7 @@ import pandas as pd
 
 from precision_probe.analysis.causes import main_causes
 from precision_probe.analysis.errors import MODEL, errors, exceeded, summary
+from precision_probe.analysis.physical_errors import ALL, by_structure, has_energies_and_forces
 from precision_probe.trace.trace import Trace
 
 if TYPE_CHECKING:
@@ -62,6 +63,14 @@ class Findings:
     def exceeded(self) -> pd.DataFrame:
         """Which precisions exceed it."""
         return exceeded(self.summary, self.judged)
+
+    @cached_property
+    def by_structure(self) -> pd.DataFrame:
+        """From :func:`precision_probe.by_structure`, structure by structure; no rows without energies and forces."""
+        if not has_energies_and_forces(self.trace):
+            return pd.DataFrame(columns=["precision", "structure"])
+        table = by_structure(self.trace)
+        return table[table["structure"] != ALL]
 
     @cached_property
     def causes(self) -> pd.DataFrame | None:

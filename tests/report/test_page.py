@@ -189,7 +189,8 @@ def test_of_many_structures_the_worst_are_named():
     from scipy.stats import binomtest
 
     least = binomtest(10, 500).proportion_ci(0.9, method="exact").low  # two-sided 90 %: one-sided 95 %
-    assert f"on 10 of 500 structures: on at least {int(100 * least)} % of others" in parts.by_id("verdict").text
+    said = f"In forces it is within on 10 of 500 structures: on at least {int(100 * least)} % of others"
+    assert said in parts.by_id("verdict").text
 
 
 def test_a_policy_is_shown_beside_what_it_was_chosen_from():

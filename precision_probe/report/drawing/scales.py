@@ -20,7 +20,7 @@ _FIRST_LIGHT = 15  # on this shade and lighter ones black is read better than wh
 # Okabe and Ito's cycle, but for the yellow, which is not seen on white; the others are told apart by shape, too
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 
-_MOST_TICKS = 6
+_MOST_TICKS = 5  # and one more at the end
 
 
 @dataclass(frozen=True)

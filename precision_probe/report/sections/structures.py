@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from precision_probe.analysis.physical_errors import ALL, by_structure, has_energies_and_forces
+from precision_probe.analysis.physical_errors import has_energies_and_forces
 from precision_probe.analysis.views import view
 from precision_probe.exceptions import printable
 from precision_probe.report.content import Figure, Part, Section, table_of
@@ -28,9 +28,7 @@ def structures(findings: Findings) -> Section | None:
     parts += [_worst_structure(findings, precision) for precision in findings.precisions]
     parts.append(table_of(physics.frame, physics.title, note=physics.note))
     if findings.trace.structures.sizes["structure"] > 1:
-        table = by_structure(findings.trace)
-        table = table[(table["precision"] != "float64") & (table["structure"] != ALL)]
-        parts.append(_of_structures(table))
+        parts.append(_of_structures(findings.by_structure.query("precision != 'float64'")))
     return Section("structures", "The structures, atom by atom", parts)
 
 

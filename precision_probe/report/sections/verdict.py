@@ -5,7 +5,6 @@ import math
 import pandas as pd
 import scipy.stats
 
-from precision_probe.analysis.physical_errors import ALL, by_structure, has_energies_and_forces
 from precision_probe.exceptions import printable
 from precision_probe.report.content import Cell, Section, Table
 from precision_probe.report.findings import MILLI, Findings
@@ -99,18 +98,15 @@ def _cause(findings: Findings, precision: str) -> str:
 
 def _share_within(findings: Findings, precision: str) -> str:
     """Of how many structures it is within the tolerance, and what that says of others drawn like them."""
-    if not has_energies_and_forces(findings.trace):
+    columns = {"energy": "energy", "forces": "forces_max"}  # in meV
+    names = [name for name in findings.judged if name in columns]
+    rows = findings.by_structure
+    rows = rows[rows["precision"] == precision]
+    if not names or len(rows) < _FEWEST:
         return ""
-    limits = {"energy": ("energy", MILLI), "forces": ("forces_max", MILLI)}
-    rows = by_structure(findings.trace)
-    rows = rows[(rows["precision"] == precision) & (rows["structure"] != ALL)]
-    judged = [
-        rows[limits[name][0]] <= limits[name][1] * limit for name, limit in findings.judged.items() if name in limits
-    ]
-    if not judged or len(rows) < _FEWEST:
-        return ""
-    n_within, n = int(pd.concat(judged, axis=1).all(axis=1).sum()), len(rows)
-    said = f" Energy and forces are within on {n_within} of {n} structures"
+    within = pd.concat([rows[columns[name]] <= MILLI * findings.judged[name] for name in names], axis=1).all(axis=1)
+    n_within, n = int(within.sum()), len(rows)
+    said = f" In {' and '.join(names)} it is within on {n_within} of {n} structures"
     if not n_within:
         return f"{said}."
     least = float(scipy.stats.beta.ppf(1 - _CONFIDENCE, n_within, n - n_within + 1))  # Clopper and Pearson's limit
