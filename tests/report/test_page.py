@@ -199,10 +199,13 @@ def test_a_policy_is_shown_beside_what_it_was_chosen_from():
         "chosen": "mixed",
         "candidates": {"mixed": row, "model.to(float64)": row | {"seconds": 0.02, "forces": 0.0}},
     }
-    policy = pp.Policy((pp.Rule("interactions.*", "float32"),), {"forces": 1e-3}, evidence)
+    evidence["tested"] = {"within": 3, "structures": 4}
+    policy = pp.Policy((pp.Rule("interactions.*", "float32"),), {"forces": 1e-3}, evidence, {"sha256": "0"})
     parts = parsed(render(trace_by_hand(), policy=policy))
     cost = parts.by_id("cost")
     assert "Recommended (mixed): interactions.* in float32; the rest is float64." in cost.text
+    assert "on 3 of 4 structures that it was tested on" in cost.text
+    assert "other weights" in cost.text
     shown = table(cost, "What the search measured; ✓ what it recommends")
     assert shown["mixed ✓"]["time, ms"] == 10
     assert shown["mixed ✓"]["forces, largest, meV/Å"] == 0.2

@@ -33,7 +33,7 @@ def cost(findings: Findings) -> Section | None:
     parts: list[Part] = []
     text = []
     if findings.policy is not None:
-        text.append(_choice(findings.policy))
+        text += [_choice(findings.policy), *_tested(findings.policy), *_of_other_weights(findings)]
         parts += _of_policy(findings.policy)
     timed = findings.summary[findings.summary["time"].notna()]
     if "forces" in timed and len(timed) > 1 and "forces" in findings.units:
@@ -47,6 +47,23 @@ def _choice(policy: Policy) -> str:
     chosen = policy.evidence.get("chosen")
     name = f" ({chosen})" if isinstance(chosen, str) else ""
     return f"Recommended{name}: {rules}; the rest is float64." if rules else f"Recommended{name}: all in float64."
+
+
+def _tested(policy: Policy) -> list[str]:
+    """On how many structures that it was not searched on it kept its tolerance, if the file says."""
+    tested = policy.evidence.get("tested")
+    numbers = [tested.get(name) for name in ("within", "structures")] if isinstance(tested, Mapping) else [None]
+    if not all(map(_is_number, numbers)):
+        return []
+    return [f"It keeps its tolerance on {numbers[0]} of {numbers[1]} structures that it was tested on."]
+
+
+def _of_other_weights(findings: Findings) -> list[str]:
+    """A warning where the policy was made for another model."""
+    made_for = findings.policy.model.get("sha256") if findings.policy is not None else None
+    if made_for is None or made_for == findings.trace.attributes.get("model_sha256"):
+        return []
+    return ["The policy was made for a model with other weights than the trace is of."]
 
 
 def _of_policy(policy: Policy) -> list[Part]:

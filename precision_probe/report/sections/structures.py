@@ -7,16 +7,17 @@ from numpy.typing import NDArray
 
 from precision_probe.analysis.physical_errors import has_energies_and_forces
 from precision_probe.analysis.views import view
-from precision_probe.exceptions import printable
 from precision_probe.report.content import Figure, Part, Section, table_of
 from precision_probe.report.drawing.charts import Series, rows_chart
 from precision_probe.report.drawing.molecule import MOST_ATOMS, molecule, nearest
+from precision_probe.report.drawing.svg import shortened
 from precision_probe.report.findings import MILLI, Findings
 
 __all__ = ["structures"]
 
 _QUANTILES = {"50 % below": 50, "90 % below": 90, "95 % below": 95, "99 % below": 99, "largest": 100}
 _WORST = 10  # structures and atoms in a table
+_NAME = 60  # characters of a structure's name in a heading
 
 
 def structures(findings: Findings) -> Section | None:
@@ -62,7 +63,8 @@ def _worst_structure(findings: Findings, precision: str) -> Figure:
     atoms = atoms[nearest(known["positions"].values[atoms], worst - first)]
     numbers = known["atomic_numbers"].values[atoms]
     names = [f"{ase.data.chemical_symbols[n]}{at}" for n, at in zip(numbers, atoms - first, strict=True)]
-    title = f"{precision}: {printable(known['name'].values[owner])}, the structure with the largest error of a force"
+    name = shortened(str(known["name"].values[owner]), _NAME)
+    title = f"{precision}: {name}, the structure with the largest error of a force"
     cell = known["cell"].values[owner] if known["pbc"].values[owner].all() and n_atoms <= MOST_ATOMS else None
     drawing = molecule(numbers, known["positions"].values[atoms], errors[atoms], names, title, cell)
     reference = MILLI * np.linalg.norm(findings.trace.group("propagated", "float64")["forces"].values[atoms], axis=1)
