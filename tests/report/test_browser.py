@@ -111,6 +111,7 @@ def test_a_structure_is_turned(opened, trace):
     assert place() != pytest.approx(before)
 
 
+@pytest.mark.slow
 def test_it_is_accessible(browser, trace, tmp_path):
     axe = pytest.importorskip("axe_playwright_python", reason="needs axe-core (pip install axe-playwright-python)")
     rules = Path(axe.__file__).with_name("axe.min.js").read_text(encoding="utf-8")

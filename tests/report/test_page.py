@@ -149,8 +149,8 @@ def test_the_tolerance_decides():
 def test_what_makes_most_of_an_error_is_named():
     parts = parsed(render(trace_by_hand().with_tables({"contributions": CONTRIBUTIONS})))
     verdict = parts.by_id("verdict").text
-    assert "75 % of the (squared) error of energies comes from the sums of energies." in verdict
-    assert "90 % of the (squared) error of forces comes from geometry." in verdict
+    assert re.search(r"energy \S+ meV/atom of 1 allowed, 75 % of it in the sums of energies;", verdict)
+    assert re.search(r"forces \S+ meV/Å of 10 allowed, 90 % of it in geometry\.", verdict)
     blocks = table(parts, "float16: the numbers of each block")
     assert list(blocks) == ["geometry", "products.0", "sums"]
     assert [row["share of forces"] for row in blocks.values()] == [0.9, 0.2, 0.0]

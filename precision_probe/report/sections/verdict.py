@@ -57,12 +57,12 @@ def _times(findings: Findings, precision: str, name: str) -> str:
 
 
 def _reasons(findings: Findings, precision: str) -> str:
-    """By what numbers that is so, what makes most of its error, and of how many structures it holds."""
+    """By what numbers that is so, what makes most of each error, and on how many structures it holds."""
     said = [_measured(findings, precision, name) for name in (findings.judged or _results(findings))]
     n_broken = findings.number(precision, "nonfinite")
     broken = f" {n_broken:.0f} of its results are NaN or infinite." if n_broken else ""
     within = _share_within(findings, precision) if findings.judged else ""
-    return f"Largest errors: {', '.join(said)}.{broken}{_cause(findings, precision)}{within}"
+    return f"Largest errors: {'; '.join(said)}.{broken}{within}"
 
 
 def _results(findings: Findings) -> list[str]:
@@ -70,30 +70,25 @@ def _results(findings: Findings) -> list[str]:
 
 
 def _measured(findings: Findings, precision: str, name: str) -> str:
-    """One number, beside what is allowed."""
+    """One number, beside what is allowed and what part makes most of it."""
     unit, scale = findings.units[name]
     limit = findings.judged.get(name)
-    allowed = "" if limit is None else f" ({limit * scale:g} allowed)"
+    allowed = "" if limit is None else f" of {limit * scale:g} allowed"
     error = findings.number(precision, name) * scale
-    return f"{name.replace('_', ' ')} {entry(error) or 'NaN'} {unit}{allowed}"
+    return f"{name.replace('_', ' ')} {entry(error) or 'NaN'} {unit}{allowed}{_cause(findings, precision, name)}"
 
 
-def _cause(findings: Findings, precision: str) -> str:
-    """What part makes most of an error, if one does."""
-    if findings.causes is None or precision not in findings.causes.index:
+def _cause(findings: Findings, precision: str, name: str) -> str:
+    """What part makes most of an error, if the trace tells."""
+    table = findings.causes
+    if table is None or precision not in table.index or f"{name}_part" not in table:
         return ""
-    said = []
-    for quantity, name in (("energy", "energies"), ("forces", "forces")):
-        part = printable(findings.causes[f"{quantity}_part"][precision])
-        share = float(findings.causes[f"{quantity}_share"][precision])
-        of_what = "the sums of energies" if part == "sums" else part
-        if part and math.isnan(share):
-            said.append(f" {name.capitalize()} are not finite from {of_what} on.")
-        elif part and share > 0:
-            # more than all: parts that come later undo some of it
-            how_much = f"{100 * share:.0f} %" if share <= 1 else "More than all"
-            said.append(f" {how_much} of the (squared) error of {name} comes from {of_what}.")
-    return "".join(said)
+    part, share = printable(table[f"{name}_part"][precision]), float(table[f"{name}_share"][precision])
+    where = "the sums of energies" if part == "sums" else part
+    if part and math.isnan(share):
+        return f", not finite from {where} on"
+    # more than all: parts that come later undo some of it
+    return f", {min(100 * share, 100):.0f} % of it in {where}" if part and share > 0 else ""
 
 
 def _share_within(findings: Findings, precision: str) -> str:
@@ -123,7 +118,8 @@ def _judged_by(findings: Findings) -> str:
         for name, limit in findings.judged.items()
     )
     source = "a guide, as none was given: set your own with --tolerance" if findings.is_guide else "as given"
-    return f"The tolerance: {limits} ({source}), of the largest error over structures, atoms and components."
+    shares = "" if findings.causes is None else " Shares are of the squared error, over all structures."
+    return f"The tolerance: {limits} ({source}), of the largest error over structures, atoms and components.{shares}"
 
 
 def _table(findings: Findings) -> Table:
