@@ -21,7 +21,7 @@ from ase.md.verlet import VelocityVerlet
 from liquid import equilibrated, water
 from mace.calculators import MACECalculator
 from measure import spread, summary
-from records import Record, plain, source_sha256, teller, write_results
+from records import Record, plain, source_sha256, teller, without_paths, write_results
 from systems import architecture, parse_sizes, supercells
 
 from precision_probe.fast.calculator import GraphCalculator
@@ -242,7 +242,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
         about, stem = f"The model with weights of SHA-256 {weights_sha256(model)[:12]}…, boxes of water", "trained-"
     record: Record = {
         "schema": SCHEMA,
-        "command": shlex.join(["python", "benchmarks/bench_fast.py", *_without_paths(argv)]),
+        "command": shlex.join(["python", "benchmarks/bench_fast.py", *without_paths(argv)]),
         "source_sha256": source_sha256(),
         "provenance": provenance(model, device),
         "options": {key: value for key, value in vars(args).items() if key not in ("output", "quiet", "model")},
@@ -266,14 +266,3 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
             args.output, f"bench_fast-{stem}{device.type}{'-smoke' if args.smoke else ''}", full, markdown(full)
         )
     return paths
-
-
-def _without_paths(argv: Sequence[str]) -> list[str]:
-    """Options without those that name files of one machine."""
-    kept, is_skipped = [], False
-    for word in argv:
-        if is_skipped or word in ("-o", "--output"):
-            is_skipped = not is_skipped
-            continue
-        kept.append(Path(word).name if word.endswith(".model") else word)
-    return kept

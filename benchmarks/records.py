@@ -13,7 +13,7 @@ from typing import Any
 import precision_probe
 from precision_probe.exceptions import InputError
 
-__all__ = ["Record", "check_folder", "concluded", "plain", "source_sha256", "teller", "write_results"]
+__all__ = ["Record", "check_folder", "concluded", "plain", "source_sha256", "teller", "without_paths", "write_results"]
 
 Record = dict[str, Any]
 
@@ -92,6 +92,17 @@ def concluded(
         print(written[1].read_text(encoding="utf-8"))
     print("\n".join(map(str, written)))
     return 0
+
+
+def without_paths(argv: Sequence[str]) -> list[str]:
+    """Options without those that name files of one machine."""
+    kept, is_skipped = [], False
+    for word in argv:
+        if is_skipped or word in ("-o", "--output"):
+            is_skipped = not is_skipped
+            continue
+        kept.append(Path(word).name if word.endswith(".model") else word)
+    return kept
 
 
 def source_sha256() -> str:

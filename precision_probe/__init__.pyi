@@ -1,5 +1,6 @@
 from .analysis.comparison import compare_traces
 from .analysis.errors import bits_needed, errors, summary
+from .analysis.frames import per_atom, per_block, to_dataset
 from .analysis.metrics import compare
 from .analysis.physical_errors import by_element, by_structure
 from .diagnostics.bit_sweep import sweep
@@ -38,9 +39,12 @@ __all__ = [
     "errors",
     "explain",
     "open_trace",
+    "per_atom",
+    "per_block",
     "recommend",
     "summary",
     "sweep",
+    "to_dataset",
     "vibrations",
     "write_report",
 ]

@@ -151,7 +151,10 @@ def _how_to_name_a_format(path: Path, format: str | None) -> str:  # noqa: A002
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING)
     seems = "It looks like a LAMMPS data file. " if _LAMMPS_DATA.search(beginning) else ""
-    return f"{seems}Where that does not tell, name the format: --format lammps-data, or {path.name}:lammps-data."
+    return (
+        f"{seems}Where that does not tell, name the format: --structures-format lammps-data, or "
+        f"{path.name}:lammps-data."
+    )
 
 
 def _check(atoms: ase.Atoms) -> None:

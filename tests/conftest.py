@@ -12,6 +12,7 @@ from runs import convert
 
 from precision_probe.models.building import build, default_config
 from precision_probe.models.loading import load_model
+from precision_probe.policy import Policy
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +65,12 @@ def mine(model):
 def demo():
     """The bundled model; tests must not change it."""
     return load_model("demo")[0]
+
+
+@pytest.fixture(scope="session")
+def in_float64(demo):
+    """The bundled model under the policy that leaves it in float64; tests must not change it."""
+    return Policy(()).apply(demo)
 
 
 @pytest.fixture(scope="session")

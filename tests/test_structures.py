@@ -141,7 +141,7 @@ def test_a_lammps_data_file_is_read_once_its_format_is_named(tmp_path):
     path = tmp_path / "water.data"
     path.write_text(LAMMPS_DATA)
     with pytest.raises(
-        InputError, match=r"looks like a LAMMPS data file.*--format lammps-data.*water.data:lammps-data"
+        InputError, match=r"looks like a LAMMPS data file.*--structures-format lammps-data.*water.data:lammps-data"
     ):
         read_structures(path)
     for (atoms,) in (read_structures(path, format="lammps-data"), read_structures(f"{path}:lammps-data")):

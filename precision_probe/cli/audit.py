@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from precision_probe.cli.auditing.finish import Shown, finish
 from precision_probe.cli.auditing.on_workers import audit_on_workers
 from precision_probe.cli.auditing.outputs import claimed, kept
-from precision_probe.cli.auditing.verdict import finish
+from precision_probe.cli.auditing.verdict import judge
 from precision_probe.cli.common import (
-    EXCEEDED,
     BlocksOption,
     DeviceOption,
     EnergyKeyOption,
@@ -18,13 +18,17 @@ from precision_probe.cli.common import (
     HeadOption,
     ModelArgument,
     SchedulerOption,
+    Shape,
+    ShapeOption,
     StressKeyOption,
     StructureFormatOption,
     StructuresArgument,
     TracebackOption,
+    WideOption,
     exit_codes,
     say,
 )
+from precision_probe.cli.configuration import configured
 from precision_probe.cli.trust import SafeOption, admit
 from precision_probe.exceptions import InputError, ProbeError
 from precision_probe.files import check_writable, unfinished
@@ -39,6 +43,7 @@ __all__ = ["audit"]
 
 
 def audit(
+    context: typer.Context,
     model: ModelArgument = "demo",
     structures: StructuresArgument = "demo",
     output: Annotated[
@@ -94,7 +99,7 @@ def audit(
     energy_key: EnergyKeyOption = None,
     forces_key: ForcesKeyOption = None,
     stress_key: StressKeyOption = None,
-    format: StructureFormatOption = None,  # noqa: A002
+    structures_format: StructureFormatOption = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also find out why: budgets, symmetry, noise, … (minutes more).")
     ] = False,
@@ -113,7 +118,12 @@ def audit(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from what an interrupted run of the same command left.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")] = False,
+    format: ShapeOption = Shape.table,  # noqa: A002
+    junit: Annotated[
+        Path | None, typer.Option(help="A JUnit report to write too, one test for each precision and tolerance.")
+    ] = None,
+    wide: WideOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of progress, and print no tables.")] = False,
     safe: SafeOption = False,
     traceback: TracebackOption = False,
 ) -> None:
@@ -138,13 +148,21 @@ def audit(
         if output is not None:
             # at once; again when it is claimed
             check_writable(output, force=force or resume, as_folder=is_shared)
+        if junit is not None:
+            if limits is None:
+                raise InputError("--junit reports tests, and needs a --tolerance to test, such as forces=1e-3.")
+            check_writable(junit, force=force or resume)
+        shown = Shown(format, junit, wide, quiet)
+        configuration = configured(context, quiet=quiet)
         admit(model, safe=safe, quiet=quiet)
         import precision_probe as pp
         from precision_probe.labels import LabelKeys
         from precision_probe.structures import read_structures
 
         keys = LabelKeys(energy_key, forces_key, stress_key)
-        atoms = read_structures(structures, keys=keys, format=format)  # once, for the audit and what explains it
+        atoms = read_structures(
+            structures, keys=keys, format=structures_format
+        )  # once, for the audit and what explains it
         attach = pp.attach  # imported here, while an interruption ends the process at once
         options = Options(
             precisions=precisions,
@@ -156,6 +174,7 @@ def audit(
             offload=offload,
             head=head,
             device=device,
+            configuration=configuration,
         )
         with claimed(output, model, structures, force=force, resume=resume, quiet=quiet, as_folder=is_shared) as claim:
             if is_shared:
@@ -164,10 +183,8 @@ def audit(
                     model, atoms, claim, options, n_workers=workers, scheduler=scheduler, steps=steps, quiet=quiet
                 )
                 with pp.open_trace(done.path) as trace:
-                    over = finish(trace, done.notes, done.path, limits, quiet=quiet)
-                    _check_failures(trace, done.path)
-                if over:
-                    raise typer.Exit(EXCEEDED)
+                    verdict = judge(trace, limits, _lacking(trace, done.path))
+                    finish(trace, verdict, done.notes, done.path, shown)
                 return
             with attach(model, **options, output=claim, force=force, resume=resume) as probe:
                 say(quiet, f"Auditing {probe.name} on {structures}, {probe.device}, in {probe.precision_names}")
@@ -179,12 +196,9 @@ def audit(
                     probe.detach()
             INTERRUPTIONS.keep(f"The trace is in {probe.written_to}." if probe.written_to else "Nothing was written.")
         trace = probe.trace()
-        over = finish(trace, probe.notes, probe.written_to, limits, quiet=quiet)
-        if outcome is not None or probe.written_to != claim.path:
-            raise _failure(outcome, probe, claim.path)
-        _check_failures(trace, claim.path)
-        if over:
-            raise typer.Exit(EXCEEDED)
+        is_whole = outcome is None and probe.written_to == claim.path
+        failure = _lacking(trace, claim.path) if is_whole else _failure(outcome, probe, claim.path)
+        finish(trace, judge(trace, limits, failure), probe.notes, probe.written_to, shown)
 
 
 def _run(probe: "pp.Probe", structures: "list[ase.Atoms]", *, quiet: bool, steps: int | None) -> BaseException | None:
@@ -210,11 +224,13 @@ def _run(probe: "pp.Probe", structures: "list[ase.Atoms]", *, quiet: bool, steps
     return None
 
 
-def _check_failures(trace: "pp.Trace", path: Path) -> None:
-    """Raise an error if there are results that the trace lacks."""
-    if failures := trace.attributes["failures"]:
-        others = f" So did {len(failures) - 1} other(s)." if len(failures) > 1 else ""
-        raise ProbeError(f"{failures[0]}.{others} The trace is in {path}, and says that it is not complete.")
+def _lacking(trace: "pp.Trace", path: Path) -> ProbeError | None:
+    """That there are results that the trace lacks, if so."""
+    failures = trace.attributes["failures"]
+    if not failures:
+        return None
+    others = f" So did {len(failures) - 1} other(s)." if len(failures) > 1 else ""
+    return ProbeError(f"{failures[0]}.{others} The trace is in {path}, and says that it is not complete.")
 
 
 def _failure(outcome: BaseException | None, probe: "pp.Probe", output: Path) -> ProbeError:

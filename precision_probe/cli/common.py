@@ -2,12 +2,13 @@
 
 import contextlib
 import json
+import math
 import sys
 import traceback as traceback_module
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -33,16 +34,20 @@ __all__ = [
     "ModelArgument",
     "Resolved",
     "SchedulerOption",
+    "Shape",
+    "ShapeOption",
     "StressKeyOption",
     "StructureFormatOption",
     "StructuresArgument",
     "TraceArgument",
     "TracebackOption",
+    "WideOption",
     "complain",
     "exit_codes",
     "say",
-    "wide_console",
+    "table_console",
     "write",
+    "write_json",
 ]
 
 EXCEEDED, BAD_INPUT, FAILED = 1, 2, 3  # exit codes; 2 is also what typer gives to usage errors
@@ -62,8 +67,9 @@ StructuresArgument = Annotated[
 StructureFormatOption = Annotated[
     str | None,
     typer.Option(
+        "--structures-format",
         help="ASE's name of the structure file's format, where the file does not tell: lammps-data, lammps-dump-text, "
-        "… ASE takes the elements of a LAMMPS file from its masses or type numbers: check them with inspect."
+        "… ASE takes the elements of a LAMMPS file from its masses or type numbers: check them with inspect.",
     ),
 ]
 EnergyKeyOption = Annotated[
@@ -77,6 +83,10 @@ StressKeyOption = Annotated[
 ]
 TraceArgument = Annotated[Path, typer.Argument(help="A trace that audit wrote.")]
 TracebackOption = Annotated[bool, typer.Option("--traceback", help="Show the Python traceback of an error.")]
+WideOption = Annotated[
+    bool,
+    typer.Option("--wide", help="Tables with all columns, also where a terminal is too narrow: it breaks their lines."),
+]
 BlocksOption = Annotated[
     list[str] | None,
     typer.Option(help="Glob over module names: 'interactions.*', or '!readouts.*' to leave out; may be repeated."),
@@ -106,6 +116,16 @@ class Format(StrEnum):
     json = "json"
 
 
+class Shape(StrEnum):
+    """How what is no single table is printed."""
+
+    table = "table"
+    json = "json"
+
+
+ShapeOption = Annotated[
+    Shape, typer.Option("--format", help="Tables to read, or one JSON document: docs/command-line.md has its keys.")
+]
 FormatOption = Annotated[
     Format,
     typer.Option(
@@ -115,19 +135,39 @@ FormatOption = Annotated[
 ]
 
 
-def write(table: "pd.DataFrame", format: Format) -> None:  # noqa: A002
-    """Write a table to stdout as CSV or JSON, where inf and NaN are null.
+def write(table: "pd.DataFrame", format: Format, file: IO[str] | None = None) -> None:  # noqa: A002
+    """Write a table to a file, or to stdout, as CSV or JSON.
 
     Texts come from files: what a terminal would obey is escaped, and what a spreadsheet would take for a formula gets
     an apostrophe before it in CSV.
     """
-    if format is Format.csv:
-        text = table.rename(columns=csv_cell).map(csv_cell).to_csv(index=False)
+    if format is Format.json:
+        write_json(table.to_dict("records"), file)
     else:
-        rows = table.astype(object).where(table.notna() & ~table.isin([float("inf"), float("-inf")]), None)
-        text = json_text(json.dumps(rows.to_dict("records"), indent=1, ensure_ascii=False, default=int)) + "\n"
+        _write(table.rename(columns=csv_cell).map(csv_cell).to_csv(index=False), file)
+
+
+def write_json(document: object, file: IO[str] | None = None) -> None:
+    """Write a JSON document to a file, or to stdout; inf and NaN are null, what a terminal would obey is escaped."""
+    text = json.dumps(_finite(document), indent=1, ensure_ascii=False, default=int)
+    _write(json_text(text) + "\n", file)
+
+
+def _write(text: str, file: IO[str] | None) -> None:
+    if file is not None:
+        file.write(text)
+        return
     with printed():
         sys.stdout.write(text)
+
+
+def _finite(value: object) -> object:
+    """The same with ``None`` for every number that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager
@@ -155,8 +195,15 @@ def exit_codes(traceback: bool) -> Iterator[None]:
     raise typer.Exit(code)
 
 
-def wide_console(width: int) -> Console:
-    """A console at least this wide: a narrower terminal wraps lines, a pipe gets them whole; no digit is cut off."""
+def table_console(width: int, *, wide: bool) -> Console:
+    """A console for tables: a terminal, which they are fitted to, or one at least so wide, where no digit is cut off.
+
+    Args:
+        width: That the tables need, in a pipe or a file.
+        wide: Whether a terminal, too, is given all that there is, and breaks lines as it likes.
+    """
+    if sys.stdout.isatty() and not wide:
+        return PlainConsole(fits_tables=True)
     return PlainConsole(width=max(width, PlainConsole().width))
 
 

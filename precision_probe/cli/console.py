@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -26,12 +26,22 @@ class PlainConsole(Console):
     moves its cursor or renames its window. Names in a trace may hold all of these.
     """
 
-    def __init__(self, *, width: int | None = None, stderr: bool = False) -> None:
-        super().__init__(width=width, stderr=stderr, markup=False, emoji=False)
+    def __init__(
+        self,
+        *,
+        width: int | None = None,
+        stderr: bool = False,
+        file: IO[str] | None = None,
+        fits_tables: bool = False,
+    ) -> None:
+        is_terminal = None if file is None else False  # whatever the environment says, a file has no colours
+        super().__init__(width=width, stderr=stderr, file=file, markup=False, emoji=False, force_terminal=is_terminal)
+        self._is_stdout = file is None and not stderr
+        self.fits_tables = fits_tables  # whether tables leave out columns for which it is too narrow
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print, and see that it arrives where that is stdout."""
-        with contextlib.nullcontext() if self.stderr else printed():
+        with printed() if self._is_stdout else contextlib.nullcontext():
             super().print(*objects, **options)
 
     def on_broken_pipe(self) -> None:

@@ -1,6 +1,6 @@
 """What ``precision-probe inspect`` prints: what a model and structures are, and one block run as a smoke test."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypedDict
 
 import ase.data
@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from precision_probe.cli.style import plain_table
+from precision_probe.cli.tables.style import plain_table
 from precision_probe.labels import grouped
 from precision_probe.models.attributes import elements
 from precision_probe.models.blocks import default_blocks, select_blocks
@@ -28,6 +28,7 @@ __all__ = [
     "SmokeTest",
     "describe_blocks",
     "describe_graph",
+    "inspection",
     "print_inspection",
     "smoke_test",
 ]
@@ -90,6 +91,29 @@ def print_inspection(model_source: ModelSource, structures_source: StructureSour
     _print_smoke_test(smoke_test(model, graphs[0]), console)
     for note in grouped((graph.names[0], note) for graph in graphs for note in graph.notes):
         console.print(f"Note: {note}", markup=False)
+
+
+def inspection(model_source: ModelSource, structures_source: StructureSource) -> dict[str, object]:
+    """The same as :func:`print_inspection` prints, as JSON has it; of the first structure's tensors no numbers.
+
+    Raises:
+        InputError: If the model or a structure cannot be used.
+    """
+    model, name = load_model(model_source)
+    graphs = [build_graph(atoms, model) for atoms in read_structures(structures_source)]
+    test = smoke_test(model, graphs[0])
+    return {
+        "model": {"name": name, **describe_model(model)},
+        "blocks": describe_blocks(model),
+        "structures": [describe_graph(graph) for graph in graphs],
+        "smoke_test": {
+            **asdict(test),
+            "irreps": [
+                dict(zip(("irrep", "channels", "components", "rms"), irrep, strict=True)) for irrep in test.irreps
+            ],
+        },
+        "notes": list(grouped((graph.names[0], note) for graph in graphs for note in graph.notes)),
+    }
 
 
 def describe_graph(graph: Graph) -> GraphDescription:
@@ -169,7 +193,9 @@ def _model_table(model: torch.nn.Module, name: str) -> Table:
 
 
 def _blocks_table(model: torch.nn.Module) -> Table:
-    table = plain_table("Blocks", "block", "class", "parameters", "returns")
+    table = plain_table("Blocks", "block")
+    for heading, rank in (("class", 2), ("parameters", 1), ("returns", 3)):
+        table.add_column(heading, rank=rank)
     for block in describe_blocks(model):
         outputs = "; ".join(f"{name}: {irreps}" for name, irreps in block["outputs"].items())
         table.add_row(block["name"], block["class"], f"{block['n_parameters']:,}", outputs)
@@ -178,8 +204,10 @@ def _blocks_table(model: torch.nn.Module) -> Table:
 
 def _structures_table(graphs: list[Graph]) -> Table:
     """Structure by structure, so that one with a wrong cell or no neighbours is seen."""
-    headings = ("name", "atoms", "edges", "elements", "periodic", "neighbours: min, mean, max", "edge lengths, Å")
-    table = plain_table("Structures", *headings)
+    headings = ("atoms", "edges", "elements", "periodic", "neighbours: min, mean, max", "edge lengths, Å")
+    table = plain_table("Structures", "name")
+    for rank, heading in enumerate(headings, 1):
+        table.add_column(heading, rank=rank)
     for graph in graphs:
         about = describe_graph(graph)
         table.add_row(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -19,11 +20,13 @@ from precision_probe.cli.common import (
     SchedulerOption,
     StructuresArgument,
     TracebackOption,
+    WideOption,
     exit_codes,
     say,
-    wide_console,
+    table_console,
     write,
 )
+from precision_probe.cli.configuration import configured
 from precision_probe.cli.trust import SafeOption, admit
 from precision_probe.exceptions import InputError
 from precision_probe.interruption import INTERRUPTIONS
@@ -55,10 +58,18 @@ class Interface(StrEnum):
     float32 = "float32"
 
 
+class Run(StrEnum):
+    """How a model is run, and so timed."""
+
+    graph = "graph"
+    eager = "eager"
+
+
 _INTERFACE = "What the mixed model takes and gives; float32 rounds the positions before anything is computed."
 
 
 def sweep(
+    context: typer.Context,
     model: ModelArgument = "demo",
     structures: StructuresArgument = "demo",
     tolerance: Annotated[
@@ -77,7 +88,8 @@ def sweep(
     safe: SafeOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")] = False,
     format: FormatOption = Format.table,  # noqa: A002
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    wide: WideOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of progress.")] = False,
     traceback: TracebackOption = False,
 ) -> None:
     """How many bits each block needs: round to fewer and fewer, in the whole model and in one block at a time."""
@@ -93,8 +105,10 @@ def sweep(
             from precision_probe.report.plots import check_figure, plot_sweep
 
             check_figure(plot, force=force)
+        configuration = configured(context, quiet=quiet)
         admit(model, safe=safe, quiet=quiet)
         import precision_probe as pp
+        from precision_probe.probe.options import Options
         from precision_probe.trace.claim import claim_output
         from precision_probe.trace.tables import StoredTable
 
@@ -116,7 +130,10 @@ def sweep(
                 progress=not quiet,
             )
             if output is not None and log is not None:
-                with attach(model, precisions="float64", blocks=blocks, head=head, device=device) as probe:
+                options = Options(
+                    precisions="float64", blocks=blocks, head=head, device=device, configuration=configuration
+                )
+                with attach(model, **options) as probe:
                     probe.run(structures, progress=not quiet)
                 probe.add_tables({"sweep": StoredTable(table, table.attrs["title"], table.attrs["units"])})
                 probe.trace().save(output, force=True)
@@ -127,13 +144,14 @@ def sweep(
         if format is not Format.table:
             write(table, format)
             return
-        from precision_probe.cli.search_tables import sweep_table
-        from precision_probe.cli.style import FULL_WIDTH
+        from precision_probe.cli.tables.search import sweep_table
+        from precision_probe.cli.tables.style import FULL_WIDTH
 
-        wide_console(FULL_WIDTH).print(sweep_table(table, quantity, limit))
+        table_console(FULL_WIDTH, wide=wide).print(sweep_table(table, quantity, limit))
 
 
 def recommend(
+    context: typer.Context,
     model: ModelArgument = "demo",
     structures: StructuresArgument = "demo",
     tolerance: Annotated[
@@ -154,6 +172,12 @@ def recommend(
     head: HeadOption = None,
     device: DeviceOption = None,
     interface: Annotated[Interface, typer.Option(help=_INTERFACE)] = Interface.float64,
+    run: Annotated[
+        Run | None,
+        typer.Option(
+            help="How the model will be run, and is timed: as one CUDA graph (the default on a GPU), or eager."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of structures that are held out.")] = 0,
     workers: Annotated[
         int | None,
@@ -165,7 +189,8 @@ def recommend(
     scheduler: SchedulerOption = None,
     safe: SafeOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that exists.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")] = False,
+    wide: WideOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of progress, and print no tables.")] = False,
     traceback: TracebackOption = False,
 ) -> None:
     """Find the fastest precision for each block within a tolerance, and test its file on structures held out."""
@@ -174,6 +199,7 @@ def recommend(
 
         limits = parse_tolerances(tolerance)
         log = _log_of(output, force=force)
+        configuration = configured(context, quiet=quiet)
         admit(model, safe=safe, quiet=quiet)
         import precision_probe as pp
         from precision_probe.trace.claim import claim_output
@@ -194,20 +220,24 @@ def recommend(
                 head=head,
                 device=device,
                 interface=interface.value,
+                run=None if run is None else run.value,
                 seed=seed,
                 log=log,
                 force=force,
                 progress=not quiet,
             )
-            recommendation.policy.save(output, force=True)
+            policy = recommendation.policy
+            if configuration is not None:
+                policy = replace(policy, evidence={**policy.evidence, "configuration": configuration})
+            policy.save(output, force=True)
             INTERRUPTIONS.keep(f"The policy is complete: {output}.")
             log.unlink(missing_ok=True)
         if not quiet:
-            from precision_probe.cli.search_tables import recommendation_table
-            from precision_probe.cli.style import FULL_WIDTH
+            from precision_probe.cli.tables.search import recommendation_table
+            from precision_probe.cli.tables.style import FULL_WIDTH
 
             table = recommendation_table(recommendation.policy, recommendation.candidates, recommendation.notes)
-            wide_console(FULL_WIDTH).print(table)
+            table_console(FULL_WIDTH, wide=wide).print(table)
         say(quiet, f"Policy written to {output}")
 
 

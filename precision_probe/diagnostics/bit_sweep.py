@@ -52,7 +52,7 @@ def sweep(
         device: Where to run; by default a GPU if there is one.
         log: A file of errors as they are measured, from which an interrupted sweep goes on.
         force: Begin a log anew that is of something else.
-        progress: Show a progress bar, where there is a terminal.
+        progress: Say on stderr how far it is: a bar in a terminal, else lines.
 
     Returns:
         One row for each block (``whole model`` first) and number of bits: ``energy``, ``interaction_energy`` (eV/atom),

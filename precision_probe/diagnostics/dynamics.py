@@ -22,7 +22,7 @@ from precision_probe.variants.devices import check_device, check_precisions
 from precision_probe.variants.mixed import MixedVariant, apply
 from precision_probe.variants.variant import Variant
 
-__all__ = ["VariantCalculator", "energy_drift"]
+__all__ = ["VariantCalculator", "drifts", "energy_drift"]
 
 _MILLI = 1e3
 # What is left out at the start of a run, a choice: velocities are drawn, but positions are not, so that at first energy
@@ -110,10 +110,26 @@ def energy_drift(
     variants: dict[str, Variant | MixedVariant] = {str(each): Variant(module, each, where) for each in asked}
     for name, policy in (policies or {}).items():
         variants[name] = MixedVariant(apply(policy, module, str(where)), where)
+    energies = {
+        name: np.asarray([_run(variant, atoms, steps, timestep, temperature, seed + n) for n in range(n_runs)])
+        for name, variant in variants.items()
+    }
+    return drifts(energies, timestep / 1000)
+
+
+def drifts(energies: Mapping[str, _Array], picoseconds: float) -> pd.DataFrame:
+    """How fast total energies drift, and how far that is from the first's, run by run.
+
+    Args:
+        energies: Of runs from the same starts, by how they were computed, float64 first: (n_runs, n_times) meV/atom.
+        picoseconds: Between two times.
+
+    Returns:
+        As :func:`energy_drift` has it.
+    """
     rows, exact = {}, None
-    for name, variant in variants.items():
-        runs = [_run(variant, atoms, steps, timestep, temperature, seed + number) for number in range(n_runs)]
-        slopes, fluctuation = _lines(np.asarray(runs), timestep / 1000)
+    for name, runs in energies.items():
+        slopes, fluctuation = _lines(runs, picoseconds)
         rows[name] = _summary(slopes, exact) | {"fluctuation": fluctuation}
         exact = slopes if exact is None else exact
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("precision")

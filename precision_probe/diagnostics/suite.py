@@ -53,7 +53,7 @@ def explain(
         steps: Of dynamics at constant energy, four runs of the largest structure in each precision; none by default.
         head: Which head of a multi-head model.
         device: Where to run; by default a GPU if there is one.
-        progress: Show a progress bar, where there is a terminal.
+        progress: Say on stderr how far it is: a bar in a terminal, else lines.
 
     Returns:
         By name, for :meth:`precision_probe.trace.trace.Trace.with_tables`. What the columns mean is said by the modules

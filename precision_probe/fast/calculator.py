@@ -1,17 +1,18 @@
 """An ASE calculator of a model that is launched as one CUDA graph."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ase
 import numpy as np
 import torch
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import CalculationFailed, Calculator, PropertyNotImplementedError, all_changes
 from ase.geometry import complete_cell
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from precision_probe.fast.launcher import Launcher, Structures
 from precision_probe.models.attributes import inputs_needed
+from precision_probe.models.graphs import told_beside
 
 __all__ = ["GraphCalculator"]
 
@@ -39,6 +40,12 @@ class GraphCalculator(Calculator):  # type: ignore[misc]
         self._needed = inputs_needed(launcher.model)
         self._has_stress = False
         self._known: dict[tuple[object, ...], Structures] = {}
+        self._told: tuple[object, ...] = ()
+
+    def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
+        """What is other than it was when it was computed: charge, spin and the like too, which ASE does not look at."""
+        changes: list[str] = super().check_state(atoms, tol=tol)
+        return changes if self._told == told_beside(atoms, self._needed) else [*changes, "info"]
 
     def calculate(
         self,
@@ -50,6 +57,7 @@ class GraphCalculator(Calculator):  # type: ignore[misc]
 
         Raises:
             InputError: If the model does not know an element, or lacks what it needs to know of the structure.
+            CalculationFailed: If the model predicts NaN or infinity.
             PropertyNotImplementedError: If the stress of something is asked for that is not periodic.
         """
         super().calculate(atoms, properties, system_changes)
@@ -63,8 +71,13 @@ class GraphCalculator(Calculator):  # type: ignore[misc]
         positions = torch.from_numpy(np.ascontiguousarray(given.positions))
         cells = torch.from_numpy(complete_cell(given.cell)).reshape(1, 3, 3)
         found = self.launcher.evaluate(structures, positions, cells, stress=stress)
-        energy = float(found.energy)
-        self.results: dict[str, Any] = {"energy": energy, "free_energy": energy, "forces": found.forces.cpu().numpy()}
+        energy, forces = float(found.energy), found.forces.cpu().numpy()
+        if not (np.isfinite(energy) and np.isfinite(forces).all()):
+            raise CalculationFailed(
+                "The model predicts NaN or infinity: two atoms on one place, or numbers beyond what a precision of the "
+                "policy holds. precision-probe audit --explain says in which block that begins."
+            )
+        self.results: dict[str, Any] = {"energy": energy, "free_energy": energy, "forces": forces}
         if found.energies is not None:
             self.results["energies"] = found.energies.cpu().numpy()
         if found.stress is not None:
@@ -72,16 +85,10 @@ class GraphCalculator(Calculator):  # type: ignore[misc]
 
     def _structures(self, atoms: ase.Atoms) -> Structures:
         """Those that have these atoms, and what else the model needs to know of them."""
-        known = (atoms.numbers.tobytes(), atoms.pbc.tobytes(), *self._other(atoms.info), *self._other(atoms.arrays))
+        self._told = told_beside(atoms, self._needed)
+        known = (atoms.numbers.tobytes(), atoms.pbc.tobytes(), *self._told)
         if known not in self._known:
             if len(self._known) == _MOST_STRUCTURES:
                 del self._known[next(iter(self._known))]
             self._known[known] = self.launcher.structures([atoms])
         return self._known[known]
-
-    def _other(self, place: Mapping[str, Any]) -> tuple[object, ...]:
-        """What a structure carries beside its atoms, where the model takes such."""
-        if not self._needed:
-            return ()
-        skipped = ("numbers", "positions")
-        return tuple((key, np.asarray(place[key]).tobytes()) for key in sorted(place) if key not in skipped)

@@ -144,8 +144,11 @@ class Inputs:
 
 
 def _filling(graph: Graph, n_atoms: int, cutoff: float) -> ase.Atoms:
-    """So many atoms of an element that is there, twice the cutoff apart from one another and from their images."""
+    """So many atoms of an element that is there, twice the cutoff apart from one another and from their images.
+
+    They are as periodic as the first structure: models with long-range parts compute a batch in one way or the other.
+    """
     n = int(np.ceil(n_atoms ** (1 / 3)))
     points = np.array(list(itertools.islice(itertools.product(range(n), repeat=3), n_atoms)), dtype=float)
     numbers = np.full(n_atoms, graph.atomic_numbers[0])
-    return ase.Atoms(numbers, 2 * cutoff * points, cell=[2 * cutoff * n] * 3, pbc=True)
+    return ase.Atoms(numbers, 2 * cutoff * points, cell=[2 * cutoff * n] * 3, pbc=graph.pbc[0])

@@ -49,18 +49,14 @@ class Structures:
     """Structures that a launcher evaluates: which atoms there are, and pairs of them.
 
     Args:
-        atoms: One or more; positions and cells may differ in every evaluation.
-        model: The model.
-        head: Of a model with several.
-        skin: Å.
+        graph: They, as the model takes them; positions and cells may differ in every evaluation.
+        pairs: Their pairs, to be built.
     """
 
-    def __init__(self, atoms: Sequence[ase.Atoms], model: torch.nn.Module, head: str | None, skin: float) -> None:
-        self.graph: Graph = joined([build_graph(each, model, head) for each in atoms])
-        pbc = torch.as_tensor(self.graph.pbc)
-        self.pairs = VerletList(cutoff(model), skin, pbc, self.graph.data["ptr"])
-        self.n_edges = self.graph.n_edges
-        self.is_periodic = pbc.all(dim=1)
+    def __init__(self, graph: Graph, pairs: VerletList) -> None:
+        self.graph, self.pairs = graph, pairs
+        self.n_edges = graph.n_edges
+        self.is_periodic = torch.as_tensor(graph.periodic)
 
     @property
     def n(self) -> int:
@@ -76,6 +72,7 @@ class Launcher:
         head: Of a model with several; by default mace-torch's own choice.
         captures: Whether to capture graphs; by default on a GPU.
         skin: Å, of the pairs that edges are chosen from.
+        room: Memory for graphs, shared with launchers that evaluate at other times; by default its own.
 
     Attributes:
         why_not: Why the model is called as it is, without a graph, where it is; empty otherwise.
@@ -85,7 +82,13 @@ class Launcher:
     """
 
     def __init__(
-        self, model: torch.nn.Module, head: str | None = None, *, captures: bool | None = None, skin: float = SKIN
+        self,
+        model: torch.nn.Module,
+        head: str | None = None,
+        *,
+        captures: bool | None = None,
+        skin: float = SKIN,
+        room: Room | None = None,
     ) -> None:
         if not hasattr(model, "atomic_energies_fn"):
             raise InputError(f"A {type(model).__name__} predicts no energy, and is not launched as a graph.")
@@ -95,7 +98,7 @@ class Launcher:
         self._captures = self.device.type == "cuda" if captures is None else captures
         self.why_not = "" if self._captures else f"the device is {self.device}, which has no graphs"
         self._sized: OrderedDict[tuple[Shape, bool], _Sized] = OrderedDict()
-        self._room: Room | None = None
+        self._room = room
 
     def structures(self, atoms: Sequence[ase.Atoms]) -> Structures:
         """Structures to be evaluated, once or often.
@@ -103,7 +106,13 @@ class Launcher:
         Raises:
             InputError: If the model does not know an element, or the like.
         """
-        return Structures(atoms, self.model, self.head, self._skin)
+        return self.structures_of(joined([build_graph(each, self.model, self.head) for each in atoms]))
+
+    def structures_of(self, graph: Graph) -> Structures:
+        """Those of a graph that was made for the model and the head."""
+        graph = graph.to("cpu")
+        pbc = torch.as_tensor(graph.pbc)
+        return Structures(graph, VerletList(cutoff(self.model), self._skin, pbc, graph.data["ptr"]))
 
     def evaluate(
         self, structures: Structures, positions: torch.Tensor, cells: torch.Tensor, *, stress: bool = False
@@ -115,9 +124,18 @@ class Launcher:
             positions: (n_atoms, 3) float64, Å, on any device.
             cells: (n_structures, 3, 3) float64, Å, on any device; not singular.
             stress: Whether it is wanted.
+
+        Raises:
+            InputError: If there are not as many atoms or structures, or a position or a cell is NaN or infinite.
         """
+        expected = (structures.graph.n_atoms, 3), (structures.n, 3, 3)
+        if (tuple(positions.shape), tuple(cells.shape)) != expected:
+            raise InputError(
+                f"Positions and cells of these structures have the shapes {expected[0]} and {expected[1]}; got "
+                f"{tuple(positions.shape)} and {tuple(cells.shape)}."
+            )
         with undisturbed(), current(self.device), torch.no_grad():
-            return self._evaluate(structures, positions, cells, stress)
+            return self._evaluate(structures, positions.to(torch.float64), cells.to(torch.float64), stress)
 
     def _evaluate(self, structures: Structures, positions: torch.Tensor, cells: torch.Tensor, stress: bool) -> Results:
         sized = self._held(structures, stress)
@@ -138,6 +156,7 @@ class Launcher:
         """What was captured and has these structures in it."""
         for key, sized in self._sized.items():
             if sized.structures is structures and key[1] == stress:
+                self._sized.move_to_end(key)
                 return sized
         return None
 
@@ -145,6 +164,10 @@ class Launcher:
         self, structures: Structures, positions: torch.Tensor, cells: torch.Tensor, stress: bool
     ) -> "_Sized":
         """A graph in which structures fit, with their present pairs in it."""
+        if not (positions.isfinite().all() and cells.isfinite().all()):  # with which no pairs hold
+            raise InputError(
+                "A position or a cell is NaN or infinite: a step too long, or forces that were not finite?"
+            )
         pairs = structures.pairs.build(positions, cells, self.device)
         n_atoms, n_edges = structures.graph.n_atoms, structures.n_edges
         sized = self._held(structures, stress)
@@ -153,7 +176,6 @@ class Launcher:
             sized = self._sized.get((shape, stress))
             inputs = Inputs(shape, structures.graph, self.model, self.head, self.device)
             if sized is None:
-                inputs.set_pairs(pairs)
                 sized = self._made(inputs, stress)
             else:
                 sized.inputs.take(inputs)

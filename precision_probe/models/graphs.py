@@ -22,7 +22,7 @@ from precision_probe.models._mace import tools, torch_geometric
 from precision_probe.models.attributes import cutoff, elements, heads, inputs_needed
 from precision_probe.models.dtypes import default_dtype
 
-__all__ = ["Graph", "Species", "batch_sizes", "build_graph", "choose_head", "graph_of_call", "joined"]
+__all__ = ["Graph", "Species", "batch_sizes", "build_graph", "choose_head", "graph_of_call", "joined", "told_beside"]
 
 # Å; nearer than this two atoms are on the same place. A choice: an atom listed twice differs from itself by no more
 # than the last digits of a file, the shortest bond, that of H2, is 0.74 Å, and at 0 the direction of an edge is NaN.
@@ -181,6 +181,20 @@ def build_graph(atoms: ase.Atoms, model: torch.nn.Module, head: str | None = Non
         )
     _check_distances(graph)
     return graph
+
+
+def told_beside(atoms: ase.Atoms, needed: Collection[str]) -> tuple[tuple[str, bytes], ...]:
+    """What a structure says beside its geometry of what a model needs, to be compared.
+
+    Args:
+        atoms: The structure.
+        needed: As :func:`precision_probe.models.attributes.inputs_needed` gives it.
+    """
+    places: list[tuple[Mapping[str, object], Mapping[str, tuple[str, ...]]]]
+    places = [(atoms.info, _OF_STRUCTURE), (atoms.arrays, _OF_ATOMS)]
+    given = [(place, keys) for place, names in places for quantity, keys in names.items() if quantity in needed]
+    found = [(key, place[key]) for place, keys in given for key in keys if key in place]
+    return tuple((key, np.asarray(value).tobytes()) for key, value in found)
 
 
 def choose_head(model: torch.nn.Module, head: str | None) -> str:

@@ -132,7 +132,7 @@ def record(
         device: Where they are run.
         first: How many structures come before those of the recording, where it is a part of others.
         repeats: How often each batch is timed.
-        progress: Show a progress bar, where there is a terminal.
+        progress: Say on stderr how far it is: a bar in a terminal, else lines.
 
     Raises:
         KeyboardInterrupt: Between two batches, if the command line was interrupted.

@@ -1,7 +1,7 @@
 """What ``attach()`` is given: gradients, modes and devices as users name them → what the probe works with."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 
@@ -50,6 +50,7 @@ class Options(TypedDict, total=False):
     offload: bool
     head: str | None
     device: str | None
+    configuration: Mapping[str, object] | None
 
 
 def parse_gradients(gradients: Gradients) -> str:

@@ -78,6 +78,7 @@ def attach(
     force: bool = False,
     resume: bool = False,
     part: Part | None = None,
+    configuration: Mapping[str, object] | None = None,
 ) -> "Probe":
     """Clone a MACE model, or any module, into each precision and record what every block computes.
 
@@ -124,6 +125,8 @@ def attach(
             not run again. That run must have been of the same model, precisions, blocks and modes.
         part: Where several processes share a run, which part of its structures this one is given; ``output`` is then
             ``part.file_name`` in a folder, and :func:`precision_probe.open_trace` of that has all parts as one trace.
+        configuration: What else the trace is to say of how it was asked for, such as options from a file: numbers and
+            text that JSON holds.
 
     Returns:
         A probe, also usable in a ``with`` statement, whose end detaches it; so does the end of the probe's life, so
@@ -181,6 +184,7 @@ def attach(
             time=time,
             batch_edges=batch_edges_on(batch_edges, place),
             part=part,
+            configuration=configuration,
         )
 
 
@@ -207,12 +211,14 @@ class Probe:
         time: bool | None,
         batch_edges: int | None,
         part: Part | None,
+        configuration: Mapping[str, object] | None,
     ) -> None:
         self.model, self.name, self.device = model, name, device
         self._subject, self._observer, self._time, self._batch_edges = subject, observer, time, batch_edges
         self._weights = Weights(model, [*observer.variants, *([] if own.extra is None else [own.extra])])
         about = {**provenance(model, device), "model_name": name, "batch_edges": batch_edges}  # as the model is now
         about |= {} if part is None else part.about
+        about |= {} if configuration is None else {"configuration": dict(configuration)}
         self._first = 0 if part is None else part.first
         self._recording = Recording(recorder, about, subject, self._weights, observer)
         calls.number = self._recording.last_call
@@ -250,7 +256,7 @@ class Probe:
         Args:
             structures: ``Atoms``, a list of them, or a path of anything ASE reads. For a module attached with
                 ``call``: one input, or a list of them.
-            progress: Show a progress bar, where there is a terminal.
+            progress: Say on stderr how far it is: a bar in a terminal, else lines.
 
         Raises:
             InputError: If a structure cannot be used, or an earlier run, from which this one goes on, has another in
@@ -295,7 +301,7 @@ class Probe:
             steps: Of dynamics at constant energy, four runs of the largest in each precision; none by default.
             only: Names of tables, such as ``"contributions"``, where not all of :func:`precision_probe.explain` are
                 wanted.
-            progress: Show a progress bar, where there is a terminal.
+            progress: Say on stderr how far it is: a bar in a terminal, else lines.
 
         Raises:
             InputError: If a structure cannot be used, the model predicts no energies and forces, or the output file is

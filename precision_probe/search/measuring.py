@@ -2,26 +2,31 @@
 
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import pandas as pd
-import torch
 
 from precision_probe.diagnostics.reference import Reference
 from precision_probe.measurement_log import MeasurementLog
-from precision_probe.models.graphs import Graph
 from precision_probe.policy import Policy
 from precision_probe.precisions import PRECISIONS
 from precision_probe.progress import counted, shown
+from precision_probe.search.calling import Launches, called, in_arithmetic
+from precision_probe.search.operations import Operations, count
 from precision_probe.search.paired_times import MIN_ROUNDS
-from precision_probe.search.timing import Timed, side_by_side
+from precision_probe.search.timing import Timed, peak_bytes, side_by_side
 from precision_probe.variants.mixed import Assembly, MixedModel, MixedVariant, check_interface
 from precision_probe.variants.variant import Variant
 
-__all__ = ["CAST", "Candidates", "Elsewhere"]
+__all__ = ["CAST", "RIVAL", "RIVALS", "RUNS", "Candidates", "Elsewhere"]
 
 CAST = "model.to({})"  # name of a model that is cast as a whole, as people do today
+RIVAL = f"{CAST}, eager"  # of the same called as it is, where the search is for what is launched
+RIVALS = ("float64", "float32")
+RUNS = ("eager", "graph")
+_N_WARM_UP = 2  # calls, in which TorchScript compiles; before, it does other operations
 
 # Measures the errors of policies, given by name, in other processes: names, each with its errors, as they are done
 Elsewhere: TypeAlias = Callable[[Mapping[str, Policy]], Iterator[tuple[str, pd.DataFrame]]]
@@ -39,6 +44,8 @@ class Candidates:
             float32, what is measured includes that callers round the structures first.
         force: Begin the log anew if it is of other structures or heads, another model, interface or device.
         elsewhere: What measures errors in other processes, where there are such; times are always measured here.
+        run: How models are called when they are timed: ``eager``, or launched as one CUDA ``graph`` each, and beside
+            them the model cast as a whole and called as it is.
 
     Attributes:
         n_runs: How often the model was run to measure errors.
@@ -55,8 +62,9 @@ class Candidates:
         *,
         force: bool = False,
         elsewhere: Elsewhere | None = None,
+        run: str = "eager",
     ) -> None:
-        self.reference, self.interface, self._elsewhere = reference, interface, elsewhere
+        self.reference, self.interface, self.run, self._elsewhere = reference, interface, run, elsewhere
         self.n_runs = 0
         self._casts: dict[str, Variant] = {}
         self._dtype = check_interface(interface)
@@ -79,7 +87,7 @@ class Candidates:
     def errors_of(
         self, policies: Mapping[Name, Policy], description: str, *, progress: bool
     ) -> dict[Name, pd.DataFrame]:
-        """The same of several policies, by their names, with a progress bar of this description."""
+        """The same of several policies, by their names, which are counted under this description."""
         unknown = {key: policy for policy in policies.values() if (key := _key(policy)) not in self._known}
         if self._elsewhere is not None and unknown:
             with counted(len(unknown), description, progress=progress) as told:
@@ -111,13 +119,35 @@ class Candidates:
         """
         graph = max(self.reference.graphs, key=lambda graph: graph.n_atoms)
         options = {"compute_virials": True} if stress else {}
-        calls: dict[str, Callable[[], object]] = {}
-        for name, policy in policies.items():
-            calls[name] = _call(self.model(policy), graph, self._dtype, options)
-        for name in casts:
-            variant = self._cast(name)
-            calls[CAST.format(name)] = _in_arithmetic(variant, _call(variant.model, graph, variant.dtype, options))
-        return side_by_side(calls, self.reference.device, rounds=rounds)
+        device = self.reference.device
+        models = {name: self.model(policy) for name, policy in policies.items()}
+        variants = {name: self._cast(name) for name in casts}
+        eager = {name: called(model, graph, self._dtype, options) for name, model in models.items()}
+        eager |= {
+            CAST.format(name): in_arithmetic(variant, called(variant.model, graph, variant.dtype, options))
+            for name, variant in variants.items()
+        }
+        if self.run == "eager":
+            return side_by_side(eager, device, rounds=rounds)
+        launches = Launches(graph, stress=stress, device=device)
+        calls = {name: launches.launched(model) for name, model in models.items()}
+        for name, variant in variants.items():
+            calls[CAST.format(name)] = in_arithmetic(variant, launches.launched(variant.model))
+        calls |= {RIVAL.format(name): eager[CAST.format(name)] for name in RIVALS if name in variants}
+        timed = side_by_side(calls, device, rounds=rounds)
+        # a graph allocates nothing when it runs: what it holds is about what the same call takes as it is
+        return {
+            name: each if name not in eager else replace(each, peak_bytes=peak_bytes(eager[name], device))
+            for name, each in timed.items()
+        }
+
+    def operations(self, policy: Policy) -> Operations:
+        """How many operations energy and forces of the smallest structure take in float64 and in lower precisions."""
+        graph = min(self.reference.graphs, key=lambda graph: graph.n_atoms)
+        call = called(self.model(policy), graph, self._dtype, {})
+        for _ in range(_N_WARM_UP):
+            call()
+        return count(call)
 
     def _errors(self, key: str, made: Callable[[], MixedVariant | Variant]) -> pd.DataFrame:
         """The errors of what a function makes, which is called only if they are not known under this key."""
@@ -140,19 +170,3 @@ class Candidates:
 
 def _key(policy: Policy) -> str:
     return json.dumps([[rule.blocks, rule.compute] for rule in policy.rules])
-
-
-def _call(
-    model: torch.nn.Module, graph: Graph, dtype: torch.dtype, options: Mapping[str, bool]
-) -> Callable[[], object]:
-    return lambda: model(graph.cast(dtype), **options)
-
-
-def _in_arithmetic(variant: Variant, call: Callable[[], object]) -> Callable[[], object]:
-    """The same call in the variant's mode of matrix products, which it has set while the call runs."""
-
-    def run() -> object:
-        with variant.arithmetic():
-            return call()
-
-    return run

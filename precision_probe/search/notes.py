@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 
 from precision_probe.search.held_out import CONFIDENCE, Outcome
-from precision_probe.search.measuring import CAST
+from precision_probe.search.measuring import CAST, RIVAL, RIVALS
+from precision_probe.search.operations import SLOW_RATE
 from precision_probe.search.paired_times import ratio_of
 from precision_probe.search.proposals import DO_NOTHING
 
-__all__ = ["WHAT_IS_TESTED", "of_choice", "of_runs", "of_test"]
+__all__ = ["WHAT_IS_TESTED", "of_choice", "of_float64", "of_rivals", "of_runs", "of_test"]
 
 WHAT_IS_TESTED = "the file that apply writes, loaded by MACECalculator with its defaults"
 
@@ -47,6 +48,44 @@ def of_test(tried: Mapping[str, Outcome], n_kinds: int, are_held_out: bool) -> l
         "resemble each other say less than as many independent structures."
     )
     return said
+
+
+def of_rivals(name: str, table: pd.DataFrame) -> list[str]:
+    """What is gained beside the model cast as a whole and called as it is, where that was timed too.
+
+    Args:
+        name: What was chosen.
+        table: As :func:`of_choice` takes it.
+    """
+    seconds, rounds = table["seconds"].to_dict(), table["rounds"].to_dict()
+    ours = name if name != DO_NOTHING else CAST.format("float64")
+    said = []
+    for other in RIVALS:
+        if (rival := RIVAL.format(other)) in seconds:
+            ratio = ratio_of(rounds[rival], rounds[ours])
+            said.append(
+                f"Launched as a graph it takes {1e3 * seconds[ours]:.3g} ms, and {CAST.format(other)} called as it is "
+                f"{1e3 * seconds[rival]:.3g} ms: {ratio.median:.3g} times as long (between {ratio.low:.3g} and "
+                f"{ratio.high:.3g}, with {ratio.level:.1%} confidence)."
+            )
+    return said
+
+
+def of_float64(name: str, table: pd.DataFrame) -> list[str]:
+    """What is to be expected where float64 is slow.
+
+    Args:
+        name: What was chosen.
+        table: As :func:`of_choice` takes it.
+    """
+    share = float(table["float64_share"].to_dict()[name])
+    if not 0 < share < 1:  # all in one precision, or by kernels of which nothing is known
+        return []
+    return [
+        f"{share:.2g} of its operations are in float64. On GPUs where that is {SLOW_RATE} times slower than float32, "
+        f"arithmetic would take {1 + (SLOW_RATE - 1) * share:.3g} times as long as if none were, and all of it in "
+        f"float64 {SLOW_RATE} times."
+    ]
 
 
 def of_choice(name: str, table: pd.DataFrame, as_cheap: Sequence[str], objective: str) -> list[str]:

@@ -26,7 +26,7 @@ from precision_probe.search import notes
 from precision_probe.search.delivered import errors_of_file
 from precision_probe.search.held_out import CONFIDENCE, Outcome, count_kinds, split
 from precision_probe.search.margin import Margin
-from precision_probe.search.measuring import CAST, Candidates, Elsewhere
+from precision_probe.search.measuring import CAST, RUNS, Candidates, Elsewhere
 from precision_probe.search.paired_times import as_fast_as_the_fastest
 from precision_probe.search.proposals import DO_NOTHING
 from precision_probe.search.search import COSTS, JUDGED, Search
@@ -58,9 +58,11 @@ class Recommendation:
             largest error in tolerances), ``seconds`` (median of the largest structure) and ``rounds`` (all of them:
             those of a round are comparable), ``vs_float64`` and ``vs_float32`` (how many times faster than the model
             cast as a whole: the median of ratios within rounds, and with ``_low`` and ``_high`` its confidence
-            interval), ``peak_gib`` and ``memory_vs_float32``, ``pareto`` (nothing measured is both faster, or smaller,
-            and more accurate), ``held_out`` (of the structures held out, the share on which its file kept the
-            tolerance; NaN where that was not tried) and ``held_out_at_least`` (the share of structures drawn like these
+            interval), ``float64_share`` (of the operations of energy and forces of the smallest structure, the part in
+            float64; NaN of casts; what cuEquivariance's kernels compute is not in it), ``peak_gib`` and
+            ``memory_vs_float32``, ``pareto`` (nothing measured is both faster, or smaller, and more accurate),
+            ``held_out`` (of the structures held out, the share on which its file kept the tolerance; NaN where that was
+            not tried) and ``held_out_at_least`` (the share of structures drawn like these
             that it keeps it on at least, with a confidence of 95 %, counting all that were tried).
         blocks: One row for each block and precision, alone: ``energy``, ``forces``, ``stress``, ``share``, ``saves``
             (seconds), ``saves_gib`` (NaN on a CPU), and ``predicted``, the force error that adjoints predict.
@@ -84,6 +86,7 @@ def recommend(
     head: str | None = None,
     device: str | None = None,
     interface: str = "float64",
+    run: str | None = None,
     seed: int = 0,
     log: str | Path | None = None,
     force: bool = False,
@@ -113,12 +116,15 @@ def recommend(
         device: Where to run; by default a GPU if there is one.
         interface: What the model under the policy takes and gives: ``float64``, or ``float32`` for callers that cannot
             give it more. Then the structures are rounded, as such callers do, wherever a policy is measured.
+        run: How the model will be run, and so is timed: ``graph``, launched as one CUDA graph, as
+            :meth:`precision_probe.Policy.calculator` does; or ``eager``, called as it is. By default a graph on a GPU,
+            unless the interface is float32.
         seed: Of the choice of structures.
         log: A file of errors as they are measured, from which an interrupted search goes on.
         force: Begin a log anew that is of something else.
         elsewhere: What measures errors in other processes, made of the model in float64 and the structures searched on;
             :func:`precision_probe.parallel.recommend.recommend` has workers do it. Times are measured in this one.
-        progress: Show a progress bar, where there is a terminal.
+        progress: Say on stderr how far it is: a bar in a terminal, else lines.
 
     Raises:
         InputError: If the model, a structure, a precision, the tolerance, the interface or the device cannot be used,
@@ -130,6 +136,7 @@ def recommend(
     searched, held_out = split(read_structures(structures), seed, _N_SEARCHED, _N_HELD_OUT)
     module, _ = load_model(model)
     reference = Reference(module, searched, head=head, device=device)
+    run = _checked_run(run, reference, interface)
     precisions = _allowed(allow, reference)
     held = reference.on(held_out, head=head) if held_out else None
     for each in (reference, *([] if held is None else [held])):
@@ -140,6 +147,7 @@ def recommend(
         interface,
         force=force,
         elsewhere=None if elsewhere is None else elsewhere(reference, searched),
+        run=run,
     )
     search = Search(candidates, tolerance, objective)
     blocks = search.alone(precisions, progress=progress)
@@ -180,6 +188,8 @@ def answer(
     place = held or search.reference
     said = [
         *notes.of_test(tried, count_kinds(graph.atomic_numbers for graph in place.graphs), held is not None),
+        *notes.of_rivals(name, table),
+        *notes.of_float64(name, table),
         *notes.of_choice(name, table, _as_cheap(search, table, policies, margin, tried), search.objective),
         str(margin),
         notes.of_runs(search.candidates.n_runs, rank),
@@ -270,12 +280,13 @@ def _evidence(
     held: Reference | None,
 ) -> dict[str, object]:
     """What the policy's file keeps of the search."""
-    kept = table[table["pareto"] | (table.index == name) | table.index.str.startswith(CAST.format(""))]
+    kept = table[table["pareto"] | (table.index == name) | table.index.str.startswith(CAST.partition("{")[0])]
     reference = search.reference
     tested = tried[name]
     return {
         "objective": search.objective,
         "interface": search.candidates.interface,
+        "run": search.candidates.run,
         "device": provenance(reference.model, reference.device)["device"],
         "searched": [graph.names[0] for graph in reference.graphs],
         "margin": _plain(margin.value),
@@ -312,6 +323,24 @@ def _check(tolerance: Mapping[str, float], objective: str, granularity: str) -> 
         raise InputError(f"The objective is time or memory; got {objective!r}.")
     if granularity not in ("block", "module"):
         raise InputError(f"The granularity is block or module; got {granularity!r}.")
+
+
+def _checked_run(run: str | None, reference: Reference, interface: str) -> str:
+    """How models are timed.
+
+    Raises:
+        InputError: If there is no such way, or not there.
+    """
+    can_launch = reference.device.type == "cuda" and interface == "float64"
+    if run is None:
+        return "graph" if can_launch else "eager"
+    if run not in RUNS:
+        raise InputError(f"A model is run as one of {', '.join(RUNS)}; got {run!r}.")
+    if run == "graph" and not can_launch:
+        raise InputError(
+            f"A CUDA graph needs a GPU and the interface float64; got {reference.device} and {interface}. Take eager."
+        )
+    return run
 
 
 def _check_finite(reference: Reference) -> None:

@@ -20,7 +20,7 @@ from precision_probe.precisions import PRECISIONS
 from precision_probe.search import proposals
 from precision_probe.search.convex_hull import Option
 from precision_probe.search.margin import Margin, learnt_margin
-from precision_probe.search.measuring import CAST, Candidates
+from precision_probe.search.measuring import CAST, RIVAL, RIVALS, Candidates
 from precision_probe.search.paired_times import ratio_of
 from precision_probe.search.timing import Timed
 from precision_probe.variants.assembly import GENERATED
@@ -130,8 +130,13 @@ class Search:
         for name in casts:
             errors[CAST.format(name)] = self.candidates.cast_errors(name)
         timed = self.candidates.timed(policies, casts, stress="stress" in self.judged, rounds=_ROUNDS)
+        for name in RIVALS:
+            if RIVAL.format(name) in timed:  # which computes the same
+                errors[RIVAL.format(name)] = errors[CAST.format(name)]
         rows = {name: self._row(errors[name], timed[name]) for name in errors}
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("candidate")
+        counted = {name: self.candidates.operations(policy) for name, policy in policies.items()}
+        table["float64_share"] = pd.Series({name: each.share for name, each in counted.items()}).reindex(table.index)
         table.insert(0, "rules", [_text(policies[name]) if name in policies else "" for name in table.index])
         for other in ("float64", "float32"):
             cast = timed[CAST.format(other)].seconds

@@ -11,7 +11,7 @@ import torch
 
 from precision_probe.models.memory import attempt
 
-__all__ = ["Timed", "peak_of", "seconds_of", "side_by_side"]
+__all__ = ["Timed", "peak_bytes", "peak_of", "seconds_of", "side_by_side"]
 
 T = TypeVar("T")
 
@@ -85,6 +85,12 @@ def peak_of(device: torch.device, function: Callable[[], T]) -> tuple[T, int | N
     result = function()
     torch.cuda.synchronize(device)
     return result, torch.cuda.max_memory_allocated(device) - before
+
+
+def peak_bytes(call: Callable[[], object], device: torch.device) -> int | None:
+    """The most memory in use during a call, over what was before; ``None`` on a CPU, or if it did not suffice."""
+    fits = attempt(_warmed_up, call, device)
+    return None if fits is None else fits.peak_bytes
 
 
 def _warmed_up(call: Callable[[], object], device: torch.device) -> _Fits:

@@ -41,7 +41,7 @@ _ROOT: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(
         ("precisions", "blocks", "modes", "atomic_numbers", "interactions", "heads", "failures", "statistics"), list
     ),
-    **dict.fromkeys(("versions", "settings", "math_dtypes", "not_of_the_called_model"), dict),
+    **dict.fromkeys(("versions", "settings", "math_dtypes", "not_of_the_called_model", "configuration"), dict),
     **dict.fromkeys(("created", "platform", "device", "model_name", "model_class", "model_dtype"), str),
     **dict.fromkeys(("model_sha256", "reference", "backend", "hidden_irreps", "edge_irreps", "gradients", "keep"), str),
     **dict.fromkeys(("complete", "weights_changed"), bool),

@@ -1,6 +1,8 @@
 """The verbs audit and inspect: what they write, print, refuse and exit with."""
 
+import json
 import signal
+from xml.etree import ElementTree as ET
 
 import ase.build
 import ase.io
@@ -12,6 +14,7 @@ from runs import molecule, out_of_memory
 import precision_probe as pp
 import precision_probe.probe.observing.observer
 import precision_probe.structures
+from precision_probe.analysis.causes import main_causes
 from precision_probe.analysis.errors import exceeded
 from precision_probe.models.building import build
 
@@ -209,9 +212,9 @@ def test_a_key_that_is_not_there_is_bad_input(model_file, water_file, audit, ref
 
 def test_a_format_that_the_file_does_not_tell(model_file, water, tmp_path, audit, run, refused):
     ase.io.write(tmp_path / "water.txt", water, format="xyz")
-    assert audit(model_file, tmp_path / "water.txt", "--format", "xyz", "-q").exit_code == FINE
-    assert run("inspect", model_file, tmp_path / "water.txt", "--format", "xyz").exit_code == FINE
-    refused(audit(model_file, tmp_path / "water.txt", "--format", "cif", "-q"), "read as 'cif'")
+    assert audit(model_file, tmp_path / "water.txt", "--structures-format", "xyz", "-q").exit_code == FINE
+    assert run("inspect", model_file, tmp_path / "water.txt", "--structures-format", "xyz").exit_code == FINE
+    refused(audit(model_file, tmp_path / "water.txt", "--structures-format", "cif", "-q"), "read as 'cif'")
 
 
 def test_a_part_of_the_demo(audit, names, folder):
@@ -238,6 +241,26 @@ def test_audit_names_what_exceeds_the_tolerance(folder, deep_file, tmp_path, aud
     assert f"{limit:.2e} eV/Å" in line
     assert f"({coarse / limit:.1f} times)" in line
     assert "small-water-1.h5" in names(folder)
+
+
+def test_an_audit_is_one_json_document_and_a_junit_report(model_file, water_file, audit, folder, refused):
+    options = ("--tolerance", "forces=1e-30,energy=1e9", "-o", "a.h5", "--junit", "a.xml", "--format", "json")
+    result = audit(model_file, water_file, *options)
+    assert result.exit_code == EXCEEDED
+    found = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert found["exit"] == {"code": EXCEEDED, "reason": "Exceeded: float32 forces."}
+    with pp.open_trace(found["trace"]) as trace:
+        (row,) = found["precisions"]
+        summary = pp.summary(trace).loc["float32"]
+        assert row["errors"] == pytest.approx(summary[list(row["errors"])].to_dict(), rel=1e-15)
+        assert {quantity: part["part"] for quantity, part in row["worst_parts"].items()} == {
+            quantity: main_causes(trace).loc["float32", f"{quantity}_part"] for quantity in ("energy", "forces")
+        }
+        assert row["worst_block"] == "readouts.0"  # the only one
+    suite = ET.parse(folder / "a.xml").getroot()
+    assert [test.get("name") for test in suite if test.find("failure") is not None] == ["forces"]
+    refused(audit(model_file, water_file, "--tolerance", "forces=1", "--junit", "a.xml"), "a.xml exists", "--force")
+    refused(audit(model_file, water_file, "--junit", "b.xml"), "--junit", "needs a --tolerance")
 
 
 def test_audit_within_the_tolerance_is_fine(model_file, water_file, audit):
@@ -292,7 +315,7 @@ def test_a_tolerance_is_judged_once_for_the_table_and_the_exit_code(model_file, 
         return ""
 
     monkeypatch.setattr("precision_probe.analysis.errors.exceeded", count)
-    monkeypatch.setattr("precision_probe.cli.tables.model_table", show)
+    monkeypatch.setattr("precision_probe.cli.tables.errors.model_table", show)
     result = audit(model_file, water_file, "--tolerance", "forces=1e-30,energy=1e9,stress=1.0")
     assert result.exit_code == EXCEEDED
     assert len(judged) == 1

@@ -15,7 +15,7 @@ from precision_probe.cli.common import (
     complain,
     exit_codes,
     say,
-    wide_console,
+    table_console,
     write,
 )
 from precision_probe.exceptions import InputError, ProbeError
@@ -82,9 +82,9 @@ def test_csv_has_every_digit(capsys):
 
 def test_a_console_is_never_narrower_than_its_table(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    assert wide_console(120).width == 120
+    assert table_console(120, wide=False).width == 120
     monkeypatch.setenv("COLUMNS", "300")
-    assert wide_console(120).width == 300
+    assert table_console(120, wide=False).width == 300
 
 
 def test_messages_go_to_stderr_as_they_are(capsys):

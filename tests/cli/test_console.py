@@ -1,5 +1,6 @@
 """What is shown and written of files is data."""
 
+import contextlib
 import io
 import json
 import os
@@ -12,9 +13,9 @@ import pytest
 from rich.text import Text
 from traces_by_hand import trace_by_hand
 
-from precision_probe.cli.common import Format, complain, say, wide_console, write
-from precision_probe.cli.console import csv_cell, json_text, lines
-from precision_probe.cli.style import plain_table
+from precision_probe.cli.common import Format, complain, say, table_console, write
+from precision_probe.cli.console import PlainConsole, csv_cell, json_text, lines
+from precision_probe.cli.tables.style import plain_table
 
 HOSTILE = ["\x1b]0;owned\x07", "\x1b[2J\x1b[1;1H", "\x9b31m", "\r\x08", "\u202egnp.exe", "\ud800", "\x7f"]
 SHOWN = ["\\x1b]0;owned\\x07", "\\x1b[2J\\x1b[1;1H", "\\x9b31m", "\\r\\x08", "\\u202egnp.exe", "\\ud800", "\\x7f"]
@@ -25,7 +26,7 @@ def test_nothing_that_a_terminal_obeys_is_printed(text, shown, capsys):
     table = plain_table(f"title {text}", f"heading {text}")
     table.add_row(f"cell {text}")
     table.add_row(Text(f"styled {text}"))
-    wide_console(200).print(table)
+    table_console(200, wide=False).print(table)
     say(False, f"said {text}")
     complain(f"Error: {text}")
     captured = capsys.readouterr()
@@ -40,8 +41,8 @@ def test_nothing_that_a_terminal_obeys_is_printed(text, shown, capsys):
 def test_markup_is_text(text, capsys):
     table = plain_table(text, text)
     table.add_row(text)
-    wide_console(200).print(table)
-    wide_console(200).print(text)
+    table_console(200, wide=False).print(table)
+    table_console(200, wide=False).print(text)
     complain(text)
     captured = capsys.readouterr()
     assert (captured.out + captured.err).count(text) == 5
@@ -50,7 +51,7 @@ def test_markup_is_text(text, capsys):
 def test_a_cell_is_one_line(capsys):
     table = plain_table(None, "name")
     table.add_row("a\nexit code 0: all is well")
-    wide_console(200).print(table)
+    table_console(200, wide=False).print(table)
     assert "a\\nexit code 0" in capsys.readouterr().out
 
 
@@ -135,3 +136,15 @@ def test_a_full_device_is_said_once(trace_file):
     assert done.returncode == 3
     assert done.stderr.startswith("Error: What was to be printed cannot be written (No space left on device).")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_file_that_is_full_is_not_taken_for_stdout(capfd):
+    with (
+        contextlib.suppress(OSError),  # as it is closed
+        Path("/dev/full").open("w", buffering=1, encoding="utf-8") as full,
+        pytest.raises(OSError, match="No space"),
+    ):
+        PlainConsole(width=20, file=full).print("words")
+    print("still there")
+    assert capfd.readouterr().out == "still there\n"

@@ -1,6 +1,7 @@
 """What a model and structures are, against hand values and MACE itself."""
 
 import io
+import json
 
 import ase
 import ase.build
@@ -193,6 +194,19 @@ def test_everything_asked_about_is_printed(model, water, crystal):
     assert np.array2string(graph.data["positions"].numpy(), precision=4, suppress_small=True) in text
     assert "[[0. 0. 1.]\n [1. 0. 0.]\n [1. 0. 0.]]" in text  # O, H, H
     assert np.array2string(graph.data["edge_index"].numpy()) in text
+
+
+def test_a_document_says_the_same(shallow, model_file, water_file, run):
+    result = run("inspect", model_file, water_file, "--format", "json")
+    found = json.loads(result.stdout, parse_constant=pytest.fail)
+    graph = graph_of(str(water_file), shallow)
+    assert found["model"]["model_sha256"] == weights_sha256(shallow)
+    assert found["blocks"] == describe_blocks(shallow)
+    assert found["structures"] == [json.loads(json.dumps(describe_graph(graph)))]
+    test = smoke_test(shallow, graph)
+    assert found["smoke_test"]["shape"] == list(test.shape)
+    assert [tuple(row.values()) for row in found["smoke_test"]["irreps"]] == list(test.irreps)
+    assert found["notes"] == []
 
 
 def test_a_structure_without_edges_is_printed(model, lone):

@@ -7,6 +7,8 @@ import textwrap
 
 import pytest
 
+from precision_probe.version import __version__
+
 BAD_INPUT = 2
 
 
@@ -109,3 +111,24 @@ def test_what_is_wrong_is_said_before_torch_is_imported(tmp_path):
         if "absent.xyz" in arguments:
             assert messages.pop(0) == "Loading demo…"
         assert messages[0].startswith("Error: "), what
+
+
+# Before a verb
+
+
+def test_the_version_is_printed_at_once():
+    text, loaded, _ = of_help("--version")
+    assert (text, loaded) == (f"precision-probe {__version__}", [])
+
+
+def test_shells_complete_verbs_and_options():
+    for words, expected in (("precision-probe swe", ["sweep"]), ("precision-probe errors --unt", ["--untrusted"])):
+        completed = {
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+            "_PRECISION_PROBE_COMPLETE": "complete_bash",
+        }
+        done = subprocess.run(
+            ["precision-probe"], capture_output=True, text=True, timeout=60, env={**os.environ, **completed}
+        )
+        assert done.stdout.split() == expected

@@ -83,6 +83,31 @@ def test_errors_takes_eps(trace_file, run):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+def test_errors_of_some_blocks_alone(trace_file, run, refused):
+    with pp.open_trace(trace_file) as trace:
+        table = pp.errors(trace)
+    for globs in (["interactions.*"], ["model", "products.1"]):
+        options = [word for glob in globs for word in ("--block", glob)]
+        found = json.loads(run("errors", trace_file, "--format", "json", *options).stdout)
+        beginnings = tuple(glob.rstrip("*") for glob in globs)
+        assert_equal(pd.DataFrame(found), table[table["block"].str.startswith(beginnings)].reset_index(drop=True))
+    refused(run("errors", trace_file, "--block", "model", "--block", "readout?"), "readout?", "interactions.0", "model")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("e.csv", "csv"), ("e.json", "json"), ("e.txt", "table")])
+def test_errors_are_written_to_a_file_as_they_are_printed(folder, trace_file, run, refused, monkeypatch, name, kind):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a file has none
+    result = run("errors", trace_file, "-o", name)
+    assert (result.exit_code, result.output) == (FINE, "")
+    written = (folder / name).read_text("utf-8")
+    monkeypatch.delenv("FORCE_COLOR")
+    assert written == run("errors", trace_file, "--format", kind).stdout
+    refused(run("errors", trace_file, "-o", name), f"{name} exists", "--force")
+    assert run("errors", trace_file, "-o", name, "--force", "--format", "csv").exit_code == FINE
+    assert (folder / name).read_text("utf-8") == run("errors", trace_file, "--format", "csv").stdout
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
 def test_errors_refuses_what_is_no_trace(water_file, run, refused):
     refused(run("errors", water_file), "water.xyz is not an HDF5 file")
     refused(run("errors", "absent.h5"), "absent.h5 does not exist", "precision-probe audit")
@@ -154,10 +179,25 @@ def test_explain_writes_one_table_as_json_and_csv(explained, name, run):
                 assert row[column] is None
 
 
+def test_explain_writes_all_tables_as_json(explained, run, titles):
+    _, path = explained
+    document = json.loads(run("explain", path, "--format", "json").stdout, parse_constant=pytest.fail)
+    assert document["trace"] == str(path)
+    found = {table["name"]: table["title"] for table in document["tables"]}
+    assert all(found[name].startswith(title) for name, title in titles.items())
+    with pp.open_trace(path) as trace:
+        for table in document["tables"]:
+            if table["name"] in trace.tables:
+                stored = trace.table(table["name"])
+                assert table["units"] == stored.units
+                assert [list(row) for row in table["rows"]] == [list(stored.frame)] * len(stored.frame)
+    alone = json.loads(run("explain", path, "--table", "budget", "--format", "json").stdout)
+    assert next(table["rows"] for table in document["tables"] if table["name"] == "budget") == alone
+
+
 def test_explain_refuses(explained, trace_file, run, refused):
     _, path = explained
-    for kind in ("csv", "json"):
-        refused(run("explain", path, "--format", kind), "--table", kind)
+    refused(run("explain", path, "--format", "csv"), "--table", "csv", "json")
     refused(run("explain", path, "--table", "budgets"), "budgets", "physics", "budget")
     refused(run("explain", path, "--table", "budgets", "--format", "csv"), "budgets")
     refused(run("explain", trace_file, "--table", "budget"), "no table 'budget'", "--explain")

@@ -7,14 +7,6 @@ import torch
 from ase.geometry import complete_cell
 from mace.calculators import MACECalculator
 
-from precision_probe import Policy
-
-
-@pytest.fixture(scope="session")
-def in_float64(demo):
-    """The demo under the policy that leaves it in float64; tests must not change it."""
-    return Policy(()).apply(demo)
-
 
 @pytest.fixture(scope="session")
 def by_mace(demo):

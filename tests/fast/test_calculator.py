@@ -4,14 +4,16 @@ import ase.build
 import numpy as np
 import pytest
 from ase import units
-from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.calculator import CalculationFailed, PropertyNotImplementedError
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 from mace.calculators import MACECalculator
 
+from precision_probe import Policy
 from precision_probe.exceptions import InputError
 from precision_probe.fast.calculator import GraphCalculator
 from precision_probe.fast.launcher import Launcher
+from precision_probe.models.building import build
 
 
 @pytest.fixture
@@ -81,8 +83,31 @@ def test_an_element_that_the_model_does_not_know(calculator):
         atoms.get_potential_energy()
 
 
+def test_nothing_that_is_not_finite_is_handed_on(demo, water):
+    water.calc = Policy.uniform("float16").calculator(demo, run="graph")
+    water.get_forces()
+    water.positions[1] = water.positions[2]
+    with pytest.raises(CalculationFailed, match="NaN or infinity"):
+        water.get_forces()
+
+
 def test_an_empty_and_a_lone_neighbourhood(calculator, by_mace):
     for atoms in (ase.Atoms("O"), ase.Atoms("OH", [(0, 0, 0), (0, 0, 9.0)])):
         atoms.calc = calculator
         assert atoms.get_potential_energy() == pytest.approx(by_mace(atoms)[0], rel=1e-14)
         assert not atoms.get_forces().any()
+
+
+def test_momenta_are_no_other_structure_where_charges_are_read(config, water):
+    spec = {"type": "continuous", "per": "graph", "in_dim": 1, "emb_dim": 4}
+    model = build(config | {"num_interactions": 1, "embedding_specs": {"total_charge": spec}})
+    water.calc = GraphCalculator(Launcher(model))
+    neutral = water.get_potential_energy()
+    water.set_momenta(np.ones((3, 3)))
+    assert water.get_potential_energy() == neutral
+    water.positions += 0.01
+    water.get_potential_energy()
+    assert len(water.calc._known) == 1
+    water.info["charge"] = 1
+    assert water.get_potential_energy() != neutral
+    assert len(water.calc._known) == 2

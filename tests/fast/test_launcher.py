@@ -193,6 +193,23 @@ def test_a_model_without_energies_is_refused():
         Launcher(torch.nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("n_atoms", [1, 4])
+def test_other_numbers_of_atoms_are_refused(in_float64, water, geometry, n_atoms):
+    launcher = Launcher(in_float64)
+    with pytest.raises(InputError, match=rf"have the shapes \(3, 3\) and \(1, 3, 3\); got \({n_atoms}, 3\)"):
+        launcher.evaluate(launcher.structures([water]), torch.zeros(n_atoms, 3), geometry(water)[1])
+
+
+def test_positions_that_are_not_finite_are_refused_at_any_step(in_float64, diamond, geometry):
+    launcher = Launcher(in_float64)
+    structures = launcher.structures([diamond])
+    positions, cells = geometry(diamond)
+    launcher.evaluate(structures, positions, cells)
+    positions[3, 1] = torch.nan
+    with pytest.raises(InputError, match="NaN or infinite"):
+        launcher.evaluate(structures, positions, cells)
+
+
 def test_a_head_of_several(config, water, geometry):
     heads = {"heads": ["pbe", "r2scan"], "atomic_inter_scale": [0.8, 0.9], "atomic_inter_shift": [0.1, 0.2]}
     two_heads = build(config | heads | {"atomic_energies": [[-13.6, -1029.5, -2042.0], [-13.0, -1020.0, -2040.0]]})

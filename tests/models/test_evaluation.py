@@ -15,7 +15,7 @@ from runs import rel_l2, trace_of
 
 import precision_probe as pp
 from precision_probe.analysis.errors import exceeded
-from precision_probe.cli.tables import block_table, model_table
+from precision_probe.cli.tables.errors import block_table, model_table
 from precision_probe.models.building import build
 from precision_probe.models.evaluation import (
     CHARGES,

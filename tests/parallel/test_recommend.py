@@ -73,6 +73,7 @@ def test_what_fails_in_a_worker_ends_the_search_with_a_sentence(client, small_fi
         recommend(path, WATERS, client=client, progress=False, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_the_command_line_has_workers_measure(client, small_file, tmp_path, monkeypatch, measured_here):
     @contextlib.contextmanager
     def connected(n_workers, scheduler):

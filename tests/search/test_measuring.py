@@ -14,7 +14,8 @@ from precision_probe.models.building import build
 from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.graphs import build_graph
 from precision_probe.policy import Policy, Rule
-from precision_probe.search.measuring import CAST, Candidates
+from precision_probe.search.calling import Launches
+from precision_probe.search.measuring import CAST, RIVAL, Candidates
 from precision_probe.search.timing import Timed
 from precision_probe.variants.mixed import MixedVariant
 
@@ -256,3 +257,21 @@ def test_times_are_of_the_interface(reference, monkeypatch):
     monkeypatch.setattr(precision_probe.search.measuring, "side_by_side", side_by_side)
     Candidates(reference, interface="float32").timed({"half": HALF}, ("float64",))
     assert seen == {"half": torch.float32, CAST.format("float64"): torch.float64}
+
+
+@pytest.mark.parametrize("stress", [False, True])
+def test_what_is_launched_is_timed_beside_what_people_call(reference, stress):
+    candidates = Candidates(reference, run="graph")
+    timed = candidates.timed({"half": HALF}, ("float64", "float32"), stress=stress, rounds=2)
+    casts = [CAST.format(name) for name in ("float64", "float32")]
+    assert list(timed) == ["half", *casts, *(RIVAL.format(name) for name in ("float64", "float32"))]
+    assert all(len(each.seconds) == 2 and each.peak_bytes is None for each in timed.values())
+
+
+def test_a_launched_call_computes_what_the_model_does(reference, model):
+    graph = reference.graphs[1]
+    found = Launches(graph, stress=True, device=torch.device("cpu")).launched(Candidates(reference).model(Policy(())))()
+    exact = reference.exact[1]
+    np.testing.assert_allclose(found.forces, exact["forces"], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.stress, exact["stress"], rtol=0, atol=1e-12)
+    assert float(found.energy) == pytest.approx(float(exact["energy"]), rel=1e-14)

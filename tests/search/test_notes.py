@@ -6,7 +6,7 @@ import pytest
 
 from precision_probe.search import notes
 from precision_probe.search.held_out import Outcome
-from precision_probe.search.measuring import CAST
+from precision_probe.search.measuring import CAST, RIVAL
 from precision_probe.search.proposals import DO_NOTHING
 
 SINGLE, DOUBLE = CAST.format("float32"), CAST.format("float64")
@@ -85,3 +85,24 @@ def test_to_do_nothing_has_the_times_of_the_model_as_it_is():
 def test_runs_are_counted():
     assert notes.of_runs(12, np.nan) == "12 runs of the model for errors."
     assert notes.of_runs(12, 0.876).endswith("a Spearman correlation of 0.88.")
+
+
+def test_what_is_gained_by_launching_is_said_of_the_same_rounds():
+    found = table(0.01)
+    rounds = {name: tuple(50 * second for second in found.loc["mixed", "rounds"]) for name in ("float64", "float32")}
+    assert notes.of_rivals("mixed", found.assign(seconds=0.01)) == []
+    rivals = pd.DataFrame({"rounds": {RIVAL.format(name): each for name, each in rounds.items()}, "seconds": 0.5})
+    double, single = notes.of_rivals("mixed", pd.concat([found.assign(seconds=0.01), rivals]))
+    assert "takes 10 ms, and model.to(float64) called as it is 500 ms: 50 times as long (between 50 and 50" in double
+    assert "model.to(float32) called as it is" in single
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, np.nan])
+def test_nothing_is_said_of_float64_where_there_is_nothing_to_say(share):
+    assert notes.of_float64("mixed", table(1.0).assign(float64_share=share)) == []
+
+
+def test_what_slow_float64_costs():
+    (said,) = notes.of_float64("mixed", table(1.0).assign(float64_share=0.01))
+    assert said.startswith("0.01 of its operations are in float64.")
+    assert "would take 1.63 times as long" in said

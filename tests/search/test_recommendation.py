@@ -439,3 +439,11 @@ def test_the_policy_is_that_of_its_file_and_model(model, config, recommended, tm
         Policy.load(path).apply(model)
     with pytest.warns(UserWarning, match="other weights"):
         Policy.load(path).apply(build(config, seed=4))
+
+
+@pytest.mark.parametrize(
+    ("run", "words"), [("graph", "needs a GPU.*got cpu"), ("compile", "eager, graph; got 'compile'")]
+)
+def test_how_it_is_run_is_one_of_those_that_are_there(model, waters, tolerance, run, words):
+    with pytest.raises(InputError, match=words):
+        recommend(model, waters(2), tolerance, run=run, device="cpu", progress=False)

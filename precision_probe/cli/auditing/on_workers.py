@@ -1,4 +1,4 @@
-"""An audit by workers, as the command line has it: with a progress bar, and what was kept where it fails."""
+"""An audit by workers, as the command line has it: with its progress, and what was kept where it fails."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from precision_probe.cli.comparison_tables import comparison_table, listed_by_reason, provenance_table
-from precision_probe.cli.style import WIDTH
+from precision_probe.cli.tables.comparison import comparison_table, listed_by_reason, provenance_table
+from precision_probe.cli.tables.style import WIDTH
 
 nan = math.nan
 

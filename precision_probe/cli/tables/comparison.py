@@ -7,7 +7,7 @@ import pandas as pd
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from precision_probe.cli.style import DIRECTIONS, number, plain_table
+from precision_probe.cli.tables.style import DIRECTIONS, number, plain_table
 
 __all__ = ["comparison_table", "listed_by_reason", "provenance_table"]
 
@@ -24,7 +24,7 @@ def comparison_table(comparison: pd.DataFrame) -> RenderableType:
     table.add_column("", no_wrap=True)
     for mode in modes:
         for position, heading in enumerate(("B − A", "error A", "error B")):
-            table.add_column(f"{'' if position else mode}\n{heading}", justify="right", no_wrap=True)
+            table.add_column(f"{'' if position else mode}\n{heading}", justify="right", no_wrap=True, rank=position)
     table.add_column("\nverdict")
     for precision, rows in comparison.groupby("precision", sort=False):
         table.add_section()

@@ -7,11 +7,19 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from precision_probe.analysis.errors import TOLERANCE_UNITS, bits_needed
-from precision_probe.cli.style import entry, number, plain_table
+from precision_probe.cli.tables.style import entry, number, plain_table
 from precision_probe.policy import Policy
 from precision_probe.trace.tables import HELD_OUT
 
 __all__ = ["recommendation_table", "sweep_table"]
+
+_FORMATS = (23, 10, 7)  # stored bits of float32, of float16 and TF32, and of bfloat16
+
+# What a narrow terminal has of a search, the first longest.
+_RANKS = (
+    *("share", "seconds", "peak_gib", "forces", "energy", "vs_float32", "memory_vs_float32", "rules", "held_out"),
+    *("stress", "forces_rel_l2", "vs_float64", "held_out_at_least"),
+)
 
 
 def sweep_table(sweep: pd.DataFrame, quantity: str, tolerance: float) -> RenderableType:
@@ -32,8 +40,11 @@ def sweep_table(sweep: pd.DataFrame, quantity: str, tolerance: float) -> Rendera
     table = plain_table(f"Largest error of {quantity} ({TOLERANCE_UNITS[quantity]}) with so many bits of significand")
     table.add_column("\nrounded", no_wrap=True)
     table.add_column("bits\nneeded", justify="right")
-    for bits in wide.columns:
-        table.add_column(f"\n{bits}", justify="right", no_wrap=True)
+    numbers = [int(bits) for bits in wide.columns]
+    for bits in numbers:
+        # in a narrow terminal those of a format are there longest, then the most
+        rank = _FORMATS.index(bits) if bits in _FORMATS else len(_FORMATS) + max(numbers) - bits
+        table.add_column(f"\n{bits}", justify="right", no_wrap=True, rank=1 + rank)
     for block, row in wide.iterrows():
         enough, there = ("more" if pd.isna(each[str(block)]) else str(each[str(block)]) for each in (needed, searched))
         cells = [Text(number(value), style="" if value <= tolerance else "red") for value in row]
@@ -63,7 +74,8 @@ def recommendation_table(policy: Policy, candidates: pd.DataFrame, notes: Sequen
     chosen = policy.evidence["chosen"]
     is_time = policy.evidence["objective"] == "time"
     order, better = ("the fastest", "faster") if is_time else ("the smallest", "smaller")
-    table = plain_table(f"Candidates, {order} first", "candidate", "rules")
+    table = plain_table(f"Candidates, {order} first", "candidate")
+    table.add_column("rules", rank=_RANKS.index("rules"))
     columns = {
         "energy": "energy\nmeV/atom",
         "forces": "forces max\nmeV/Å",
@@ -79,8 +91,8 @@ def recommendation_table(policy: Policy, candidates: pd.DataFrame, notes: Sequen
         "held_out_at_least": "at least\n(95 %)",
     }
     shown = {name: title for name, title in columns.items() if not candidates[name].isna().all()}
-    for title in shown.values():
-        table.add_column(title, justify="right", no_wrap=True)
+    for column, title in shown.items():
+        table.add_column(title, justify="right", no_wrap=True, rank=_RANKS.index(column))
     for name, row in candidates.iterrows():
         cells = [_cell(row, column) for column in shown]
         style = "bold green" if name == chosen else "" if row["pareto"] else "dim"

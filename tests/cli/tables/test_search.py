@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from precision_probe.cli.search_tables import recommendation_table, sweep_table
+from precision_probe.cli.tables.search import recommendation_table, sweep_table
 from precision_probe.policy import Policy, Rule
 
 

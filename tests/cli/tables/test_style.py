@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from precision_probe.cli.style import entry, number, plain_table
+from precision_probe.cli.tables.style import entry, number, plain_table
 
 
 @pytest.mark.parametrize(

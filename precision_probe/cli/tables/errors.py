@@ -10,7 +10,7 @@ from precision_probe.analysis.errors import TOLERANCE_UNITS, Tolerance, block_er
 from precision_probe.analysis.metrics import EPS, METRICS
 from precision_probe.analysis.pairs import MODEL
 from precision_probe.analysis.views import view, views
-from precision_probe.cli.style import DIRECTIONS, entry, number, plain_table
+from precision_probe.cli.tables.style import DIRECTIONS, entry, number, plain_table
 from precision_probe.precisions import parse_precision
 from precision_probe.trace.trace import LOSS, MODES, Trace
 
@@ -23,7 +23,14 @@ _COLUMNS = {
     "forces_mae": ("forces MAE\nmeV/Å", 1000),
     "stress": ("stress\nmeV/Å³", 1000),
 }
-_METRICS = {"max_abs": "max_abs", "mean_rel": "mean_rel", "rel_l2": "rel_l2", "amplification": "ampl."}
+# In a narrow terminal the last goes first: energy and forces stay longest, means and parts of energies do not.
+_RANKS = {
+    name: rank
+    for rank, name in enumerate(
+        ("energy", "forces", "other", "stress", "causes", "time", "interaction_energy", "forces_mae"), 1
+    )
+}
+_METRICS = {"rel_l2": "rel_l2", "amplification": "ampl.", "max_abs": "max_abs", "mean_rel": "mean_rel"}
 
 
 def model_table(
@@ -51,12 +58,14 @@ def model_table(
     table = plain_table("The model as a whole: error against float64")
     table.add_column("\nprecision", no_wrap=True)
     is_timed = summary["time"].notna().any()
-    for heading in (*columns.values(), *(["time\n× float64"] if is_timed else [])):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for name, heading in columns.items():
+        table.add_column(heading, justify="right", no_wrap=True, rank=_RANKS.get(name, _RANKS["other"]))
+    if is_timed:
+        table.add_column("time\n× float64", justify="right", no_wrap=True, rank=_RANKS["time"])
     table.add_column("\nverdict")
     if causes is not None:
         for quantity in ("energy", "force"):
-            table.add_column(f"{quantity} error\nmostly from", no_wrap=True)
+            table.add_column(f"{quantity} error\nmostly from", no_wrap=True, rank=_RANKS["causes"])
     for precision, row in summary.iterrows():
         cells = [number(row[name] * (_COLUMNS[name][1] if name in _COLUMNS else 1)) for name in columns]
         verdict = _verdict(str(precision), row, over, judged=bool(limits))
@@ -86,7 +95,7 @@ def block_table(errors: pd.DataFrame) -> RenderableType:
     table.add_column("", no_wrap=True)
     for mode in modes:
         for position, heading in enumerate(_METRICS.values()):
-            table.add_column(f"{'' if position else mode}\n{heading}", justify="right", no_wrap=True)
+            table.add_column(f"{'' if position else mode}\n{heading}", justify="right", no_wrap=True, rank=position)
     rows = block_errors(errors)
     worst = worst_blocks(errors)
     for precision in rows.index.unique("precision"):
@@ -111,9 +120,13 @@ def errors_table(errors: pd.DataFrame) -> RenderableType:
     shown = {*METRICS, "floor", *(["noise"] if errors["noise"].notna().any() else [])}
     metrics = [name for name in errors.columns if name in shown]
     resolved = [name for name in ("irrep", "element") if name in errors]
-    table = plain_table(None, "precision", "mode", "tensor", "direction", *resolved, "units", "n")
+    table = plain_table(None, "precision", "mode", "tensor", "direction", *resolved)
+    # In a narrow terminal the headline is always there, and the rest as long as it fits, the block table's first.
+    first = [*_METRICS, *(metric for metric in metrics if metric not in _METRICS)]
+    table.add_column("units", rank=len(first))
+    table.add_column("n", rank=len(first))
     for metric in metrics:
-        table.add_column(_METRICS.get(metric, metric), justify="right")
+        table.add_column(_METRICS.get(metric, metric), justify="right", rank=first.index(metric))
     for column in table.columns:
         column.no_wrap = True
     for row in errors.to_dict("records"):
@@ -129,8 +142,8 @@ def view_tables(trace: Trace, name: str | None = None) -> Iterator[RenderableTyp
     for each in views(trace) if name is None else (name,):
         shown = view(trace, each)
         table = plain_table(shown.title, str(shown.frame.index.name or ""))
-        for column in shown.frame.columns:
-            table.add_column(str(column), justify="right", no_wrap=True)
+        for rank, column in enumerate(shown.frame.columns):
+            table.add_column(str(column), justify="right", no_wrap=True, rank=rank)
         for label, row in shown.frame.iterrows():
             table.add_row(str(label), *(entry(value) for value in row))
         yield Group(table, Text(shown.note, style="dim"))

@@ -1,0 +1,52 @@
+"""How models are called while they are timed: as they are, or launched as one CUDA graph each."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from precision_probe.fast.capture import Room
+from precision_probe.fast.launcher import Launcher
+from precision_probe.models.attributes import heads
+from precision_probe.models.graphs import Graph
+from precision_probe.variants.variant import Variant
+
+__all__ = ["Launches", "called", "in_arithmetic"]
+
+Call = Callable[[], object]
+
+
+def called(model: torch.nn.Module, graph: Graph, dtype: torch.dtype, options: Mapping[str, bool]) -> Call:
+    """A call of a model as it is."""
+    return lambda: model(graph.cast(dtype), **options)
+
+
+def in_arithmetic(variant: Variant, call: Call) -> Call:
+    """The same call in the variant's mode of matrix products, which it has set while the call runs."""
+
+    def run() -> object:
+        with variant.arithmetic():
+            return call()
+
+    return run
+
+
+class Launches:
+    """Launches models on one graph of structures, one after another: what they compute in is shared.
+
+    Args:
+        graph: The structures.
+        stress: Whether the stress is computed too.
+        device: Where; on a CPU nothing is captured.
+    """
+
+    def __init__(self, graph: Graph, *, stress: bool, device: torch.device) -> None:
+        self._graph, self._stress = graph, stress
+        self._room = Room(device) if device.type == "cuda" else None
+
+    def launched(self, model: torch.nn.Module) -> Call:
+        """A call that finds the edges and launches a model; the first runs as it is, and the second captures."""
+        head = heads(model)[int(self._graph.data["head"][0])] if "head" in self._graph.data else None
+        launcher = Launcher(model, head, room=self._room)
+        structures = launcher.structures_of(self._graph)
+        positions, cells = self._graph.data["positions"], self._graph.cells
+        return lambda: launcher.evaluate(structures, positions, cells, stress=self._stress)
