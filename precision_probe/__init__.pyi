@@ -11,6 +11,7 @@ from .exceptions import InputError, ProbeError
 from .policy import Policy, Rule
 from .precisions import PRECISIONS, Precision
 from .probe.probe import Probe, attach
+from .report.page import write_report
 from .safe_models.conversion import convert
 from .search.recommendation import recommend
 from .trace.reading import open_trace
@@ -45,4 +46,5 @@ __all__ = [
     "sweep",
     "to_dataset",
     "vibrations",
+    "write_report",
 ]

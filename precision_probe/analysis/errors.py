@@ -29,6 +29,7 @@ from precision_probe.trace.tables import HELD_OUT
 from precision_probe.trace.trace import Trace
 
 __all__ = [
+    "GUIDE",
     "MODEL",
     "TOLERANCE_UNITS",
     "Tolerance",
@@ -52,6 +53,8 @@ TOLERANCE_UNITS = {
     "polarizability": "in the model's unit",
 }
 Tolerance = Mapping[str, float]
+# What "ok" means where no tolerance is given: well under the errors of a good MACE model itself.
+GUIDE: Tolerance = {"energy": 1e-3, "forces": 1e-2, "stress": 1e-3}
 
 
 def errors(trace: Trace, *, eps: float = EPS, by: By | None = None) -> pd.DataFrame:

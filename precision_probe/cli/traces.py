@@ -1,4 +1,4 @@
-"""Verbs that read traces: errors, explain, compare."""
+"""Verbs that read traces: errors, explain, compare, report."""
 
 import contextlib
 import warnings
@@ -18,6 +18,7 @@ from precision_probe.cli.common import (
     WideOption,
     complain,
     exit_codes,
+    say,
     table_console,
     write,
     write_json,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from precision_probe.trace.trace import Trace
 
-__all__ = ["compare", "errors", "explain"]
+__all__ = ["compare", "errors", "explain", "report"]
 
 
 @contextlib.contextmanager
@@ -207,3 +208,43 @@ def compare(
             f"{first['precision']}): rel_l2 {first['difference']:.1e}, allowed {first['allowed']:.1e}."
         )
         raise typer.Exit(EXCEEDED)
+
+
+def report(
+    trace: TraceArgument,
+    other: Annotated[
+        Path | None, typer.Argument(help="Another trace, of the same structures: what changed, beyond rounding.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write, an HTML file.")] = Path(
+        "report.html"
+    ),
+    tolerance: Annotated[
+        str | None, typer.Option(help="Largest errors allowed, as audit takes them. Default: the policy's, or a guide.")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="What recommend wrote: errors against time, with what it recommends.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a page that is there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")] = False,
+    untrusted: UntrustedOption = False,
+    traceback: TracebackOption = False,
+) -> None:
+    """Write a page to look at, one file that opens without a network: the verdict, where errors grow, and why."""
+    with exit_codes(traceback), contextlib.ExitStack() as traces:
+        validate_first(untrusted, trace, *([] if other is None else [other]))
+        import precision_probe as pp
+        from precision_probe.analysis.errors import parse_tolerances
+
+        limits = None if tolerance is None else parse_tolerances(tolerance)
+        recommended = None if policy is None else pp.Policy.load(policy)
+        pp.write_report(
+            traces.enter_context(_opened(trace)),
+            output,
+            tolerance=limits,
+            policy=recommended,
+            other=None if other is None else traces.enter_context(_opened(other)),
+            file=str(trace),
+            force=force,
+            progress=not quiet,
+        )
+        say(quiet, f"Page written to {output}")

@@ -1,4 +1,4 @@
-"""The verbs errors, explain and compare: what they print of traces, refuse and exit with."""
+"""The verbs errors, explain, compare and report: what they make of traces, refuse and exit with."""
 
 import copy
 import csv
@@ -294,3 +294,31 @@ def test_traces_are_compared_without_torch_mace_and_e3nn(compared):
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == EXCEEDED, done.stderr
     assert "interactions.1 message (forward" in done.stderr
+
+
+# report
+
+
+def test_report_writes_a_page(trace_file, folder, run, refused):
+    result = run("report", trace_file, "--tolerance", "forces=1e-9")
+    assert result.exit_code == FINE  # it is to be looked at: audit judges
+    assert "Page written to report.html" in result.stderr
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "float16: beyond the tolerance in forces" in page
+    assert f"precision-probe report {trace_file}" in page
+    refused(run("report", trace_file), "report.html", "exists", "--force")
+    assert run("report", trace_file, "--force", "-q").output == ""
+
+
+def test_report_shows_a_policy(trace_file, folder, run, refused):
+    pp.Policy.uniform("float32").save(folder / "policy.json")
+    assert run("report", trace_file, "--policy", "policy.json").exit_code == FINE
+    assert "Recommended: * in float32; the rest is float64." in (folder / "report.html").read_text(encoding="utf-8")
+    refused(run("report", trace_file, "-o", "b.html", "--policy", "none.json"), "none.json", "cannot be read")
+    refused(run("report", trace_file, "-o", "b.html", "--tolerance", "charge=1"), "charge")
+    refused(run("report", "none.h5", "-o", "b.html"), "none.h5")
+
+
+def test_report_of_two_traces(trace_file, folder, run):
+    assert run("report", trace_file, trace_file, "-o", "both.html").exit_code == FINE
+    assert "Equivalent:" in (folder / "both.html").read_text(encoding="utf-8")

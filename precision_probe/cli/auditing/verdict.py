@@ -63,8 +63,7 @@ def judge(trace: "Trace", limits: Mapping[str, float] | None, failure: ProbeErro
         failure: Why the audit is not complete, if it is not.
     """
     import precision_probe as pp
-    from precision_probe.analysis.errors import exceeded
-    from precision_probe.cli.tables.errors import GUIDE
+    from precision_probe.analysis.errors import GUIDE, exceeded
 
     summary = pp.summary(trace)
     judged = {name: limit for name, limit in (limits or GUIDE).items() if name in summary}

@@ -14,10 +14,7 @@ from precision_probe.cli.tables.style import DIRECTIONS, entry, number, plain_ta
 from precision_probe.precisions import parse_precision
 from precision_probe.trace.trace import LOSS, MODES, Trace
 
-__all__ = ["GUIDE", "block_table", "errors_table", "model_table", "view_tables"]
-
-# What "ok" means where no tolerance is given: well under the errors of a good MACE model itself.
-GUIDE: Tolerance = {"energy": 1e-3, "forces": 1e-2, "stress": 1e-3}
+__all__ = ["block_table", "errors_table", "model_table", "view_tables"]
 
 _COLUMNS = {
     "energy": ("energy\nmeV/atom", 1000),
@@ -52,7 +49,7 @@ def model_table(
         errors: From :func:`precision_probe.errors`.
         over: From :func:`precision_probe.analysis.errors.exceeded`.
         limits: What it was judged by, as far as the summary has it.
-        is_guide: Whether that is :data:`GUIDE`, not a tolerance of the user's.
+        is_guide: Whether that is :data:`precision_probe.analysis.errors.GUIDE`, not a tolerance of the user's.
         causes: From :func:`precision_probe.analysis.causes.main_causes`, where the trace has contributions.
     """
     columns = {name: heading for name, (heading, _) in _COLUMNS.items() if name in summary}

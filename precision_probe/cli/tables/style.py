@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import pandas as pd
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -16,6 +14,7 @@ from rich.text import Text
 
 from precision_probe.cli.console import PlainConsole
 from precision_probe.exceptions import printable
+from precision_probe.report.numbers import entry, number
 
 __all__ = ["DIRECTIONS", "FULL_WIDTH", "WIDTH", "PlainTable", "entry", "number", "plain_table"]
 
@@ -120,19 +119,3 @@ def _note(left_out: list[Column], *, is_cut: bool) -> str:
     said = [f"has no room for: {', '.join(names)}"] if names else []
     said += ["cuts texts short"] if is_cut else []
     return f"The terminal is narrow, and {', and '.join(said)}. --wide shows all."
-
-
-def entry(value: str | float | None) -> str:
-    """A cell: text as it is, a number with three digits, nothing for what is missing."""
-    if isinstance(value, str):
-        return value
-    if value is None or pd.isna(value):
-        return ""
-    return f"{value:.3g}" if 0.1 <= abs(value) < 1e4 else number(float(value))
-
-
-def number(value: float) -> str:
-    """Two digits are what an error is worth."""
-    if isinstance(value, int | np.integer):
-        return str(value)
-    return "0" if value == 0 else f"{value:.1e}"

@@ -11,10 +11,10 @@ from runs import molecule, trace_of
 from tables_by_hand import TABLES
 
 import precision_probe as pp
-from precision_probe.analysis.errors import block_errors, exceeded, worst_blocks
+from precision_probe.analysis.errors import GUIDE, block_errors, exceeded, worst_blocks
 from precision_probe.analysis.metrics import METRICS
 from precision_probe.analysis.views import view, views
-from precision_probe.cli.tables.errors import GUIDE, block_table, errors_table, model_table, view_tables
+from precision_probe.cli.tables.errors import block_table, errors_table, model_table, view_tables
 from precision_probe.cli.tables.style import FULL_WIDTH, WIDTH
 
 NAMES = ["float32", "bfloat16", "float16"]

@@ -1,0 +1,92 @@
+"""What several sections of a page are made of, found once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from precision_probe.analysis.causes import main_causes
+from precision_probe.analysis.errors import MODEL, errors, exceeded, summary
+from precision_probe.analysis.physical_errors import ALL, by_structure, has_energies_and_forces
+from precision_probe.trace.trace import Trace
+
+if TYPE_CHECKING:
+    from precision_probe.policy import Policy
+
+__all__ = ["MILLI", "Findings"]
+
+MILLI = 1e3  # eV to meV
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A trace, and what it is judged by.
+
+    Attributes:
+        trace: What was recorded.
+        tolerance: The largest errors allowed, those of them that the trace tells.
+        is_guide: Whether nobody asked for that tolerance.
+        policy: What is recommended instead, where the reader has that.
+        other: Another trace of the same structures, to be compared with it.
+        file: The name of the file that the trace was read from, if any.
+    """
+
+    trace: Trace
+    tolerance: Mapping[str, float]
+    is_guide: bool
+    policy: "Policy | None" = None
+    other: Trace | None = None
+    file: str | None = None
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """From :func:`precision_probe.summary`."""
+        return summary(self.trace)
+
+    @cached_property
+    def errors(self) -> pd.DataFrame:
+        """From :func:`precision_probe.errors`."""
+        return errors(self.trace)
+
+    def number(self, precision: str, name: str) -> float:
+        """One number of the summary."""
+        return float(self.summary[name][precision])
+
+    @cached_property
+    def judged(self) -> dict[str, float]:
+        """The tolerance of what the trace has."""
+        return {name: limit for name, limit in self.tolerance.items() if name in self.summary}
+
+    @cached_property
+    def exceeded(self) -> pd.DataFrame:
+        """Which precisions exceed it."""
+        return exceeded(self.summary, self.judged)
+
+    @cached_property
+    def by_structure(self) -> pd.DataFrame:
+        """From :func:`precision_probe.by_structure`, structure by structure; no rows without energies and forces."""
+        if not has_energies_and_forces(self.trace):
+            return pd.DataFrame(columns=["precision", "structure"])
+        table = by_structure(self.trace)
+        return table[table["structure"] != ALL]
+
+    @cached_property
+    def causes(self) -> pd.DataFrame | None:
+        """What makes most of each precision's error, where the trace tells."""
+        return main_causes(self.trace) if "contributions" in self.trace.tables else None
+
+    @property
+    def precisions(self) -> list[str]:
+        """Names of those compared with float64."""
+        return [precision.name for precision in self.trace.precisions]
+
+    @cached_property
+    def units(self) -> dict[str, tuple[str, float]]:
+        """Of each result of the model the unit that it is shown in, and how many of these one of the trace's is."""
+        own = self.errors[self.errors["block"] == MODEL].drop_duplicates("tensor").set_index("tensor")["units"]
+        units = {str(name): (str(unit), 1.0) for name, unit in own.items()}
+        milli = {"energy": "meV/atom", "interaction_energy": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
+        in_ev = {name: (unit, MILLI) for name, unit in milli.items() if units.get(name, ("",))[0].startswith("eV")}
+        return units | in_ev | ({"forces_mae": in_ev["forces"]} if "forces" in in_ev else {})
