@@ -18,6 +18,7 @@ __all__ = ["counted", "shown"]
 T = TypeVar("T")
 
 _PARTS, _SECONDS = 10, 30.0  # a line at each tenth, and where there was none for so long
+_SOON = 2.0  # seconds within which no tenth has a line of its own: a choice, so that short work has few
 
 
 def shown(items: Sequence[T], description: str, *, progress: bool) -> Iterator[T]:
@@ -37,8 +38,8 @@ def shown(items: Sequence[T], description: str, *, progress: bool) -> Iterator[T
 def counted(total: int, description: str, *, progress: bool) -> Iterator[Callable[[int], None]]:
     """Says on stderr how many of so many are done, which is told to the function that this gives.
 
-    A terminal has a bar. A file or pipe gets a line at the start, one at each tenth, and one where there was none for
-    30 s.
+    A terminal has a bar. A file or pipe gets a line at the start, one at each tenth, but no more than one in 2 s, and one
+    where there was none for 30 s.
     """
     console = Console(stderr=True)
     if not (progress and total):
@@ -64,6 +65,7 @@ class _Lines:
 
     def __init__(self, total: int, description: str) -> None:
         self._total, self._description, self._n_done = total, description, 0
+        self._n_said = 0  # tenths
         self._lock = threading.Lock()
         self._start = time.monotonic()
         self._say()
@@ -71,9 +73,9 @@ class _Lines:
     def told(self, n_done: int) -> None:
         """So many are done."""
         with self._lock:
-            is_next = _PARTS * n_done // self._total > _PARTS * self._n_done // self._total
             self._n_done = n_done
-            if is_next:
+            n_parts = _PARTS * n_done // self._total
+            if n_parts > self._n_said and time.monotonic() >= self._said + _SOON:
                 self._say()
 
     def watch(self, ended: threading.Event) -> None:
@@ -84,7 +86,7 @@ class _Lines:
                     self._say()
 
     def _say(self) -> None:
-        self._said = time.monotonic()
+        self._said, self._n_said = time.monotonic(), _PARTS * self._n_done // self._total
         seconds = f", {self._said - self._start:.0f} s" if self._n_done or self._said > self._start + 1 else ""
         with contextlib.suppress(OSError, ValueError):  # nobody reads it: that is no reason to end the work
             print(f"{self._description}: {self._n_done} of {self._total}{seconds}", file=sys.stderr, flush=True)  # noqa: T201

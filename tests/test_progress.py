@@ -50,6 +50,7 @@ def pipe(monkeypatch):
     """Nothing that rich takes for a terminal."""
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(progress, "_SOON", 0.0)
 
 
 def test_a_file_or_pipe_has_a_line_at_the_start_and_at_each_tenth(capfd, pipe):
@@ -68,6 +69,12 @@ def test_few_items_have_a_line_each_and_leaps_one(capfd, pipe):
         for n_done in (1, 99, 500, 550, 1000):
             told(n_done)
     assert [line.split()[1] for line in capfd.readouterr().err.splitlines()] == ["0", "500", "1000"]
+
+
+def test_short_work_has_a_line_at_the_start_alone(capfd, pipe, monkeypatch):
+    monkeypatch.setattr(progress, "_SOON", 60.0)
+    assert list(progress.shown(range(30), "counting", progress=True)) == list(range(30))
+    assert capfd.readouterr().err.splitlines() == ["counting: 0 of 30"]
 
 
 def test_one_item_that_takes_long_has_lines_too(capfd, pipe, monkeypatch):

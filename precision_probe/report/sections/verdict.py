@@ -88,7 +88,8 @@ def _cause(findings: Findings, precision: str, name: str) -> str:
     if part and math.isnan(share):
         return f", not finite from {where} on"
     # more than all: parts that come later undo some of it
-    return f", {min(100 * share, 100):.0f} % of it in {where}" if part and share > 0 else ""
+    undone = " (others undo some)" if share > 1 else ""
+    return f", {100 * share:.0f} % of it in {where}{undone}" if part and share > 0 else ""
 
 
 def _share_within(findings: Findings, precision: str) -> str:
