@@ -38,7 +38,7 @@ def shown(items: Sequence[T], description: str, *, progress: bool) -> Iterator[T
 def counted(total: int, description: str, *, progress: bool) -> Iterator[Callable[[int], None]]:
     """Says on stderr how many of so many are done, which is told to the function that this gives.
 
-    A terminal has a bar. A file or pipe gets a line at the start, one at each tenth, but no more than one in 2 s, and one
+    A terminal has a bar. A file or pipe gets a line at the start, one at each tenth, though no two within 2 s, and one
     where there was none for 30 s.
     """
     console = Console(stderr=True)
