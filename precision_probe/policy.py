@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from precision_probe.exceptions import InputError
 from precision_probe.files import check_writable, replacing
 from precision_probe.globs import matches
+from precision_probe.notebook import as_html
 from precision_probe.precisions import PRECISIONS, Precision, parse_precision
 
 if TYPE_CHECKING:  # both import torch
@@ -121,6 +122,16 @@ class Policy:
                 "A policy has float32 and tf32, but torch computes all float32 matrix products one way or the other. "
                 "Choose one of them for all rules."
             )
+
+    def __repr__(self) -> str:
+        rules = ", ".join(f"{rule.blocks} {rule.compute}" for rule in self.rules) or "no rules: float64"
+        tolerance = ", ".join(f"{name} {limit:g}" for name, limit in self.tolerance.items())
+        return f"<Policy: {rules}{f'; made for {tolerance}' if tolerance else ''}>"
+
+    def _repr_html_(self) -> str:
+        rules = {rule.blocks: rule.compute for rule in self.rules}
+        tolerance = {f"tolerance of {name}": f"{limit:g}" for name, limit in self.tolerance.items()}
+        return as_html("Policy", {**rules, "the rest": "float64", **tolerance})
 
     @classmethod
     def uniform(cls, compute: str) -> "Policy":

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import torch
 
-from precision_probe.exceptions import InputError
+from precision_probe.exceptions import InputError, printable
 from precision_probe.models.blocks import select_blocks
 from precision_probe.models.evaluation import MaceEnergy, Sample
 from precision_probe.models.loading import ModelSource, check_module, load_model
 from precision_probe.models.memory import check_memory, fitting_edges
 from precision_probe.models.provenance import provenance
 from precision_probe.models.targets import Mace, Module, Subject
+from precision_probe.notebook import as_html
 from precision_probe.precisions import PRECISIONS, PrecisionSource, parse_precisions
 from precision_probe.probe.batches import Batches, record
 from precision_probe.probe.live_calls import Calls, observe_calls
@@ -232,6 +233,22 @@ class Probe:
 
     def __enter__(self) -> "Probe":
         return self
+
+    def __repr__(self) -> str:
+        rows = "; ".join(f"{name}: {value}" for name, value in self._described().items())
+        return f"<Probe of {printable(self.name)}: {rows}>"
+
+    def _repr_html_(self) -> str:
+        return as_html(f"Probe of {self.name}", self._described())
+
+    def _described(self) -> dict[str, object]:
+        """What is shown of it."""
+        return {
+            "precisions": ", ".join(str(variant.precision) for variant in self._observer.variants),
+            "structures recorded": self._recording.n_structures,
+            "hooks": "removed" if self._is_detached else "on the model",
+            "device": self.device,
+        }
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._recording.is_interrupted |= kind is not None

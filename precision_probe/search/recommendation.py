@@ -20,6 +20,7 @@ from precision_probe.exceptions import InputError
 from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.loading import ModelSource, load_model
 from precision_probe.models.provenance import provenance
+from precision_probe.notebook import as_html
 from precision_probe.policy import Policy
 from precision_probe.precisions import PRECISIONS, PrecisionSource, parse_precisions
 from precision_probe.search import notes
@@ -73,6 +74,24 @@ class Recommendation:
     candidates: pd.DataFrame
     blocks: pd.DataFrame
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"<Recommendation of {len(self.candidates)} candidates: {self._chosen}, {self.policy!r}>"
+
+    def _repr_html_(self) -> str:
+        row = self.candidates.loc[self._chosen]
+        about = {
+            "chosen": self._chosen,
+            "largest error of forces": f"{row['forces']:.2g} eV/Å",
+            "largest error of the energy": f"{1e3 * row['energy']:.2g} meV/atom",
+            "× the speed of the model cast to float32": f"{row['vs_float32']:.3g}",
+        }
+        notes = {f"note {number}": note for number, note in enumerate(self.notes, 1)}
+        return as_html("Recommendation", about | notes) + self.policy._repr_html_()
+
+    @property
+    def _chosen(self) -> str:
+        return str(self.policy.evidence["chosen"])
 
 
 def recommend(

@@ -14,6 +14,7 @@ import xarray as xr
 
 from precision_probe.exceptions import InputError, printable
 from precision_probe.files import check_writable, replacing
+from precision_probe.notebook import as_html
 from precision_probe.precisions import Precision, parse_precision
 from precision_probe.trace.schema import ERRORS, LOSS, MODES, SCHEMA_VERSION, TABLES
 from precision_probe.trace.tables import StoredTable, from_dataset, to_dataset
@@ -57,6 +58,23 @@ class Trace:
         return (
             f"<Trace of {name}: {self.structures.sizes.get('structure', 0)} structures, "
             f"{len(self.blocks)} blocks, {', '.join(map(str, self.precisions))}>"
+        )
+
+    def _repr_html_(self) -> str:
+        about = self.attributes
+        return as_html(
+            f"Trace of {about.get('model_name', '?')}",
+            {
+                "structures": self.structures.sizes.get("structure", 0),
+                "atoms": self.structures.sizes.get("atom", 0),
+                "precisions": ", ".join(map(str, self.precisions)),
+                "blocks": ", ".join(self.blocks),
+                "modes": ", ".join(self.modes),
+                "kept": about.get("keep", "?"),
+                "tables": ", ".join(self.tables) or "none",
+                "complete": about.get("complete", "?"),
+                "device": about.get("device", "?"),
+            },
         )
 
     @property
