@@ -11,6 +11,7 @@ from .exceptions import InputError, ProbeError
 from .policy import Policy, Rule
 from .precisions import PRECISIONS, Precision
 from .probe.probe import Probe, attach
+from .report.figures import plot_blocks, plot_forces, plot_growth
 from .report.page import write_report
 from .safe_models.conversion import convert
 from .search.recommendation import recommend
@@ -41,6 +42,9 @@ __all__ = [
     "open_trace",
     "per_atom",
     "per_block",
+    "plot_blocks",
+    "plot_forces",
+    "plot_growth",
     "recommend",
     "summary",
     "sweep",

@@ -99,7 +99,7 @@ def per_block(trace: Trace, metric: str = "rel_l2") -> pd.DataFrame:
 
     Returns:
         In the order in which the blocks run; columns ``mode``, ``direction`` and ``precision``. NaN where nothing was
-        recorded.
+        recorded, or float64's own numbers are zero up to rounding.
 
     Raises:
         InputError: If there is no such metric, or the trace has no blocks.
@@ -111,7 +111,11 @@ def per_block(trace: Trace, metric: str = "rel_l2") -> pd.DataFrame:
     if metric not in table.columns or not pd.api.types.is_numeric_dtype(table[metric]):
         known = [str(name) for name in table.columns if pd.api.types.is_float_dtype(table[name])]
         raise InputError(f"There is no metric {metric!r}. There are: {', '.join(known)}.")
-    largest = table.groupby(["block", "mode", "direction", "precision"], sort=False, observed=True)[metric].max()
+    largest = (
+        table[table["resolved"]]
+        .groupby(["block", "mode", "direction", "precision"], sort=False, observed=True)[metric]
+        .max()
+    )
     order = [block for block in trace.blocks if block in set(table["block"])]
     columns = ["mode", "direction", "precision"]
     return largest.unstack(columns).reindex(order).sort_index(axis=1, level=columns[:2], sort_remaining=False)

@@ -21,7 +21,7 @@ from precision_probe.cli.configuration import ConfigOption, use_configuration
 from precision_probe.cli.console import printed
 from precision_probe.cli.convert import convert
 from precision_probe.cli.search import apply, recommend, sweep
-from precision_probe.cli.traces import compare, errors, explain, report
+from precision_probe.cli.traces import compare, errors, explain, plot, report
 from precision_probe.cli.trust import SafeOption, admit
 from precision_probe.cli.validate import validate
 from precision_probe.interruption import INTERRUPTIONS
@@ -83,7 +83,7 @@ def inspect(
             print_inspection(model, atoms, table_console(WIDTH, wide=wide))
 
 
-for verb in (audit, inspect, errors, explain, compare, report, validate, sweep, recommend, apply, convert):
+for verb in (audit, inspect, errors, explain, compare, plot, report, validate, sweep, recommend, apply, convert):
     app.command()(verb)
 
 

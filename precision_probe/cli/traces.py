@@ -1,8 +1,9 @@
-"""Verbs that read traces: errors, explain, compare, report."""
+"""Verbs that read traces: errors, explain, compare, plot, report."""
 
 import contextlib
 import warnings
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from precision_probe.trace.trace import Trace
 
-__all__ = ["compare", "errors", "explain", "report"]
+__all__ = ["compare", "errors", "explain", "plot", "report"]
 
 
 @contextlib.contextmanager
@@ -208,6 +209,46 @@ def compare(
             f"{first['precision']}): rel_l2 {first['difference']:.1e}, allowed {first['allowed']:.1e}."
         )
         raise typer.Exit(EXCEEDED)
+
+
+class Kind(StrEnum):
+    """What a figure shows."""
+
+    growth = "growth"
+    blocks = "blocks"
+    forces = "forces"
+
+
+def plot(
+    trace: TraceArgument,
+    kind: Annotated[
+        Kind,
+        typer.Argument(
+            help="growth: errors from block to block; blocks: a heat map of blocks and precisions; forces: which part "
+            "of the atoms has which error."
+        ),
+    ] = Kind.growth,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The figure, .png, .svg or .pdf.")] = Path(
+        "errors.pdf"
+    ),
+    precisions: Annotated[str | None, typer.Option("--precisions", "-p", help="Which. Default: all.")] = None,
+    block: Annotated[str | None, typer.Option(help="A glob over names of blocks. Default: all.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a figure that is there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")] = False,
+    untrusted: UntrustedOption = False,
+    traceback: TracebackOption = False,
+) -> None:
+    """Draw a figure of a trace. Needs matplotlib."""
+    with exit_codes(traceback):
+        from precision_probe.report.plots import check_figure
+
+        check_figure(output, force=force)
+        validate_first(untrusted, trace)
+        from precision_probe.report.figures import FIGURES, save_figure
+
+        with _opened(trace) as found:
+            save_figure(FIGURES[kind.value](found, precisions=precisions, blocks=block), output, force=force)
+        say(quiet, f"Figure written to {output}")
 
 
 def report(

@@ -76,6 +76,13 @@ def test_the_largest_error_of_every_block(trace):
     assert (pp.per_block(trace, "max_abs") > 0).all().all()
 
 
+def test_what_is_zero_up_to_rounding_has_no_relative_error(model):
+    """Σ Y² of normalised spherical harmonics is constant, so that its gradient is."""
+    table = pp.per_block(trace_of(model, [molecule(1)], blocks="spherical_harmonics"))
+    assert np.isnan(table.loc["spherical_harmonics"].get(("isolated", "backward", "float32"), np.nan))
+    assert 0 < table.loc["spherical_harmonics", ("isolated", "forward", "float32")] < 1e-5
+
+
 def test_what_is_not_there_is_said(trace, model):
     with pytest.raises(InputError, match=r"no metric 'mode'\. There are: max_abs, mean_rel"):
         pp.per_block(trace, "mode")

@@ -1,0 +1,87 @@
+"""figures.py: what is drawn are the numbers of the tables, and what cannot be drawn is said."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from runs import molecule, trace_of
+from traces_by_hand import trace_by_hand
+
+import precision_probe as pp
+from precision_probe.exceptions import InputError
+from precision_probe.report import figures
+
+
+@pytest.fixture(scope="module")
+def trace(model):
+    return trace_of(model, [molecule(1), molecule(2)], precisions="float32,float16")
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_errors_from_block_to_block(trace, direction):
+    axes = pp.plot_growth(trace, direction=direction)
+    table = pp.per_block(trace)["propagated", direction]
+    table = table if direction == "forward" else table.iloc[::-1]
+    labelled = {line.get_label(): line.get_ydata() for line in axes.lines if not line.get_label().startswith("_")}
+    assert list(labelled) == ["float32", "float16"]
+    for name, drawn in labelled.items():
+        expected = table[name].where(table[name] > 0)
+        np.testing.assert_array_equal(drawn, expected)
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == list(table.index)
+    assert axes.get_yscale() == "log"
+    n_zero = int((table.fillna(0) == 0).sum().sum())
+    assert (f"{n_zero} zero" in axes.get_title()) is (n_zero > 0)
+
+
+def test_blocks_and_precisions(trace):
+    axes = pp.plot_blocks(trace, precisions="float16", blocks=["interactions.*", "products.*"])
+    drawn = axes.images[0].get_array()
+    table = pp.per_block(trace)["propagated"].loc[["interactions.0", "products.0", "interactions.1", "products.1"]]
+    expected = np.log10(table[[("forward", "float16"), ("backward", "float16")]])
+    np.testing.assert_allclose(drawn, expected, rtol=1e-12)
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["float16 →", "float16 ←"]
+
+
+def test_force_errors_of_atoms(trace):
+    axes = pp.plot_forces(trace)
+    errors = pp.per_atom(trace)["error"]
+    for line in axes.lines:
+        of_atoms = 1e3 * errors.xs(line.get_label(), level="precision")
+        for error, part in zip(*line.get_data(), strict=True):
+            assert part == pytest.approx(np.mean(of_atoms >= error))
+    assert "meV/Å" in axes.get_xlabel()
+
+
+def test_axes_can_be_given(trace):
+    figure = Figure()
+    first, second = figure.subplots(1, 2)
+    assert pp.plot_growth(trace, ax=first) is first
+    assert pp.plot_forces(trace, ax=second) is second
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_every_figure_is_written(trace, tmp_path, name):
+    path = figures.save_figure(figures.FIGURES[name](trace), tmp_path / "figure.svg")
+    assert b"float16" in path.read_bytes() or b"<svg" in path.read_bytes()
+    with pytest.raises(InputError, match="exists"):
+        figures.save_figure(figures.FIGURES[name](trace), path)
+
+
+def test_zeros_and_nan_are_left_out_and_counted():
+    trace = trace_by_hand()
+    axes = pp.plot_blocks(trace)
+    shown = np.isfinite(np.asarray(axes.images[0].get_array(), dtype=float))
+    n_out = int((~shown).sum())
+    assert (f"({n_out} zero, not finite or not there: not shown)" in axes.get_title()) is (n_out > 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"precisions": "bfloat16"}, r"no bfloat16\. It has: float32, float16"),
+        ({"blocks": "layers.*"}, r"No block is named as layers\.\*\. There are: node_embedding"),
+        ({"direction": "sideways"}, "no errors of the direction 'sideways'"),
+    ],
+)
+def test_what_is_not_there_is_said(trace, options, words):
+    with pytest.raises(InputError, match=words):
+        pp.plot_growth(trace, **options)
