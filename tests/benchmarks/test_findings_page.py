@@ -12,6 +12,6 @@ def test_committed_page_is_what_the_committed_results_give(tmp_path):
     page = "what-we-learned.md"
     written, committed = (folder / page for folder in (tmp_path, ROOT / "docs"))
     assert written.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8"), "run findings.py write"
-    figures = {path.name: path for path in (ROOT / "docs" / "figures").iterdir()}
+    figures = {path.name: path for path in (ROOT / "docs" / "figures").glob("findings-*")}
     assert set(figures) == FIGURES
     assert all(path.stat().st_size < 120_000 for path in figures.values())
