@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from records import Record, check_folder, concluded, source_sha256, teller, write_results
+from records import Record, check_folder, concluded, source_sha256, teller, without_paths, write_results
 
 from precision_probe.exceptions import InputError
 
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
     say = teller(args.quiet)
     rows: list[Record] = []
     record = {
-        "command": " ".join(["bench_errors.py", *_without_folders(argv)]),
+        "command": " ".join(["bench_errors.py", *without_paths(argv)]),
         "source_sha256": source_sha256(),
         "machine": platform.processor() or platform.machine(),
         "processors": os.cpu_count(),
@@ -132,15 +132,6 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
             rows.append({"what": what, **measured(path, args.rounds)})
             written = write_results(args.output, stem, record, table(record))
     return written
-
-
-def _without_folders(argv: Sequence[str]) -> list[str]:
-    """A command line without folders of the machine, which say nothing about what was measured."""
-    kept, folders = [], ("--folder", "--output", "-o")
-    for before, argument in zip(("", *argv), argv, strict=False):
-        if before not in folders and argument.partition("=")[0] not in folders:
-            kept.append(argument)
-    return kept
 
 
 def table(record: Record) -> str:

@@ -30,7 +30,6 @@ from precision_probe.fast.launcher import Launcher
 from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.backends import to_cuequivariance
 from precision_probe.models.building import build
-from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.loading import load_model
 from precision_probe.models.provenance import provenance
 from precision_probe.policy import Policy, Rule
@@ -83,8 +82,7 @@ def makers(
 
     def cast() -> Calculator:
         module = copy.deepcopy(model).to(device=device, dtype=torch.float32)
-        with default_dtype(torch.float32):
-            module = to_cuequivariance(module, device) if has_cueq else module
+        module = to_cuequivariance(module, device) if has_cueq else module
         return GraphCalculator(Launcher(module.requires_grad_(False)))
 
     def mixed(compute: str) -> Calculator:

@@ -95,13 +95,11 @@ def concluded(
 
 
 def without_paths(argv: Sequence[str]) -> list[str]:
-    """Options without those that name files of one machine."""
-    kept, is_skipped = [], False
-    for word in argv:
-        if is_skipped or word in ("-o", "--output"):
-            is_skipped = not is_skipped
-            continue
-        kept.append(Path(word).name if word.endswith(".model") else word)
+    """A command line without folders of the machine, which say nothing of what was measured; models by name alone."""
+    kept, folders = [], ("--folder", "--output", "-o")
+    for before, word in zip(("", *argv), argv, strict=False):
+        if before not in folders and word.partition("=")[0] not in folders:
+            kept.append(Path(word).name if word.endswith(".model") else word)
     return kept
 
 

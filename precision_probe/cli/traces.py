@@ -240,11 +240,11 @@ def plot(
 ) -> None:
     """Draw a figure of a trace. Needs matplotlib."""
     with exit_codes(traceback):
-        from precision_probe.report.plots import check_figure
+        from precision_probe.report.plots import check_figure, save_figure
 
         check_figure(output, force=force)
         validate_first(untrusted, trace)
-        from precision_probe.report.figures import FIGURES, save_figure
+        from precision_probe.report.figures import FIGURES
 
         with _opened(trace) as found:
             save_figure(FIGURES[kind.value](found, precisions=precisions, blocks=block), output, force=force)

@@ -6,7 +6,6 @@ converted model is built anew from its architecture, in its own precision, and g
 """
 
 import copy
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,9 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from precision_probe.exceptions import InputError, first_line
 from precision_probe.models._mace import scripts_utils
-from precision_probe.models.cuequivariance.contractions import shared_contractions
 from precision_probe.models.cuequivariance.couplings import exact_couplings
-from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.cuequivariance.making import making
 
 __all__ = [
     "KERNEL_DTYPES",
@@ -76,15 +74,7 @@ class Architecture:
             InputError: If a library refuses.
         """
         try:
-            with (
-                default_dtype(dtype),
-                torch.random.fork_rng(devices=[]),
-                exact_couplings(),
-                shared_contractions(),
-                warnings.catch_warnings(),
-            ):
-                # TorchScript's notices about e3nn's own code; what this package has to say is heard
-                warnings.filterwarnings("ignore", "(?!precision_probe: )")
+            with making(dtype), exact_couplings():
                 made = self._made_from(**self._options).to(next(iter(state.values())).device)
                 made.load_state_dict(state)
         except Exception as error:  # mace-torch and both libraries raise whatever they meet
@@ -136,13 +126,7 @@ def to_cuequivariance(model: torch.nn.Module, device: torch.device) -> torch.nn.
         raise InputError("cuEquivariance is not installed. Install it with: pip install cuequivariance-torch")
     dtype = next(model.parameters()).dtype
     try:
-        with (
-            default_dtype(dtype),
-            torch.random.fork_rng(devices=[]),
-            shared_contractions(),
-            warnings.catch_warnings(),
-        ):
-            warnings.filterwarnings("ignore", "(?!precision_probe: )")  # as above
+        with making(dtype):
             made: torch.nn.Module = run(copy.deepcopy(model).to(device), device=device.type)
     except Exception as error:  # mace-torch and cuEquivariance raise whatever they meet
         raise InputError(

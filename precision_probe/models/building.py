@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ import torch
 
 from precision_probe.exceptions import InputError, first_line
 from precision_probe.models._mace import extensions, modules, o3
-from precision_probe.models.cuequivariance.contractions import shared_contractions
-from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.cuequivariance.making import making
 
 __all__ = ["build", "default_config", "load_saved", "save_model"]
 
@@ -89,14 +87,7 @@ def build(config: Mapping[str, object], seed: int = 0, dtype: torch.dtype = torc
         True
     """
     model_class, options = _arguments(config)
-    with (
-        default_dtype(dtype),
-        torch.random.fork_rng(devices=[]),
-        shared_contractions(),
-        warnings.catch_warnings(),
-    ):
-        # TorchScript's notices about e3nn's own code; what this package has to say is heard
-        warnings.filterwarnings("ignore", "(?!precision_probe: )")
+    with making(dtype):
         torch.manual_seed(seed)
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # some classes say what they are

@@ -7,7 +7,6 @@ logarithmic axis: it is left out, and the title says how many there are.
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,17 +14,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from precision_probe.analysis.frames import per_atom, per_block
-from precision_probe.exceptions import InputError, printable
+from precision_probe.exceptions import InputError
 from precision_probe.globs import matches
 from precision_probe.precisions import PrecisionSource, parse_precision, parse_precisions
 from precision_probe.report.drawing.scales import OKABE_ITO
-from precision_probe.report.plots import check_figure
+from precision_probe.report.findings import shown_mode
+from precision_probe.report.plots import label
 from precision_probe.trace.trace import Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["FIGURES", "plot_blocks", "plot_forces", "plot_growth", "save_figure"]
+__all__ = ["FIGURES", "plot_blocks", "plot_forces", "plot_growth"]
 
 Direction = Literal["forward", "backward"]
 _MARKERS = ("o", "s", "^", "D", "v", "P")  # so that colours are not needed to tell precisions apart
@@ -55,7 +55,7 @@ def plot_growth(
     table, ax = _largest(trace, precisions, blocks), ax or _axes()
     if direction not in table.columns.get_level_values("direction"):
         raise InputError(f"The trace has no errors of the direction {direction!r}.")
-    mode = _mode(table)
+    mode = shown_mode(trace)
     rows = table[mode, direction] if direction == "forward" else table[mode, direction].iloc[::-1]
     n_out = 0
     for slot, name in enumerate(_in_order(trace, rows.columns)):
@@ -66,7 +66,7 @@ def plot_growth(
         steps = parse_precision(name).unit_roundoff * np.sqrt(np.arange(1, len(rows) + 1))
         ax.plot(range(len(rows)), steps, color=colour, linestyle=":", linewidth=1)
     ax.set_yscale("log")
-    ax.set_xticks(range(len(rows)), [_text(block) for block in rows.index], rotation=60, ha="right")
+    ax.set_xticks(range(len(rows)), [label(block) for block in rows.index], rotation=60, ha="right")
     ax.set_xlabel(f"block, in the order of the {direction} pass")
     ax.set_ylabel("relative error (rel_l2); dotted: √n·u")
     _title(ax, f"{mode}, {direction}", n_out)
@@ -93,7 +93,7 @@ def plot_blocks(
         InputError: As :func:`plot_growth`.
     """
     table, ax = _largest(trace, precisions, blocks), ax or _axes()
-    mode = _mode(table)
+    mode = shown_mode(trace)
     of_mode = table[mode]
     wanted = [
         (way, name)
@@ -105,7 +105,7 @@ def plot_blocks(
     image = ax.imshow(np.log10(_placed(values)), cmap="cividis", aspect="auto")
     arrows = {"forward": "→", "backward": "←"}
     ax.set_xticks(range(len(wanted)), [f"{name} {arrows[way]}" for way, name in wanted], rotation=60, ha="right")
-    ax.set_yticks(range(len(of_mode)), [_text(block) for block in of_mode.index])
+    ax.set_yticks(range(len(of_mode)), [label(block) for block in of_mode.index])
     ax.set_xlabel("precision; → outputs, ← gradients")
     ax.set_ylabel("block")
     ax.figure.colorbar(image, ax=ax, label="log₁₀ of the relative error (rel_l2)")
@@ -151,21 +151,6 @@ def plot_forces(
 FIGURES = {"growth": plot_growth, "blocks": plot_blocks, "forces": plot_forces}  # by what the command line calls them
 
 
-def save_figure(ax: "Axes", path: str | Path, *, force: bool = False) -> Path:
-    """Write the figure that axes are in; the suffix says which format.
-
-    Raises:
-        InputError: If matplotlib does not know the suffix, the file cannot be written, or is there without ``force``.
-    """
-    path = check_figure(path, force=force)
-    figure = ax.get_figure(root=True)
-    try:
-        figure.savefig(path, dpi=150)  # type: ignore[union-attr]
-    except OSError as error:  # a disk that is full, say, which could not be asked before
-        raise InputError(f"The figure {path} cannot be written ({error.strerror or error}).") from error
-    return path
-
-
 def _axes() -> "Axes":
     """Of a figure of its own."""
     try:
@@ -205,12 +190,6 @@ def _in_order(trace: Trace, names: "pd.Index[str]") -> list[str]:
     return [name for name in map(str, trace.precisions) if name in set(names)]
 
 
-def _mode(table: pd.DataFrame) -> str:
-    """Errors of the whole model, if blocks were run so; else of the blocks alone."""
-    modes = list(table.columns.get_level_values("mode"))
-    return "propagated" if "propagated" in modes else str(modes[0])
-
-
 def _placed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Numbers that have a logarithm, and NaN."""
     return np.where((values > 0) & np.isfinite(values), values, math.nan)
@@ -224,8 +203,3 @@ def _n_without_place(values: NDArray[np.float64]) -> int:
 def _title(ax: "Axes", text: str, n_out: int) -> None:
     left_out = f" ({n_out} zero, not finite or not there: not shown)" if n_out else ""
     ax.set_title(text + left_out, fontsize="medium")
-
-
-def _text(name: object) -> str:
-    """Between dollars matplotlib takes text for formulas."""
-    return printable(name).replace("$", r"\$")

@@ -15,9 +15,14 @@ from precision_probe.trace.trace import Trace
 if TYPE_CHECKING:
     from precision_probe.policy import Policy
 
-__all__ = ["MILLI", "Findings"]
+__all__ = ["MILLI", "Findings", "shown_mode"]
 
 MILLI = 1e3  # eV to meV
+
+
+def shown_mode(trace: Trace) -> str:
+    """The mode that is shown where one is: the whole model, if blocks were run so; else the blocks alone."""
+    return "propagated" if "propagated" in trace.modes else trace.modes[0]
 
 
 @dataclass(frozen=True)

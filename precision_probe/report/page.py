@@ -69,7 +69,7 @@ def write_report(
             to the other, beyond what rounding explains.
         file: The name of the trace's file, for the commands that make the page again.
         force: Replace a file that is there.
-        progress: Show a progress bar, where there is a terminal.
+        progress: Say on stderr how far it is: a bar in a terminal, else lines.
 
     Raises:
         InputError: If the trace compares no precision, the other is not of the same structures, or the path cannot be

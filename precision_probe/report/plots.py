@@ -12,7 +12,7 @@ from precision_probe.files import check_writable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["check_figure", "plot_sweep"]
+__all__ = ["check_figure", "label", "plot_sweep", "save_figure"]
 
 _HARDWARE = {7: "bfloat16", 10: "float16, tf32", 23: "float32"}  # stored bits: one fewer than the significand has
 _N_COLOURS = 10  # matplotlib's own, C0 to C9; then they come again
@@ -60,10 +60,27 @@ def plot_sweep(sweep: pd.DataFrame, quantity: str, tolerance: float, path: str |
     axes.set_ylabel(f"largest error of {quantity} / {TOLERANCE_UNITS[quantity]}")
     # Beside the lines: with a dozen blocks there is no room among them.
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, title="rounded")
+    save_figure(axes, path, force=True)
+
+
+def save_figure(ax: "Axes", path: str | Path, *, force: bool = False) -> Path:
+    """Write the figure that axes are in; the suffix says which format.
+
+    Raises:
+        InputError: If matplotlib does not know the suffix, the file cannot be written, or is there without ``force``.
+    """
+    path = check_figure(path, force=force)
+    figure = ax.get_figure(root=True)
     try:
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=150)  # type: ignore[union-attr]
     except OSError as error:  # a disk that is full, say, which could not be asked before
         raise InputError(f"The figure {path} cannot be written ({error.strerror or error}).") from error
+    return path
+
+
+def label(name: object) -> str:
+    """A name as matplotlib shows it: between dollars it takes text for formulas."""
+    return printable(name).replace("$", r"\$")
 
 
 def _draw_blocks(axes: "Axes", sweep: pd.DataFrame, quantity: str) -> None:
@@ -80,7 +97,7 @@ def _draw_blocks(axes: "Axes", sweep: pd.DataFrame, quantity: str) -> None:
             linewidth=2 if is_whole else 1.2,
             marker="o",
             markersize=3,
-            label=printable(block).replace("$", r"\$"),  # between dollars matplotlib takes text for formulas
+            label=label(block),
         )
 
 

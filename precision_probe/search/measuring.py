@@ -16,11 +16,12 @@ from precision_probe.progress import counted, shown
 from precision_probe.search.calling import Launches, called, in_arithmetic
 from precision_probe.search.operations import Operations, count
 from precision_probe.search.paired_times import MIN_ROUNDS
+from precision_probe.search.proposals import DO_NOTHING
 from precision_probe.search.timing import Timed, peak_bytes, side_by_side
 from precision_probe.variants.mixed import Assembly, MixedModel, MixedVariant, check_interface
 from precision_probe.variants.variant import Variant
 
-__all__ = ["CAST", "RIVAL", "RIVALS", "RUNS", "Candidates", "Elsewhere"]
+__all__ = ["CAST", "RIVAL", "RIVALS", "RUNS", "Candidates", "Elsewhere", "runs_as"]
 
 CAST = "model.to({})"  # name of a model that is cast as a whole, as people do today
 RIVAL = f"{CAST}, eager"  # of the same called as it is, where the search is for what is launched
@@ -166,6 +167,11 @@ class Candidates:
             made = reference.variant if is_reference else Variant(reference.model, PRECISIONS[name], reference.device)
             self._casts[name] = made
         return self._casts[name]
+
+
+def runs_as(name: str) -> str:
+    """The row whose costs are those of a policy: to do nothing is to run the model as it is."""
+    return CAST.format("float64") if name == DO_NOTHING else name
 
 
 def _key(policy: Policy) -> str:

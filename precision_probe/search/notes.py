@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from precision_probe.search.held_out import CONFIDENCE, Outcome
-from precision_probe.search.measuring import CAST, RIVAL, RIVALS
-from precision_probe.search.operations import SLOW_RATE
+from precision_probe.search.measuring import CAST, RIVAL, RIVALS, runs_as
+from precision_probe.search.operations import SLOW_RATE, slowdown
 from precision_probe.search.paired_times import ratio_of
 from precision_probe.search.proposals import DO_NOTHING
 
@@ -58,7 +58,7 @@ def of_rivals(name: str, table: pd.DataFrame) -> list[str]:
         table: As :func:`of_choice` takes it.
     """
     seconds, rounds = table["seconds"].to_dict(), table["rounds"].to_dict()
-    ours = name if name != DO_NOTHING else CAST.format("float64")
+    ours = runs_as(name)
     said = []
     for other in RIVALS:
         if (rival := RIVAL.format(other)) in seconds:
@@ -83,7 +83,7 @@ def of_float64(name: str, table: pd.DataFrame) -> list[str]:
         return []
     return [
         f"{share:.2g} of its operations are in float64. On GPUs where that is {SLOW_RATE} times slower than float32, "
-        f"arithmetic would take {1 + (SLOW_RATE - 1) * share:.3g} times as long as if none were, and all of it in "
+        f"arithmetic would take {slowdown(share):.3g} times as long as if none were, and all of it in "
         f"float64 {SLOW_RATE} times."
     ]
 
@@ -117,7 +117,7 @@ def _of_times(name: str, table: pd.DataFrame, as_cheap: Sequence[str]) -> list[s
     """What is as fast as what was chosen, or faster."""
     rounds, shares = table["rounds"].to_dict(), table["share"].to_dict()
     float32 = CAST.format("float32")
-    own = rounds[CAST.format("float64") if name == DO_NOTHING else name]
+    own = rounds[runs_as(name)]
     said = []
     ratio = ratio_of(own, rounds[float32])
     if not ratio.high < 1:

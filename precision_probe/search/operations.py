@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-__all__ = ["SLOW_RATE", "Operations", "count"]
+__all__ = ["SLOW_RATE", "Operations", "count", "slowdown"]
 
 SLOW_RATE = 64  # times slower than float32 is float64 on NVIDIA's GPUs for games since 2018 (CUDA's programming guide)
 _aten = torch.ops.aten
@@ -40,10 +40,14 @@ class Operations(NamedTuple):
         total = self.in_float64 + self.others
         return self.in_float64 / total if total else float("nan")
 
-    @property
-    def slowdown(self) -> float:
-        """How many times as long all take where float64 is 1/64 as fast, if arithmetic alone took time."""
-        return 1 + (SLOW_RATE - 1) * self.share
+
+def slowdown(share: float) -> float:
+    """How many times as long all takes where float64 is 1/64 as fast, if arithmetic alone took time.
+
+    Args:
+        share: The part of the operations that is in float64.
+    """
+    return 1 + (SLOW_RATE - 1) * share
 
 
 def count(call: Callable[[], object]) -> Operations:

@@ -27,7 +27,7 @@ from precision_probe.search import notes
 from precision_probe.search.delivered import errors_of_file
 from precision_probe.search.held_out import CONFIDENCE, Outcome, count_kinds, split
 from precision_probe.search.margin import Margin
-from precision_probe.search.measuring import CAST, RUNS, Candidates, Elsewhere
+from precision_probe.search.measuring import CAST, RUNS, Candidates, Elsewhere, runs_as
 from precision_probe.search.paired_times import as_fast_as_the_fastest
 from precision_probe.search.proposals import DO_NOTHING
 from precision_probe.search.search import COSTS, JUDGED, Search
@@ -272,22 +272,17 @@ def _best(table: pd.DataFrame, names: Sequence[str], objective: str) -> str:
     first = COSTS[objective]
     for column, equal in zip(sorted(COSTS.values(), key=lambda cost: cost != first), _EQUAL, strict=True):
         names = _least(table, names, column, equal)
-    return min(names, key=lambda name: (table.loc[name, "share"], table.loc[_runs_as(name), first]))
+    return min(names, key=lambda name: (table.loc[name, "share"], table.loc[runs_as(name), first]))
 
 
 def _least(table: pd.DataFrame, names: Sequence[str], column: str, equal: float) -> list[str]:
     """Which cost as little as the least: within a factor, or, of time, not told apart from it."""
     if column == "seconds":
         rounds = table["rounds"].to_dict()
-        return list(as_fast_as_the_fastest({name: rounds[_runs_as(name)] for name in names}, equal))
+        return list(as_fast_as_the_fastest({name: rounds[runs_as(name)] for name in names}, equal))
     costs = table[column].fillna(np.inf).to_dict()
-    least = min(costs[_runs_as(name)] for name in names)
-    return [name for name in names if costs[_runs_as(name)] <= equal * least]
-
-
-def _runs_as(name: str) -> str:
-    """The row whose costs are those of a policy: to do nothing is to run the model as it is."""
-    return CAST.format("float64") if name == DO_NOTHING else name
+    least = min(costs[runs_as(name)] for name in names)
+    return [name for name in names if costs[runs_as(name)] <= equal * least]
 
 
 def _evidence(

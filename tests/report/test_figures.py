@@ -9,6 +9,7 @@ from traces_by_hand import trace_by_hand
 import precision_probe as pp
 from precision_probe.exceptions import InputError
 from precision_probe.report import figures
+from precision_probe.report.plots import save_figure
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +61,10 @@ def test_axes_can_be_given(trace):
 
 @pytest.mark.parametrize("name", figures.FIGURES)
 def test_every_figure_is_written(trace, tmp_path, name):
-    path = figures.save_figure(figures.FIGURES[name](trace), tmp_path / "figure.svg")
+    path = save_figure(figures.FIGURES[name](trace), tmp_path / "figure.svg")
     assert b"float16" in path.read_bytes() or b"<svg" in path.read_bytes()
     with pytest.raises(InputError, match="exists"):
-        figures.save_figure(figures.FIGURES[name](trace), path)
+        save_figure(figures.FIGURES[name](trace), path)
 
 
 def test_zeros_and_nan_are_left_out_and_counted():

@@ -12,9 +12,9 @@ from precision_probe.precisions import parse_precision
 from precision_probe.report.content import Figure, Part, Section, Table, table_of
 from precision_probe.report.drawing.charts import Series, rows_chart
 from precision_probe.report.drawing.scales import LogScale
-from precision_probe.report.findings import Findings
+from precision_probe.report.findings import Findings, shown_mode
 
-__all__ = ["growth", "propagated_mode", "worst_tensors"]
+__all__ = ["growth", "worst_tensors"]
 
 _ARROWS = {"forward": "→", "backward": "←"}
 _WAYS = {
@@ -28,7 +28,7 @@ def growth(findings: Findings) -> Section | None:
     """Errors along the network."""
     if not findings.trace.modes:
         return None
-    mode = propagated_mode(findings)
+    mode = shown_mode(findings.trace)
     parts: list[Part] = [_along(findings, mode, direction) for direction in _directions(findings, mode)]
     parts += [_heat_map(findings, each) for each in findings.trace.modes]
     for by in ("irrep", "element"):
@@ -40,12 +40,6 @@ def growth(findings: Findings) -> Section | None:
         "independent rounding u, would make. A point at NaN: a result is not finite."
     )
     return Section("growth", "Where the error grows", parts, [text])
-
-
-def propagated_mode(findings: Findings) -> str:
-    """Errors of the whole model, if blocks were run so; else of the blocks alone."""
-    modes = findings.trace.modes
-    return "propagated" if "propagated" in modes else modes[0]
 
 
 def worst_tensors(findings: Findings, mode: str, precision: str, direction: str) -> pd.DataFrame:

@@ -4,9 +4,9 @@ import pandas as pd
 
 from precision_probe.report.content import Figure, Section, table_of
 from precision_probe.report.drawing.network import Node, network
-from precision_probe.report.findings import Findings
+from precision_probe.report.findings import Findings, shown_mode
 from precision_probe.report.numbers import entry
-from precision_probe.report.sections.growth import propagated_mode, worst_tensors
+from precision_probe.report.sections.growth import worst_tensors
 
 __all__ = ["blocks"]
 
@@ -43,7 +43,7 @@ def blocks(findings: Findings) -> Section | None:
 def _numbers(findings: Findings, precision: str) -> pd.DataFrame:
     """What the trace says of each block, in the order in which the model runs them."""
     columns: dict[str, pd.Series] = {}
-    for mode in dict.fromkeys((propagated_mode(findings), *findings.trace.modes)):
+    for mode in dict.fromkeys((shown_mode(findings.trace), *findings.trace.modes)):
         for direction, arrow in (("forward", "→"), ("backward", "←")):
             rows = worst_tensors(findings, mode, precision, direction)
             if len(rows):
