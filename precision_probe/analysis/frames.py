@@ -99,7 +99,7 @@ def per_block(trace: Trace, metric: str = "rel_l2") -> pd.DataFrame:
 
     Returns:
         In the order in which the blocks run; columns ``mode``, ``direction`` and ``precision``. NaN where nothing was
-        recorded, or float64's own numbers are zero up to rounding.
+        recorded, or float64's own numbers are zero up to rounding; infinite where a result is NaN or infinite.
 
     Raises:
         InputError: If there is no such metric, or the trace has no blocks.
@@ -111,12 +111,10 @@ def per_block(trace: Trace, metric: str = "rel_l2") -> pd.DataFrame:
     if metric not in table.columns or not pd.api.types.is_numeric_dtype(table[metric]):
         known = [str(name) for name in table.columns if pd.api.types.is_float_dtype(table[name])]
         raise InputError(f"There is no metric {metric!r}. There are: {', '.join(known)}.")
-    largest = (
-        table[table["resolved"]]
-        .groupby(["block", "mode", "direction", "precision"], sort=False, observed=True)[metric]
-        .max()
-    )
     order = [block for block in trace.blocks if block in set(table["block"])]
+    table = table[table["resolved"]]
+    worst = table[metric].mask(table[metric].isna() & (table["nonfinite"] > 0), np.inf)  # a maximum passes NaN over
+    largest = worst.groupby([table[name] for name in ("block", "mode", "direction", "precision")], sort=False).max()
     columns = ["mode", "direction", "precision"]
     return largest.unstack(columns).reindex(order).sort_index(axis=1, level=columns[:2], sort_remaining=False)
 

@@ -83,6 +83,17 @@ def test_what_is_zero_up_to_rounding_has_no_relative_error(model):
     assert 0 < table.loc["spherical_harmonics", ("isolated", "forward", "float32")] < 1e-5
 
 
+def test_a_result_that_is_not_finite_is_not_passed_over(model):
+    trace = trace_of(model, [molecule(1)], blocks="interactions.0", modes="propagated")
+    before = pp.per_block(trace)
+    trace.tree["propagated/float32"]["interactions.0.skip"].values[0, 0] = np.nan
+    after = pp.per_block(trace)
+    forward, backward = (("propagated", direction, "float32") for direction in ("forward", "backward"))
+    assert np.isfinite(before.loc["interactions.0", forward])
+    assert after.loc["interactions.0", forward] == np.inf
+    assert after.loc["interactions.0", backward] == before.loc["interactions.0", backward]
+
+
 def test_what_is_not_there_is_said(trace, model):
     with pytest.raises(InputError, match=r"no metric 'mode'\. There are: max_abs, mean_rel"):
         pp.per_block(trace, "mode")
