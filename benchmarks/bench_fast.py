@@ -12,7 +12,8 @@ For each size, with ASE's velocity Verlet at 300 K:
   products and readouts in float32 or float16 with the rest in float64.
 
 Steps are timed in turn, round after round, the device waited for; the model alone by replaying its graph. Errors are
-those of the first structure, beside float64. The time to the first step includes converting, compiling and capturing;
+those of the first structure, beside float64. Where torch-sim is installed, single steps of its dynamics at constant
+energy are timed in turn with the model alone. The time to the first step includes converting, compiling and capturing;
 memory is what the allocator had reserved at most until then, beyond what was there before.
 
 Writes ``bench_fast-[MODEL-]DEVICE.json`` and ``.md`` into the output folder, anew after each size.
