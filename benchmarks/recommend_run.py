@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from records import Record, plain
+from records import Record, plain, without_paths
 from systems import architecture, parse_sizes, supercells
 
 from precision_probe.diagnostics.reference import Reference
@@ -156,7 +156,7 @@ def run(given: argparse.Namespace, argv: Sequence[str]) -> None:
     record: Record = {
         "schema": SCHEMA,
         "name": name,
-        "command": shlex.join(["python", "benchmarks/bench_recommend.py", *argv]),
+        "command": shlex.join(["python", "benchmarks/bench_recommend.py", *without_paths(argv)]),
         "provenance": provenance(model, device),
         "n_atoms": n_atoms,
         "questions": {},
