@@ -38,9 +38,9 @@ def of_test(what: str, tried: Mapping[str, Outcome], n_kinds: int, are_held_out:
     tested = tried[name]
     structures, kinds = _counted(tested.n_structures, "structure"), _counted(n_kinds, "trajectory or composition")
     said.append(
-        f"{what[0].upper()}{what[1:]}{',' if ',' in what else ''} kept the tolerance on {tested.within} of {structures} "
-        f"{where}, of {kinds} (the same atoms in the same order); its largest error there is {tested.largest:.2g} of "
-        "the tolerance."
+        f"{what[0].upper()}{what[1:]}{',' if ',' in what else ''} kept the tolerance on {tested.within} of "
+        f"{structures} {where}, of {kinds} (the same atoms in the same order); its largest error there is "
+        f"{tested.largest:.2g} of the tolerance."
     )
     if not are_held_out:
         said.append("There were too few structures to hold any out, so nothing is known of others.")
