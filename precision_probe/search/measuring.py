@@ -1,6 +1,8 @@
 """Policies measured: what each does to energies, forces and stress, how long it takes, and how much memory."""
 
 import json
+import logging
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,8 @@ from precision_probe.variants.mixed import Assembly, MixedModel, MixedVariant, c
 from precision_probe.variants.variant import Variant
 
 __all__ = ["CAST", "RIVAL", "RIVALS", "RUNS", "Candidates", "Elsewhere", "runs_as"]
+
+_LOG = logging.getLogger(__name__)
 
 CAST = "model.to({})"  # name of a model that is cast as a whole, as people do today
 RIVAL = f"{CAST}, eager"  # of the same called as it is, where the search is for what is launched
@@ -153,7 +157,9 @@ class Candidates:
     def _errors(self, key: str, made: Callable[[], MixedVariant | Variant]) -> pd.DataFrame:
         """The errors of what a function makes, which is called only if they are not known under this key."""
         if key not in self._known:
+            start = time.monotonic()
             self._keep(key, self.reference.errors_by_structure(made().predict))
+            _LOG.debug("errors of %s took %.3g s", key, time.monotonic() - start)
         return pd.DataFrame(self._known[key], dtype=float)
 
     def _keep(self, key: str, table: pd.DataFrame) -> None:
