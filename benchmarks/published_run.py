@@ -210,7 +210,7 @@ def markdown(record: Record) -> str:
         gradients = ", ".join(f"of the {name} {what}" for name, what in found["gradients"].items())
         lines += [
             "",
-            f"Of numbers of unit variance, {found['finite_up_to']:,} have a finite sum of squares, and twice as many have "
+            f"Of numbers of unit variance, {found['finite_up_to']:,} have a finite sum of squares, twice as many have "
             f"not. With {found['n']:,} the gradients in float16 are: {gradients}.",
         ]
     title = "Components of the demo's forces in float32, diamond displaced by 0.05 Å"

@@ -48,6 +48,7 @@ LINEARS_COLUMNS = {
     "ratio": "float32 ÷ half",
     "share": "linear layers' part of the device's time",
     "bound": "÷ if they took none",
+    "alone": "linear layers alone, float32 ÷ half",
     "failed": "fails",
 }
 CONV_COLUMNS = {
@@ -119,17 +120,22 @@ def _linear_row(model: torch.nn.Module, graph: Graph, device: torch.device, roun
     whole = [Rule(block.name, "float32") for block in default_blocks(model) if block.name not in SUMMED]
     rules = {"float32": whole, "mixed": [*(Rule(name, half) for name in names), *whole]}
     made = {name: apply(Policy(tuple(each)), model, str(device), interface="float32") for name, each in rules.items()}
-    variant = Variant(model, PRECISIONS["float32"], device)
+    variant, reduced = (Variant(model, PRECISIONS[name], device) for name in ("float32", half))
     calls = {"cast": called(variant.model, graph, torch.float32, {})}
     calls |= {name: called(each, graph, torch.float32, {}) for name, each in made.items()}
     timed, failed = _timed({name: in_arithmetic(variant, call) for name, call in calls.items()}, device, rounds)
-    parts = [partial(_forward_and_backward, call, variant) for call in _calls(variant, graph, names)]
-    share = sum(device_seconds(part, device) for part in parts) / device_seconds(calls["cast"], device)
+    parts = _calls(variant, graph, names)
+    alone, alone_in_half = (
+        sum(device_seconds(partial(_forward_and_backward, part, each), device) for part in parts)
+        for each in (variant, reduced)
+    )
+    share = alone / device_seconds(calls["cast"], device)
     return {
         **{name: _milliseconds(each) for name, each in timed.items()},
         "ratio": _ratio(timed["float32"], timed["mixed"]) if not failed else None,
         "share": share,
         "bound": 1 / (1 - share),
+        "alone": alone / alone_in_half,
         "failed": failed,
     }
 

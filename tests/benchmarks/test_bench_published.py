@@ -55,6 +55,7 @@ def test_nothing_that_is_timed_fails_on_a_cpu(record):
     (row,) = record["linears"]
     assert row["ratio"]["median"] == pytest.approx(row["float32"]["median"] / row["mixed"]["median"], rel=1e-4)
     assert 0 < row["share"] < 1
+    assert row["alone"] > 0
     assert row["bound"] == pytest.approx(1 / (1 - row["share"]), rel=1e-4)
     assert [row["precision"] for row in record["conv_tp"]] == ["float32", "bfloat16", "float16"]
 
