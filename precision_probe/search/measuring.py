@@ -23,14 +23,13 @@ from precision_probe.search.timing import Timed, peak_bytes, side_by_side
 from precision_probe.variants.mixed import Assembly, MixedModel, MixedVariant, check_interface
 from precision_probe.variants.variant import Variant
 
-__all__ = ["CAST", "RIVAL", "RIVALS", "RUNS", "Candidates", "Elsewhere", "runs_as"]
+__all__ = ["CAST", "RIVAL", "RIVALS", "Candidates", "Elsewhere", "runs_as"]
 
 _LOG = logging.getLogger(__name__)
 
 CAST = "model.to({})"  # name of a model that is cast as a whole, as people do today
 RIVAL = f"{CAST}, eager"  # of the same called as it is, where the search is for what is launched
 RIVALS = ("float64", "float32")
-RUNS = ("eager", "graph")
 _N_WARM_UP = 2  # calls, in which TorchScript compiles; before, it does other operations
 
 # Measures the errors of policies, given by name, in other processes: names, each with its errors, as they are done

@@ -17,6 +17,7 @@ import scipy.stats
 from precision_probe.analysis.errors import TOLERANCE_UNITS
 from precision_probe.diagnostics.reference import Reference
 from precision_probe.exceptions import InputError
+from precision_probe.fast.drivers import RUNS
 from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.loading import ModelSource, load_model
 from precision_probe.models.provenance import provenance
@@ -27,7 +28,7 @@ from precision_probe.search import notes
 from precision_probe.search.delivered import errors_of_file
 from precision_probe.search.held_out import CONFIDENCE, Outcome, count_kinds, split
 from precision_probe.search.margin import Margin
-from precision_probe.search.measuring import CAST, RUNS, Candidates, Elsewhere, runs_as
+from precision_probe.search.measuring import CAST, Candidates, Elsewhere, runs_as
 from precision_probe.search.paired_times import as_fast_as_the_fastest
 from precision_probe.search.proposals import DO_NOTHING
 from precision_probe.search.search import COSTS, JUDGED, Search
