@@ -40,6 +40,7 @@ def arguments(argv: Iterable[str]) -> argparse.Namespace:
     add("--rounds", type=int, help="rounds (default: 7; 1 with --smoke)")
     add("--steps", type=int, default=5, help="of each round (default: %(default)s)")
     add("--compile", type=int, default=0, help="up to so many atoms compile_mode is timed too (default: none)")
+    add("--no-float16", action="store_true", help="leave it out: cuEquivariance compiles for it for more than a minute")
     add("--equilibrate", type=int, default=2000, help="steps of half a femtosecond before (default: %(default)s)")
     add("--output", "-o", type=Path, default=Path(__file__).parent / "results", help="folder (default: %(default)s)")
     add("--smoke", action="store_true", help="a small model and one round, on the CPU unless --device is given")

@@ -71,7 +71,7 @@ class Way:
 
 
 def makers(
-    model: torch.nn.Module, device: torch.device, n_atoms: int, n_compiled: int
+    model: torch.nn.Module, device: torch.device, n_atoms: int, args: argparse.Namespace
 ) -> dict[str, Callable[[], Calculator]]:
     """The ways to run a model, by name: functions that make a calculator."""
     has_cueq = has_cuequivariance_kernels(device)
@@ -95,14 +95,15 @@ def makers(
     }
     if has_cueq:
         ways["MACECalculator, float32, enable_cueq"] = lambda: theirs("float32", enable_cueq=True)
-    if n_atoms <= n_compiled:
+    if n_atoms <= args.compile:
         ways["MACECalculator, float32, compile_mode"] = lambda: theirs("float32", compile_mode="default")
         if has_cueq:
             ways["MACECalculator, float32, both"] = lambda: theirs("float32", compile_mode="default", enable_cueq=True)
     ways[NAMES["float64"]] = lambda: mixed("float64")
     ways[CAST] = cast
     ways[NAMES["float32"]] = lambda: mixed("float32")
-    ways[NAMES["float16"]] = lambda: mixed("float16")
+    if not args.no_float16:
+        ways[NAMES["float16"]] = lambda: mixed("float16")
     return ways
 
 
@@ -165,7 +166,7 @@ def measured(
     """Every way on one structure."""
     ways: dict[str, Way] = {}
     failed: dict[str, str] = {}
-    for name, make in makers(model, device, len(start), args.compile).items():
+    for name, make in makers(model, device, len(start), args).items():
         try:
             ways[name] = first_steps(make, start, device)
             say(f"  {name}: {ways[name].seconds_to_first:.1f} s to the first step")

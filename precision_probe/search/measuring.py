@@ -1,6 +1,8 @@
 """Policies measured: what each does to energies, forces and stress, how long it takes, and how much memory."""
 
 import json
+import logging
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +24,11 @@ from precision_probe.search.timing import Timed, peak_bytes, side_by_side
 from precision_probe.variants.mixed import Assembly, MixedModel, MixedVariant, check_interface
 from precision_probe.variants.variant import Variant
 
-__all__ = ["CAST", "RUNS", "Candidates", "Elsewhere", "runs_as"]
+__all__ = ["CAST", "Candidates", "Elsewhere", "runs_as"]
+
+_LOG = logging.getLogger(__name__)
 
 CAST = "model.to({})"  # name of a model that is cast as a whole, as people do today
-RUNS = ("eager", "graph")
 _N_WARM_UP = 2  # calls, in which TorchScript compiles; before, it does other operations
 
 # Measures the errors of policies, given by name, in other processes: names, each with its errors, as they are done
@@ -162,7 +165,9 @@ class Candidates:
     def _errors_of(self, key: str, measured: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """The errors that a function measures, which is called only if they are not known under this key."""
         if key not in self._known:
+            start = time.monotonic()
             self._keep(key, measured())
+            _LOG.debug("errors of %s took %.3g s", key, time.monotonic() - start)
         return pd.DataFrame(self._known[key], dtype=float)
 
     def _keep(self, key: str, table: pd.DataFrame) -> None:

@@ -18,6 +18,7 @@ import torch
 from precision_probe.analysis.errors import TOLERANCE_UNITS
 from precision_probe.diagnostics.reference import Reference
 from precision_probe.exceptions import InputError
+from precision_probe.fast.drivers import RUNS
 from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.backends import backend as backend_of
 from precision_probe.models.loading import ModelSource, load_model
@@ -29,7 +30,7 @@ from precision_probe.search import notes
 from precision_probe.search.choice import as_cheap, from_the_best, within
 from precision_probe.search.held_out import CONFIDENCE, Outcome, count_kinds, split
 from precision_probe.search.margin import Margin
-from precision_probe.search.measuring import CAST, RUNS, Candidates, Elsewhere
+from precision_probe.search.measuring import CAST, Candidates, Elsewhere
 from precision_probe.search.running.backends import Chosen, chosen
 from precision_probe.search.running.delivered import errors_of_file, errors_of_launched
 from precision_probe.search.running.rivals import rivals

@@ -442,7 +442,7 @@ def test_the_policy_is_that_of_its_file_and_model(model, config, recommended, tm
 
 
 @pytest.mark.parametrize(
-    ("run", "words"), [("graph", "needs a GPU.*got cpu"), ("compile", "eager, graph; got 'compile'")]
+    ("run", "words"), [("graph", "needs a GPU.*got cpu"), ("compile", "graph, eager; got 'compile'")]
 )
 def test_how_it_is_run_is_one_of_those_that_are_there(model, waters, tolerance, run, words):
     with pytest.raises(InputError, match=words):
