@@ -16,7 +16,7 @@ from precision_probe.models.blocks import default_blocks, select_blocks
 from precision_probe.models.graphs import Graph, build_graph
 from precision_probe.policy import SUMMED, Policy, Rule
 from precision_probe.precisions import PRECISIONS
-from precision_probe.search.calling import Launches, called, in_arithmetic
+from precision_probe.search.running.calling import Launches, called, in_arithmetic
 from precision_probe.search.timing import Timed, side_by_side
 from precision_probe.variants.hooks import Call, input_gradients, replay
 from precision_probe.variants.mixed import apply
