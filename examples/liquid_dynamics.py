@@ -1,7 +1,8 @@
 """A liquid under a policy: constant energy and constant temperature, beside float64, and a figure of both.
 
     python examples/liquid_dynamics.py                                  # seconds, on a CPU: the bundled ice, 10 fs
-    python examples/liquid_dynamics.py my.model box.xyz --policy policy.json --picoseconds 20 --device cuda --processes 4
+    python examples/liquid_dynamics.py my.model box.xyz --policy policy.json --picoseconds 20 --device cuda \
+        --processes 4
 
 The second is what a GPU is for: there the policy's calculator launches the model as one CUDA graph. ASE takes about as
 long for a step as a GPU does for a small box, so that several runs, each in a process of its own, share one well. Needs
