@@ -1,0 +1,91 @@
+"""How Sphinx makes the site: ``sphinx-build -W --keep-going -n -c docs . build/site``.
+
+The source folder is the repository, so that pages link to one another as they do on GitHub: a link from a page to a
+benchmark's results or to a script is the same in both. Examples are run while the site is built, once.
+"""
+
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
+from sphinx_gallery.sorting import ExplicitOrder
+
+import precision_probe
+
+project = "precision_probe"
+version = release = precision_probe.__version__
+copyright = "the authors of precision_probe"  # noqa: A001  Sphinx's name for it
+html_title = f"precision_probe {version}"
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+]
+root_doc = "docs/index"
+include_patterns = [
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "benchmarks/results/*.md",
+    "docs/**.md",
+    "docs/gallery/*.rst",
+]
+templates_path = ["_templates"]
+html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_additional_pages = {"index": "index.html"}  # where the site is opened, which leads to the root document
+html_copy_source = False
+html_show_sphinx = False
+pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-contrast-dark"
+copybutton_prompt_text = "$ "
+
+# Markdown as GitHub reads it
+myst_enable_extensions = ["dollarmath"]
+myst_fence_as_directive = ["math"]
+myst_heading_anchors = 3
+
+# The reference. Whatever is ours must be found; what is not would need a network.
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_member_order = "bysource"
+napoleon_google_docstring, napoleon_numpy_docstring = True, False
+nitpick_ignore_regex = [(r"py:.*", r"(?!precision_probe\b).*")]
+
+# The examples, in the order of the gallery
+EXAMPLES = ("quickstart", "your_model", "in_situ", "offline", "policy", "cluster")
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "docs/gallery",
+    "filename_pattern": r"\.py$",
+    "ignore_pattern": rf"^(?!({'|'.join(EXAMPLES)})\.py$)",  # what needs arguments, hours or a GPU is no page
+    "within_subsection_order": ExplicitOrder([*(f"{name}.py" for name in EXAMPLES), "*"]),
+    "download_all_examples": False,
+    "write_computation_times": False,
+    "abort_on_example_error": True,
+    "doc_module": ("precision_probe",),
+}
+html_math_renderer = "mathml"
+
+
+def inline_math(writer: HTML5Translator, node: nodes.math) -> None:
+    """Write a formula as MathML, which browsers draw by themselves."""
+    writer.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def math_block(writer: HTML5Translator, node: nodes.math_block) -> None:
+    """Write a formula that stands by itself."""
+    writer.body.append(writer.starttag(node, "div", CLASS="math") + tex2mathml(node.astext(), as_block=True) + "</div>")
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Register the renderer of formulas."""
+    app.add_html_math_renderer("mathml", (inline_math, None), (math_block, None))
