@@ -38,6 +38,7 @@ include_patterns = [
     "docs/**.md",
     "docs/gallery/*.rst",
 ]
+exclude_patterns = ["benchmarks/results/bench_policy_drift.md"]  # a table that docs/policies.md has
 templates_path = ["_templates"]
 html_theme = "furo"
 html_static_path = ["_static"]
@@ -91,6 +92,12 @@ def math_block(writer: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def with_gallery(app: Sphinx, name: str, source: list[str]) -> None:
+    """Let links to examples lead to their pages."""
+    source[0] = re.sub(rf"\((\.\./)*examples/({'|'.join(EXAMPLES)})\.py\)", r"(/docs/gallery/\2.rst)", source[0])
+    source[0] = re.sub(r"\((\.\./)*examples/README\.md\)", "(/docs/gallery/index.rst)", source[0])
+
+
 def with_bars(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Let \\|Δ\\| in docstrings be a magnitude, and not the name of a substitution."""
     for number, line in enumerate(lines):
@@ -101,4 +108,5 @@ def with_bars(app: Sphinx, what: str, name: str, obj: object, options: object, l
 def setup(app: Sphinx) -> None:
     """Register what is above."""
     app.add_html_math_renderer("mathml", (inline_math, None), (math_block, None))
+    app.connect("source-read", with_gallery)
     app.connect("autodoc-process-docstring", with_bars)
