@@ -4,7 +4,6 @@ The source folder is the repository, so that pages link to one another as they d
 benchmark's results or to a script is the same in both. Examples are run while the site is built, once.
 """
 
-
 import re
 
 from docutils import nodes
@@ -58,7 +57,7 @@ myst_heading_anchors = 3
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
-napoleon_google_docstring, napoleon_numpy_docstring = True, False
+napoleon_numpy_docstring = napoleon_use_rtype = False
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!precision_probe\b).*"),
     (r"py:class", r"precision_probe\.[a-z].*"),  # types in signatures, which are not all for use
@@ -74,6 +73,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": ExplicitOrder([*(f"{name}.py" for name in EXAMPLES), "*"]),
     "download_all_examples": False,
     "write_computation_times": False,
+    "ignore_repr_types": "matplotlib",
     "abort_on_example_error": True,
     "doc_module": ("precision_probe",),
 }
@@ -99,7 +99,7 @@ def with_gallery(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def with_bars(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Let \\|Δ\\| in docstrings be a magnitude, and not the name of a substitution."""
+    """Let bars in docstrings be those of a magnitude, and not around the name of a substitution."""
     for number, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
             lines[number] = re.sub(r"(``.*?``)|\|", lambda found: found[1] or r"\|", line)

@@ -6,10 +6,10 @@ An audit and a search shared by workers of dask.distributed: here two processes 
 batch job, whose scheduler ``Client(scheduler_file=…)`` finds.
 """
 
-import logging
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from distributed import Client, LocalCluster
 
 import precision_probe as pp
@@ -26,7 +26,7 @@ from precision_probe.probe.options import Options
 def main(folder: Path) -> pp.Trace:
     """Audit the demo on two workers, each with one thread."""
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
         options = Options(precisions="float32,float16", device="cpu")
@@ -40,3 +40,6 @@ if __name__ == "__main__":
     print(*sorted(file.name for file in output.iterdir()), sep="\n")
     print(trace.attributes["n_parts"], "parts,", trace.structures.sizes["structure"], "structures")
     print(pp.summary(trace)[["energy", "forces"]])
+    _, ax = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    pp.plot_growth(trace, ax=ax)
+    plt.show()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import ase.build
 import ase.io
+import matplotlib.pyplot as plt
 import torch
 from mace.calculators import MACECalculator
 
@@ -49,7 +50,9 @@ pp.summary(probe.trace()).T
 # %%
 # Where the errors of one tensor lie: by order and parity, or by element.
 messages = pp.errors(trace, by="irrep").query("tensor == 'message' and precision == 'float16'")
-messages.query("mode == 'propagated' and direction == 'forward'")[["block", "irrep", "rel_l2"]]
+messages = messages.query("mode == 'propagated' and direction == 'forward'")
+messages.pivot_table(index="block", columns="irrep", values="rel_l2").plot.bar(logy=True, ylabel="rel_l2", rot=0)
+plt.show()
 
 # %%
 # Modules that are no MACE need to be told how they are called, and which of their blocks to look at.
