@@ -26,7 +26,7 @@ from precision_probe.probe.options import Options
 def main(folder: Path) -> pp.Trace:
     """Audit the demo on two workers, each with one thread."""
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR") as cluster,
         Client(cluster) as client,
     ):
         options = Options(precisions="float32,float16", device="cpu")
