@@ -55,7 +55,7 @@ myst_heading_anchors = 3
 
 # The reference. Functions, methods and modules of ours must be found; what is not ours would need a network.
 autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
+autodoc_typehints_description_target = "documented_params"
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = napoleon_use_rtype = False
 nitpick_ignore_regex = [

@@ -33,7 +33,7 @@ pp.per_block(trace)
 # %%
 # Arrays: every precision side by side, with elements and structures as coordinates, so that nothing is joined by hand.
 data = pp.to_dataset(trace)
-data["forces"]
+data["forces"].coords
 
 # %%
 # What of the first message's error is in its scalars, and what in its vectors?

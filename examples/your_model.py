@@ -51,7 +51,9 @@ pp.summary(probe.trace()).T
 # Where the errors of one tensor lie: by order and parity, or by element.
 messages = pp.errors(trace, by="irrep").query("tensor == 'message' and precision == 'float16'")
 messages = messages.query("mode == 'propagated' and direction == 'forward'")
-messages.pivot_table(index="block", columns="irrep", values="rel_l2").plot.bar(logy=True, ylabel="rel_l2", rot=0)
+by_irrep = messages.pivot_table(index="irrep", columns="block", values="rel_l2")
+_, ax = plt.subplots(layout="constrained")
+by_irrep.plot(ax=ax, style="o", logy=True, ylabel="rel_l2 of the message in float16")
 plt.show()
 
 # %%
