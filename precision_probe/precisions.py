@@ -29,7 +29,7 @@ class Precision:
         products_only: Whether only the inputs of matrix products are rounded to the format, and everything else is
             computed in the dtype that stores the numbers: so NVIDIA's tensor cores have tf32.
         emulated: Whether the results of operations are rounded to the format in software, whatever computed them:
-            :mod:`precision_probe.variants.rounding` says what does.
+            ``precision_probe.variants.rounding`` says what does.
         has_range: Whether numbers too large or too small for the format overflow, lose digits or become zero. An
             emulated format may have float64's exponents instead, so that rounding is all that differs.
         stochastic: Whether results are rounded up or down at random, in proportion to their distance, rather than to

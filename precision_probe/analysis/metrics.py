@@ -249,7 +249,7 @@ def headroom(y: Array, y_hat: Array, precision: Precision) -> Array:
     return _Compared(y, y_hat, precision).headroom
 
 
-# Every metric by name, with its definition, in the order of the tables.
+#: Every metric by name, with its definition, in the order of the tables.
 METRICS: dict[str, str] = {
     metric.__name__: (metric.__doc__ or "").partition("\n")[0]
     for metric in (

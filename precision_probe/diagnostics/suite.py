@@ -60,7 +60,7 @@ def explain(
         progress: Say on stderr how far it is: a bar in a terminal, else lines.
 
     Returns:
-        By name, for :meth:`precision_probe.trace.trace.Trace.with_tables`. What the columns mean is said by the modules
+        By name, for ``Trace.with_tables``. What the columns mean is said by the modules
         of this package that make them: ``contributions``, ``range`` (``range_failures``), ``noise``
         (``repeatability``), ``budget`` (``error_budget``), ``sweep`` (``bit_sweep``), ``prediction``
         (``sensitivity``), ``equivariance``, ``finite_differences`` and ``displacement`` (``finite_differences``),

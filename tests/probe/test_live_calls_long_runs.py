@@ -2,8 +2,6 @@
 
 import copy
 import random
-import runpy
-import sys
 import warnings
 
 import ase
@@ -15,7 +13,7 @@ from ase.filters import FrechetCellFilter
 from ase.md.langevin import Langevin
 from ase.optimize import BFGS, FIRE
 from mace.calculators import MACECalculator
-from runs import ROOT, data_of
+from runs import data_of
 
 import precision_probe as pp
 from precision_probe.models.building import build
@@ -292,21 +290,3 @@ def test_a_committee_watched_by_nested_probes_each_with_its_file(mine, other, wa
             energies = [model(data_of(ase.Atoms("OHH", visited[n - 1]), model))["energy"].item() for n in calls]
             np.testing.assert_allclose(trace.group("propagated", "float64")["energy"], energies, rtol=1e-12)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inner.h5", "other.h5", "outer.h5"]
-
-
-# The example
-
-
-def test_example_of_a_watched_run(tmp_path, monkeypatch, capsys):
-    path = ROOT / "examples" / "probe_md.py"
-    output = tmp_path / "md.h5"
-    monkeypatch.setattr(sys, "argv", [str(path), str(output)])
-    before = torch.get_default_dtype()
-    runpy.run_path(str(path), run_name="__main__")
-    torch.set_default_dtype(before)  # mace-torch's calculator sets it
-    printed = capsys.readouterr().out
-    with pp.open_trace(output) as trace:
-        names = trace.structures["name"].values.tolist()
-        assert pp.summary(trace)["forces"]["float32"] < 1e-3
-    assert len(names) >= 5
-    assert all(name.split()[1] in printed for name in names)
