@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from precision_probe.exceptions import InputError
 from precision_probe.fast.launcher import Launcher
-from precision_probe.models.backends import backend, has_cuequivariance_kernels, to_cuequivariance
+from precision_probe.models.backends import has_cuequivariance_kernels
 from precision_probe.models.graphs import choose_head
 from precision_probe.models.loading import Calculator, ModelSource, load_model
 from precision_probe.variants import mixed
@@ -53,9 +53,7 @@ def launcher(
     choose_head(module, head)
     if enable_cueq is None:
         enable_cueq = policy.evidence.get("backend") == "cuEquivariance" and has_cuequivariance_kernels(place)
-    if enable_cueq and backend(module) == "e3nn":
-        module = to_cuequivariance(module, place)
-    made = mixed.apply(policy, module, str(place))
+    made = mixed.apply(policy, module, str(place), enable_cueq=enable_cueq)
     return Launcher(made, head, captures=None if run == "graph" else False)
 
 
@@ -91,9 +89,8 @@ def calculator(
     if run is None:
         run = "graph" if place.type == "cuda" and can_launch else "eager"
     if run == "eager":
-        if options.pop("enable_cueq", False) and backend(module) == "e3nn":
-            module = to_cuequivariance(module, place)
-        return mixed.calculator(policy, module, str(place), interface=interface, **options)
+        convert = bool(options.pop("enable_cueq", False))
+        return mixed.calculator(policy, module, str(place), interface=interface, enable_cueq=convert, **options)
     if others or interface != "float64":
         wrong = ", ".join(others) or f"the interface {interface}"
         raise InputError(f"A graph is launched with head and enable_cueq, in float64; got {wrong}. Take run='eager'.")

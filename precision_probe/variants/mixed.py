@@ -14,7 +14,7 @@ import torch
 
 from precision_probe.exceptions import InputError
 from precision_probe.models.attributes import cutoff, elements, heads, weights_sha256
-from precision_probe.models.backends import Architecture, backend, clone
+from precision_probe.models.backends import Architecture, backend, clone, to_cuequivariance
 from precision_probe.models.blocks import select_blocks
 from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.evaluation import Prediction, mace_evaluation
@@ -177,7 +177,12 @@ class MixedVariant:
 
 
 def apply(
-    policy: RunnablePolicy, model: ModelSource, device: str | None = None, *, interface: str = "float64"
+    policy: RunnablePolicy,
+    model: ModelSource,
+    device: str | None = None,
+    *,
+    interface: str = "float64",
+    enable_cueq: bool = False,
 ) -> MixedModel:
     """Return a copy of a model whose blocks compute as a policy says.
 
@@ -187,6 +192,7 @@ def apply(
         device: Where the copy lives; by default where the model is.
         interface: What the copy takes and gives: ``float64``, or ``float32`` for callers that cannot give it more;
             their positions are rounded before any block computes.
+        enable_cueq: Whether to convert a model of e3nn's to cuEquivariance before.
 
     Raises:
         InputError: If a rule matches no block, the device or the library of a converted model cannot compute in a
@@ -201,11 +207,7 @@ def apply(
         raise InputError(
             "The model is in mixed precision already. Apply the policy to the model that it was made from."
         )
-    for rule in policy.rules:
-        _check_blocks(rule.blocks, module)
-    first = next(module.parameters())
-    place = check_device(device or first.device)
-    check_precisions(policy.precisions, place, module)
+    place = check_device(device or next(module.parameters()).device)
     made_for = policy.model.get("sha256")
     if made_for is not None and made_for != weights_sha256(module):
         warnings.warn(
@@ -223,6 +225,11 @@ def apply(
             UserWarning,
             stacklevel=2,
         )
+    if enable_cueq and backend(module) == "e3nn":
+        module = to_cuequivariance(module, place)
+    for rule in policy.rules:
+        _check_blocks(rule.blocks, module)
+    check_precisions(policy.precisions, place, module)
     return Assembly(module, place, dtype).model(policy)
 
 
@@ -264,7 +271,13 @@ class Assembly:
 
 
 def calculator(
-    policy: RunnablePolicy, model: ModelSource, device: str = "cpu", *, interface: str = "float64", **options: object
+    policy: RunnablePolicy,
+    model: ModelSource,
+    device: str = "cpu",
+    *,
+    interface: str = "float64",
+    enable_cueq: bool = False,
+    **options: object,
 ) -> Calculator:
     """Return an ASE calculator that computes as a policy says.
 
@@ -273,6 +286,7 @@ def calculator(
         model: As :func:`apply` takes it.
         device: Where to compute.
         interface: As :func:`apply` takes it.
+        enable_cueq: As :func:`apply` takes it.
         options: Of mace-torch's ``MACECalculator``, such as ``head``.
 
     Raises:
@@ -280,7 +294,7 @@ def calculator(
     """
     from mace.calculators import MACECalculator  # slow to import, and few need it
 
-    mixed = apply(policy, model, device, interface=interface)
+    mixed = apply(policy, model, device, interface=interface, enable_cueq=enable_cueq)
     made: Calculator = MACECalculator(models=[mixed], device=device, **{"default_dtype": interface, **options})
     return made
 
