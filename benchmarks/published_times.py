@@ -1,8 +1,9 @@
 """What bench_published.py times: linear layers in half precision, cuEquivariance beside e3nn, and conv_tp alone."""
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 
 import torch
 from measure import call_block, interleave, reference_calls, summary
@@ -75,17 +76,18 @@ def backend_rows(
     models: Mapping[str, torch.nn.Module], device: torch.device, sizes: Sequence[int], rounds: int
 ) -> Iterator[Record]:
     """Energy and forces in float32 by each backend, called as they are and launched as graphs."""
+    casts = {name: Variant(model, PRECISIONS["float32"], device) for name, model in models.items()}
     for graph in _graphs(models["e3nn"], sizes, device):
-        casts = {name: Variant(model, PRECISIONS["float32"], device) for name, model in models.items()}
         launches = Launches(graph, stress=False, device=device)
         ways: dict[str, dict[str, Callable[[], object]]] = {
             "eager": {name: called(each.model, graph, torch.float32, {}) for name, each in casts.items()},
             "graph": {name: launches.launched(each.model) for name, each in casts.items()},
         }
         for run, calls in ways.items():
-            row: Record = dict.fromkeys(BACKENDS_COLUMNS) | {"n_atoms": graph.n_atoms, "run": run}
             within = {name: in_arithmetic(casts[name], call) for name, call in calls.items()}
-            timed, row["failed"] = _timed(within, device, rounds)
+            timed, failed = _timed(within, device, rounds)
+            row: Record = dict.fromkeys(BACKENDS_COLUMNS)
+            row |= {"n_atoms": graph.n_atoms, "run": run, "failed": failed}
             row |= {name: _milliseconds(each) for name, each in timed.items()}
             if len(timed) > 1:
                 row["ratio"] = _ratio(timed["e3nn"], timed["cuequivariance"])
@@ -105,39 +107,50 @@ def linear_rows(
     Both are put together in the same way, of blocks that are cast where they need it; the model that is cast as a whole
     is timed beside them.
     """
-    for graph in _graphs(models["e3nn"], sizes, device):
-        for backend, model in models.items():
+    for backend, model in models.items():
+        ways = cache(partial(_Ways, model, device, half))
+        for graph in _graphs(models["e3nn"], sizes, device):
             row: Record = dict.fromkeys(LINEARS_COLUMNS) | {"n_atoms": graph.n_atoms, "backend": backend, "half": half}
-            try:
-                row |= _linear_row(model, graph, device, rounds, half)
-            except Exception as error:  # of any library: that it cannot be run is a result
-                row["failed"] = f"{type(error).__name__}: {first_line(error)}"
+            for measured in (partial(_linear_times, rounds=rounds), _linear_share):
+                try:
+                    row |= measured(ways(), graph)
+                except Exception as error:  # of any library: that it cannot be run is a result
+                    row["failed"] = f"{type(error).__name__}: {first_line(error)}"
             yield row
 
 
-def _linear_row(model: torch.nn.Module, graph: Graph, device: torch.device, rounds: int, half: str) -> Record:
-    names = linears(model)
-    whole = [Rule(block.name, "float32") for block in default_blocks(model) if block.name not in SUMMED]
-    rules = {"float32": whole, "mixed": [*(Rule(name, half) for name in names), *whole]}
-    made = {name: apply(Policy(tuple(each)), model, str(device), interface="float32") for name, each in rules.items()}
-    variant, reduced = (Variant(model, PRECISIONS[name], device) for name in ("float32", half))
-    calls = {"cast": called(variant.model, graph, torch.float32, {})}
-    calls |= {name: called(each, graph, torch.float32, {}) for name, each in made.items()}
-    timed, failed = _timed({name: in_arithmetic(variant, call) for name, call in calls.items()}, device, rounds)
-    parts = _calls(variant, graph, names)
+class _Ways:
+    """A model cast to float32, the same put together of blocks, and with its linear layers in half precision."""
+
+    def __init__(self, model: torch.nn.Module, device: torch.device, half: str) -> None:
+        self.device, self.names = device, linears(model)
+        whole = [Rule(block.name, "float32") for block in default_blocks(model) if block.name not in SUMMED]
+        rules = {"float32": whole, "mixed": [*(Rule(name, half) for name in self.names), *whole]}
+        self.mixed = {
+            name: apply(Policy(tuple(each)), model, str(device), interface="float32") for name, each in rules.items()
+        }
+        self.cast, self.reduced = (Variant(model, PRECISIONS[name], device) for name in ("float32", half))
+
+
+def _linear_times(ways: _Ways, graph: Graph, rounds: int) -> Record:
+    """Times of the whole model."""
+    models = {"cast": ways.cast.model, **ways.mixed}
+    calls = {name: in_arithmetic(ways.cast, called(each, graph, torch.float32, {})) for name, each in models.items()}
+    timed, failed = _timed(calls, ways.device, rounds)
+    row: Record = {name: _milliseconds(each) for name, each in timed.items()} | {"failed": failed}
+    return row | ({} if failed else {"ratio": _ratio(timed["float32"], timed["mixed"])})
+
+
+def _linear_share(ways: _Ways, graph: Graph) -> Record:
+    """The part of the device's time that linear layers take, what that bounds, and what half precision makes of it."""
+    parts = _calls(ways.cast, graph, ways.names)
     alone, alone_in_half = (
-        sum(device_seconds(partial(_forward_and_backward, part, each), device) for part in parts)
-        for each in (variant, reduced)
+        sum(device_seconds(partial(_forward_and_backward, part, each), ways.device) for part in parts)
+        for each in (ways.cast, ways.reduced)
     )
-    share = alone / device_seconds(calls["cast"], device)
-    return {
-        **{name: _milliseconds(each) for name, each in timed.items()},
-        "ratio": _ratio(timed["float32"], timed["mixed"]) if not failed else None,
-        "share": share,
-        "bound": 1 / (1 - share),
-        "alone": alone / alone_in_half,
-        "failed": failed,
-    }
+    whole = in_arithmetic(ways.cast, called(ways.cast.model, graph, torch.float32, {}))
+    share = alone / device_seconds(whole, ways.device)
+    return {"share": share, "bound": 1 / (1 - share), "alone": alone / alone_in_half}
 
 
 def conv_rows(
@@ -170,7 +183,8 @@ def device_seconds(call: Callable[[], object], device: torch.device) -> float:
     for _ in range(N_WARM_UP):
         call()
     is_cuda = device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if is_cuda else ProfilerActivity.CPU]) as found:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]
+    with profile(activities=activities) as found:
         call()
         if is_cuda:
             torch.cuda.synchronize(device)
@@ -203,7 +217,10 @@ def _timed(
     possible, failed = {}, []
     for name, call in calls.items():
         try:
-            call()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "No CUDA graph is used")
+                for _ in range(N_WARM_UP):
+                    call()
             possible[name] = call
         except Exception as error:  # of any library: that it cannot be run is a result
             failed.append(f"{name}: {type(error).__name__}: {first_line(error)}")

@@ -217,7 +217,7 @@ def _counted(client: "Client", run: str, told: Callable[[int], object] | None) -
         part, worker = event[1]["part"], event[1]["worker"]
         counts[part] = event[1]["n_structures"]
         if workers.setdefault(part, worker) != worker:
-            _LOG.warning("worker %s was lost: part %d goes on on %s", workers[part], part, worker)
+            _LOG.warning("worker %s was lost: part %d goes on with %s", workers[part], part, worker)
             workers[part] = worker
         if told is not None:
             told(sum(counts.values()))

@@ -231,7 +231,10 @@ class Probe:
         )
         self._is_detached = False
         self._unhook = observe_calls(model, self._calls)
-        _LOG.info("%s has hooks; %d of its blocks run in %s", name, len(observer.blocks), self.precision_names)
+        kept = observer.keep or "what the first structure decides"
+        _LOG.info(
+            "%s has hooks; %d of its blocks run in %s; kept: %s", name, len(observer.blocks), self.precision_names, kept
+        )
         self._save = weakref.finalize(self, recorder.save)
         atexit.register(self._save)  # weakref's own turn comes after h5py's, and then nothing can be written
 

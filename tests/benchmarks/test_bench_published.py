@@ -1,6 +1,7 @@
 """bench_published.py: its figures follow from what they are said to follow from, and the table has them."""
 
 import json
+import warnings
 
 import bench_published
 import numpy as np
@@ -69,6 +70,15 @@ def test_that_something_cannot_be_timed_is_a_result(monkeypatch):
     (row,) = published_times.conv_rows({"e3nn": model}, torch.device("cpu"), [8], 1)
     assert row["failed"] == "RuntimeError: no kernel"
     assert row["forward"] is None
+
+
+def test_what_is_to_be_a_graph_and_is_none_fails():
+    def call():
+        warnings.warn("No CUDA graph is used, and calls take longer: why", UserWarning, stacklevel=1)
+
+    timed, failed = published_times._timed({"a": call, "b": lambda: None}, torch.device("cpu"), 1)
+    assert list(timed) == ["b"]
+    assert failed.startswith("a: UserWarning: No CUDA graph")
 
 
 def test_diamond_is_diamond():

@@ -1,6 +1,7 @@
 """Reads traces whose names come line by line, and says of each how that went: run by itself, so that it may crash.
 
-The first is the one that was not damaged. All that can be computed of a trace is compared with what was computed of it.
+The first is the one that was not damaged. All that can be computed of a trace is compared with what was computed of it,
+and a page is made.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import numpy as np
 
 import precision_probe as pp
 from precision_probe.analysis.views import view, views
+from precision_probe.report.page import render
 
 MEMORY = 4 * 2**30
 
@@ -36,6 +38,12 @@ def content(path):
     return found
 
 
+def page(path):
+    """The page of a trace."""
+    with pp.open_trace(path) as trace:
+        return render(trace)
+
+
 def rows(table):
     """A table in whatever order its rows and columns are: that of the variables in the file."""
     return sorted(table[sorted(table.columns, key=str)].to_csv(index=False).splitlines())
@@ -45,6 +53,12 @@ def outcome(path, expected):
     """What came of reading a damaged trace."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
+        try:  # by itself: what else is computed may have refused the trace before
+            assert page(path).endswith("</html>")
+        except pp.InputError:
+            pass
+        except Exception as error:
+            return "no page", f"{type(error).__name__}: {error}"
         try:
             found = content(path)
         except pp.InputError as error:

@@ -19,7 +19,7 @@ import precision_probe.parallel.cluster
 from precision_probe.cli.main import app
 from precision_probe.exceptions import InputError, ProbeError
 from precision_probe.files import unfinished
-from precision_probe.parallel.audit import audit
+from precision_probe.parallel.audit import _counted, audit
 from precision_probe.parallel.cluster import connected
 from precision_probe.parallel.work import _claimed
 
@@ -83,6 +83,22 @@ def test_a_worker_that_is_killed_costs_what_it_had_not_written(client, small_fil
     done = audit(small_file, many, tmp_path / "out", client, options=OPTIONS | {"blocks": "readouts.*"})
     killer.join()
     check_same(done.path, small_file, many, blocks="readouts.*")
+
+
+def test_that_a_worker_was_lost_is_logged(caplog):
+    class Client:
+        def subscribe_topic(self, run, add):
+            for at, (part, worker, n) in enumerate([(0, "a", 1), (1, "b", 1), (0, "a", 2), (0, "c", 2)]):
+                add((float(at), {"part": part, "worker": worker, "n_structures": n}))
+
+        def unsubscribe_topic(self, run):
+            pass
+
+    counts = []
+    with caplog.at_level("WARNING", "precision_probe"), _counted(Client(), "run", counts.append):
+        pass
+    assert counts == [1, 2, 3, 3]
+    assert [record.getMessage() for record in caplog.records] == ["worker a was lost: part 0 goes on with c"]
 
 
 def test_what_fails_leaves_what_was_done_and_another_run_goes_on(client, small_file, structures, tmp_path):
