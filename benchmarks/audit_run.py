@@ -11,7 +11,7 @@ from pathlib import Path
 import ase
 import torch
 from measure import spread, summary
-from records import Record, plain, source_sha256, teller, write_results
+from records import Record, plain, source_sha256, teller, without_paths, write_results
 from systems import architecture, parse_sizes, supercells
 
 from precision_probe.models.blocks import select_blocks
@@ -224,7 +224,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
     record: Record = plain(
         {
             "schema": SCHEMA,
-            "command": shlex.join(["python", "benchmarks/bench_audit.py", *argv]),
+            "command": shlex.join(["python", "benchmarks/bench_audit.py", *without_paths(argv)]),
             "source_sha256": source_sha256(),
             "provenance": provenance(model, device),
             "options": {key: value for key, value in vars(args).items() if key not in ("output", "quiet", "model")},

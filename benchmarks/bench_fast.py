@@ -12,7 +12,8 @@ For each size, with ASE's velocity Verlet at 300 K:
   products and readouts in float32 or float16 with the rest in float64.
 
 Steps are timed in turn, round after round, the device waited for; the model alone by replaying its graph. Errors are
-those of the first structure, beside float64. The time to the first step includes converting, compiling and capturing;
+those of the first structure, beside float64. Where torch-sim is installed, single steps of its dynamics at constant
+energy are timed in turn with the model alone. The time to the first step includes converting, compiling and capturing;
 memory is what the allocator had reserved at most until then, beyond what was there before.
 
 Writes ``bench_fast-[MODEL-]DEVICE.json`` and ``.md`` into the output folder, anew after each size.
@@ -39,6 +40,7 @@ def arguments(argv: Iterable[str]) -> argparse.Namespace:
     add("--rounds", type=int, help="rounds (default: 7; 1 with --smoke)")
     add("--steps", type=int, default=5, help="of each round (default: %(default)s)")
     add("--compile", type=int, default=0, help="up to so many atoms compile_mode is timed too (default: none)")
+    add("--no-float16", action="store_true", help="leave it out: cuEquivariance compiles for it for more than a minute")
     add("--equilibrate", type=int, default=2000, help="steps of half a femtosecond before (default: %(default)s)")
     add("--output", "-o", type=Path, default=Path(__file__).parent / "results", help="folder (default: %(default)s)")
     add("--smoke", action="store_true", help="a small model and one round, on the CPU unless --device is given")

@@ -2,6 +2,7 @@
 
     python benchmarks/bench_recommend.py --device cuda             # a MACE-MP-like model, 4,096 atoms of SiC
     python benchmarks/bench_recommend.py --device cuda --cueq      # the same, converted to cuEquivariance
+    python benchmarks/bench_recommend.py --device cuda --cueq --graph        # launched as CUDA graphs
     python benchmarks/bench_recommend.py --smoke                   # small, on a CPU, for CI
 
 Questions asked of the model and structures of ``bench_precisions.py`` (random weights, so errors mean something
@@ -11,6 +12,8 @@ relative to the model's own forces only):
 - *fast*: what is the fastest with a relative force error (L2) of 2.5e-3?
 - *fast, by module*: the same, where parts of blocks may have a precision of their own.
 - *small*: what needs the least memory at that error?
+
+With ``--graph`` the first two are asked of models that are launched, beside what people run otherwise.
 
 What each block costs in each precision is measured once; proposals are then searched and measured for each question on
 one structure, and the file of the chosen one is tested on another held out. Writes ``bench_recommend-NAME.json`` and
@@ -46,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
     parser.add_argument("--cueq", action="store_true", help="convert the model to cuEquivariance")
+    parser.add_argument("--graph", action="store_true", help="of models that are launched as CUDA graphs")
     parser.add_argument("--allow", help="precisions, separated by commas; by default all")
     parser.add_argument("--atoms", default="4096", help="of each structure, about")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from records import Record, check_folder, concluded, source_sha256, teller, write_results
+from records import Record, check_folder, concluded, source_sha256, teller, without_paths, write_results
 
 from precision_probe.exceptions import InputError
 
@@ -158,7 +158,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
         folder = Path(name)
         model, structures = systems(args, folder)
         record: Record = {
-            "command": " ".join(["bench_workers.py", *argv]),
+            "command": " ".join(["bench_workers.py", *without_paths(argv)]),
             "source_sha256": source_sha256(),
             "device": describe_device(torch.device(device)),
             "n_devices": torch.cuda.device_count(),

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from capture_tools import CPU, PACKAGES, TOOLS, bare
 from measure import spread, summary
-from records import Record, plain, source_sha256, teller, write_results
+from records import Record, plain, source_sha256, teller, without_paths, write_results
 
 from precision_probe.exceptions import first_line
 from precision_probe.models.graphs import Graph, build_graph, joined
@@ -150,7 +150,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
     record: Record = plain(
         {
             "schema": SCHEMA,
-            "command": shlex.join(["python", "benchmarks/bench_capture.py", *argv]),
+            "command": shlex.join(["python", "benchmarks/bench_capture.py", *without_paths(argv)]),
             "source_sha256": source_sha256(),
             "options": {"rounds": args.rounds, "smoke": args.smoke},
             "version": __version__,

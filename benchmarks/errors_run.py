@@ -22,7 +22,7 @@ from precision_probe.trace.parts.part import Part
 from precision_probe.trace.schema import COUNTED, TABLES
 from precision_probe.trace.trace import Trace, encoded
 
-__all__ = ["make_trace", "size_of"]
+__all__ = ["make_trace", "size_of", "tiled"]
 
 _AT_ONCE = 2**23  # bytes that are read raw at once
 _APPENDED = 2**26  # bytes that are added to a trace at once, as a run does
@@ -30,7 +30,7 @@ _APPENDED = 2**26  # bytes that are added to a trace at once, as a run does
 
 def make_trace(trace: Trace, path: Path, n_bytes: float, part: Part | None = None) -> int:
     """Write the structures of a trace over and over, until there are so many bytes; return how many structures."""
-    tiles = _tiled(trace, max(1, round(min(n_bytes, _APPENDED) / trace.tree.nbytes)))
+    tiles = tiled(trace, max(1, round(min(n_bytes, _APPENDED) / trace.tree.nbytes)))
     n, n_written = tiles["structures"].sizes["structure"], 0
     while not n_written or path.stat().st_size < n_bytes:
         append(tiles, path, new=not n_written)
@@ -41,7 +41,7 @@ def make_trace(trace: Trace, path: Path, n_bytes: float, part: Part | None = Non
     return n_written
 
 
-def _tiled(trace: Trace, n: int) -> xr.DataTree:
+def tiled(trace: Trace, n: int) -> xr.DataTree:
     """The same structures so many times, without tables."""
     sizes = {dim: size for dim, size in trace.structures.sizes.items() if dim in COUNTED}
     rows = {dim: np.tile(np.arange(size), n) for dim, size in sizes.items()}

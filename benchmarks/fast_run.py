@@ -28,7 +28,7 @@ from precision_probe.fast.calculator import GraphCalculator
 from precision_probe.fast.drivers import launcher
 from precision_probe.fast.launcher import Launcher
 from precision_probe.models.attributes import weights_sha256
-from precision_probe.models.backends import to_cuequivariance
+from precision_probe.models.backends import has_cuequivariance_kernels, to_cuequivariance
 from precision_probe.models.building import build
 from precision_probe.models.loading import load_model
 from precision_probe.models.provenance import provenance
@@ -52,7 +52,7 @@ COLUMNS = (
     *("step / ms", "÷ fastest of MACECalculator", "model alone / ms", "first step / s", "memory / GiB"),
     *("relative force error", "total energy error / meV/atom"),
 )
-_REPLAYS = 20
+_REPLAYS, _WARM_UP = 20, 5
 
 
 @dataclass
@@ -71,10 +71,10 @@ class Way:
 
 
 def makers(
-    model: torch.nn.Module, device: torch.device, n_atoms: int, n_compiled: int
+    model: torch.nn.Module, device: torch.device, n_atoms: int, args: argparse.Namespace
 ) -> dict[str, Callable[[], Calculator]]:
     """The ways to run a model, by name: functions that make a calculator."""
-    has_cueq = device.type == "cuda" and importlib.util.find_spec("cuequivariance_ops_torch") is not None
+    has_cueq = has_cuequivariance_kernels(device)
 
     def theirs(dtype: str, **options: object) -> Calculator:
         module = copy.deepcopy(model).to(getattr(torch, dtype))
@@ -95,14 +95,15 @@ def makers(
     }
     if has_cueq:
         ways["MACECalculator, float32, enable_cueq"] = lambda: theirs("float32", enable_cueq=True)
-    if n_atoms <= n_compiled:
+    if n_atoms <= args.compile:
         ways["MACECalculator, float32, compile_mode"] = lambda: theirs("float32", compile_mode="default")
         if has_cueq:
             ways["MACECalculator, float32, both"] = lambda: theirs("float32", compile_mode="default", enable_cueq=True)
     ways[NAMES["float64"]] = lambda: mixed("float64")
     ways[CAST] = cast
     ways[NAMES["float32"]] = lambda: mixed("float32")
-    ways[NAMES["float16"]] = lambda: mixed("float16")
+    if not args.no_float16:
+        ways[NAMES["float16"]] = lambda: mixed("float16")
     return ways
 
 
@@ -130,12 +131,33 @@ def first_steps(make: Callable[[], Calculator], start: ase.Atoms, device: torch.
     return Way(is_ours, calculator, atoms, seconds, n_bytes, energy, forces, dynamics=dynamics)
 
 
-def model_alone(way: Way, device: torch.device) -> list[float]:
+def model_alone(way: Way, device: torch.device, n_replays: int = _REPLAYS) -> list[float]:
     """Seconds of replays of the graph that a calculator launches; empty without one."""
     sized = list(way.calculator.launcher._sized.values())[-1] if way.is_ours else None
     if sized is None or sized.captured is None:
         return []
-    return [seconds_of(sized.captured, device) for _ in range(_REPLAYS)]
+    return [seconds_of(sized.captured, device) for _ in range(n_replays)]
+
+
+def in_torch_sim(way: Way, start: ase.Atoms, device: torch.device) -> Record | None:
+    """Steps of torch-sim at constant energy, and of each the ratio to the model alone, in turn; ``None`` without it."""
+    if not way.is_ours or importlib.util.find_spec("torch_sim") is None:
+        return None
+    import torch_sim
+
+    from precision_probe.fast.torch_sim import GraphModel  # imports torch-sim
+
+    dt, kT = (torch.tensor(each, dtype=torch.float64) for each in (1e-3 * TIMESTEP, TEMPERATURE * units.kB))  # noqa: N806
+    begin, step = torch_sim.nve(GraphModel(way.calculator.launcher), dt=dt, kT=kT, seed=0)
+    state = begin(torch_sim.initialize_state([start], device, torch.float64))
+    for _ in range(_WARM_UP):
+        state = step(state)
+    steps, ratios = [], []
+    for _ in range(_REPLAYS):
+        steps.append(seconds_of(partial(step, state), device))
+        if alone := model_alone(way, device, 1):
+            ratios.append(steps[-1] / alone[0])
+    return {"step": summary(steps), "of_model": summary(ratios) if ratios else None}
 
 
 def measured(
@@ -144,7 +166,7 @@ def measured(
     """Every way on one structure."""
     ways: dict[str, Way] = {}
     failed: dict[str, str] = {}
-    for name, make in makers(model, device, len(start), args.compile).items():
+    for name, make in makers(model, device, len(start), args).items():
         try:
             ways[name] = first_steps(make, start, device)
             say(f"  {name}: {ways[name].seconds_to_first:.1f} s to the first step")
@@ -161,11 +183,11 @@ def measured(
         "n_atoms": len(start),
         "name": start.info["name"],
         "failed": failed,
-        "ways": {name: row(way, ways, len(start), device) for name, way in ways.items()},
+        "ways": {name: row(way, ways, start, device) for name, way in ways.items()},
     }
 
 
-def row(way: Way, ways: Mapping[str, Way], n_atoms: int, device: torch.device) -> Record:
+def row(way: Way, ways: Mapping[str, Way], start: ase.Atoms, device: torch.device) -> Record:
     """What the results keep of one way."""
     exact = ways[EXACT]
     # round by round, against the fastest of what people run
@@ -180,7 +202,8 @@ def row(way: Way, ways: Mapping[str, Way], n_atoms: int, device: torch.device) -
         "seconds_to_first": way.seconds_to_first,
         "bytes": way.n_bytes,
         "forces_rel_l2": float(np.linalg.norm(way.forces - exact.forces) / np.linalg.norm(exact.forces)),
-        "energy_meV_per_atom": 1e3 * abs(way.energy - exact.energy) / n_atoms,
+        "energy_meV_per_atom": 1e3 * abs(way.energy - exact.energy) / len(start),
+        "torch_sim": in_torch_sim(way, start, device),
     }
 
 
@@ -213,7 +236,20 @@ def markdown(record: Record) -> str:
             ]
             lines.append(f"| {name} | {' | '.join(cells)} |")
         lines += [f"| {name} | fails: {why} |" for name, why in case["failed"].items()]
+        lines += torch_sim_table(case["ways"])
     return "\n".join([*lines, ""])
+
+
+def torch_sim_table(ways: Mapping[str, Record]) -> list[str]:
+    """Steps of torch-sim, where they were timed."""
+    timed = {name: found["torch_sim"] for name, found in ways.items() if found.get("torch_sim")}
+    if not timed:
+        return []
+    lines = ["", "| torch-sim, constant energy | step / ms | ÷ model alone |", "|---|--:|--:|"]
+    for name, found in timed.items():
+        ratio = spread(found["of_model"], ".2f") if found["of_model"] else "–"
+        lines.append(f"| {name} | {in_milliseconds(found['step'])} | {ratio} |")
+    return lines
 
 
 def in_milliseconds(values: Record) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from mace.calculators import MACECalculator
 from measure import spread, summary
-from records import Record, source_sha256, teller, write_results
+from records import Record, source_sha256, teller, without_paths, write_results
 
 from precision_probe.models.building import build, default_config
 from precision_probe.models.dtypes import default_dtype
@@ -232,7 +232,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
     calculator = bench_calculator(args, device, say)
     record = {
         "schema": SCHEMA,
-        "command": shlex.join(["python", "benchmarks/bench_in_situ.py", *argv]),
+        "command": shlex.join(["python", "benchmarks/bench_in_situ.py", *without_paths(argv)]),
         "source_sha256": source_sha256(),
         "provenance": provenance(load_model("demo")[0], device),
         "options": {key: value for key, value in vars(args).items() if key not in ("output", "quiet")},

@@ -1,7 +1,6 @@
 """A run of bench_liquid.py once its options are known: boxes at constant energy, all at once, and how they drift."""
 
 import argparse
-import importlib.util
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from precision_probe.fast.calculator import GraphCalculator
 from precision_probe.fast.drivers import launcher
 from precision_probe.fast.launcher import Launcher
 from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.backends import has_cuequivariance_kernels
 from precision_probe.models.loading import load_model
 from precision_probe.models.provenance import provenance
 from precision_probe.policy import Policy, Rule
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
     device = check_device(args.device or ("cpu" if args.smoke else None))
     say = teller(args.quiet)
     model, _ = load_model(args.model)
-    has_cueq = device.type == "cuda" and importlib.util.find_spec("cuequivariance_ops_torch") is not None
+    has_cueq = has_cuequivariance_kernels(device)
     n_steps = round(1000 * args.picoseconds / args.timestep)
     energies: dict[str, NDArray[np.float64]] = {}
     about: dict[str, Record] = {}

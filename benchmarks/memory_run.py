@@ -13,7 +13,7 @@ import ase
 import ase.build
 import numpy as np
 import torch
-from records import Record, plain, source_sha256, teller, write_results
+from records import Record, plain, source_sha256, teller, without_paths, write_results
 from systems import DISPLACEMENT, LATTICE_CONSTANT, architecture
 
 from precision_probe.models.backends import to_cuequivariance
@@ -218,7 +218,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
     record: Record = plain(
         {
             "schema": SCHEMA,
-            "command": shlex.join(["python", "benchmarks/bench_memory.py", *argv]),
+            "command": shlex.join(["python", "benchmarks/bench_memory.py", *without_paths(argv)]),
             "source_sha256": source_sha256(),
             "provenance": provenance(model, device),
             "options": {key: value for key, value in vars(args).items() if key not in ("output", "quiet")},

@@ -27,7 +27,7 @@ from measure import (
     reference_calls,
     summary,
 )
-from records import Record, plain, source_sha256
+from records import Record, plain, source_sha256, without_paths
 from rich.console import Console
 from rich.progress import Progress
 from systems import architecture, parse_sizes, supercells
@@ -201,7 +201,7 @@ def describe(args: argparse.Namespace, argv: Sequence[str], model: torch.nn.Modu
         gpu = {"name": card.name, "memory_bytes": card.total_memory, "capability": f"{card.major}.{card.minor}"}
     return {
         "schema": SCHEMA,
-        "command": shlex.join(["python", "benchmarks/bench_precisions.py", *argv]),
+        "command": shlex.join(["python", "benchmarks/bench_precisions.py", *without_paths(argv)]),
         "revision": revision,
         "source_sha256": source_sha256(),
         "provenance": provenance(model, device),

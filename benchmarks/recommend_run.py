@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from records import Record, plain
+from records import Record, plain, without_paths
 from systems import architecture, parse_sizes, supercells
 
 from precision_probe.diagnostics.reference import Reference
@@ -20,6 +20,7 @@ from precision_probe.precisions import parse_precisions
 from precision_probe.search.measuring import Candidates
 from precision_probe.search.proposals import uniform
 from precision_probe.search.recommendation import Recommendation, answer
+from precision_probe.search.running.rivals import rivals
 from precision_probe.search.search import Search
 from precision_probe.variants.devices import check_device, check_precisions, default_precisions
 
@@ -68,8 +69,10 @@ def questions(candidates: Candidates, precisions: Sequence[str]) -> dict[str, Qu
     asked = {
         "free digits": Question(free),
         "fast": Question(fast),
-        "fast, by module": Question(fast, granularity="module"),
     }
+    if candidates.run == "graph":
+        return asked
+    asked["fast, by module"] = Question(fast, granularity="module")
     if candidates.reference.device.type == "cuda":  # a CPU's peak memory is not measured
         asked["small"] = Question(fast, objective="memory")
     return asked
@@ -138,19 +141,22 @@ def run(given: argparse.Namespace, argv: Sequence[str]) -> None:
     device = check_device(given.device)
     sizes = [8] if given.smoke else parse_sizes(given.atoms, "--atoms")
     model = build(architecture(0, given.smoke), seed=0)
+    users = model
     model = to_cuequivariance(model, device) if given.cueq else model
     searched, held_out = (supercells(sizes, seed) for seed in (0, 1))
     allowed = parse_precisions(given.allow) if given.allow else default_precisions(device, model)
     check_precisions(allowed, device, model)
     precisions = [precision.name for precision in allowed]
-    candidates = Candidates(Reference(model, searched, device=str(device)))
+    reference = Reference(model, searched, device=str(device))
+    others = dict(rivals(users, reference)) if given.graph else {}
+    candidates = Candidates(reference, run="graph" if given.graph else "eager", rivals=others)
     held = candidates.reference.on(held_out)
     n_atoms = len(searched[0])
-    name = f"{'cueq' if given.cueq else 'e3nn'}-{device.type}-{n_atoms}"
+    name = f"{'cueq' if given.cueq else 'e3nn'}-{device.type}-{n_atoms}{'-graph' if given.graph else ''}"
     record: Record = {
         "schema": SCHEMA,
         "name": name,
-        "command": shlex.join(["python", "benchmarks/bench_recommend.py", *argv]),
+        "command": shlex.join(["python", "benchmarks/bench_recommend.py", *without_paths(argv)]),
         "provenance": provenance(model, device),
         "n_atoms": n_atoms,
         "questions": {},

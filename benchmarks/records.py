@@ -96,7 +96,7 @@ def concluded(
 
 def without_paths(argv: Sequence[str]) -> list[str]:
     """A command line without folders of the machine, which say nothing of what was measured; models by name alone."""
-    kept, folders = [], ("--folder", "--output", "-o")
+    kept, folders = [], ("--folder", "--out", "--output", "-o")
     for before, word in zip(("", *argv), argv, strict=False):
         if before not in folders and word.partition("=")[0] not in folders:
             kept.append(Path(word).name if word.endswith(".model") else word)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from measure import spread, summary
 from numpy.typing import NDArray
-from records import Record, plain, source_sha256, teller, write_results
+from records import Record, plain, source_sha256, teller, without_paths, write_results
 from systems import architecture, supercells
 
 from precision_probe.models.blocks import select_blocks
@@ -238,7 +238,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
     variants = [Variant(model, precision, device) for precision in (PRECISIONS["float64"], *asked)]
     record: Record = {
         "schema": SCHEMA,
-        "command": shlex.join(["python", "benchmarks/bench_tensors.py", *argv]),
+        "command": shlex.join(["python", "benchmarks/bench_tensors.py", *without_paths(argv)]),
         "source_sha256": source_sha256(),
         "provenance": provenance(model, device),
         "options": {key: value for key, value in vars(args).items() if key not in ("folder", "output", "quiet")},

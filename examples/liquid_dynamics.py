@@ -1,13 +1,20 @@
 """A liquid under a policy: constant energy and constant temperature, beside float64, and a figure of both.
 
     python examples/liquid_dynamics.py                                  # seconds, on a CPU: the bundled ice, 10 fs
-    python examples/liquid_dynamics.py my.model box.xyz --policy policy.json --picoseconds 20 --device cuda
+    python examples/liquid_dynamics.py my.model box.xyz --policy policy.json --picoseconds 20 --device cuda \
+        --processes 4
 
-The second is what a GPU is for: there the policy's calculator launches the model as one CUDA graph. Needs matplotlib.
+The second is what a GPU is for: there the policy's calculator launches the model as one CUDA graph. ASE takes about as
+long for a step as a GPU does for a small box, so that several runs, each in a process of its own, share one well. Needs
+matplotlib.
 """
 
 import argparse
+import multiprocessing
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import ase
@@ -51,6 +58,18 @@ def visited(start: ase.Atoms, calculator: Calculator, ensemble: str, n_steps: in
     return found
 
 
+def run(given: argparse.Namespace, start: ase.Atoms, ensemble: str, name: str) -> np.ndarray:
+    """One of the runs, by a calculator of its own."""
+    n_steps = round(1000 * given.picoseconds / TIMESTEP)
+    return visited(start, policies(given)[name].calculator(given.model, given.device), ensemble, n_steps)
+
+
+def policies(given: argparse.Namespace) -> dict[str, pp.Policy]:
+    """The two ways to compute, by the same library."""
+    policy = pp.Policy.load(given.policy) if given.policy else BY_HAND
+    return {"float64": replace(policy, rules=()), "policy": policy}
+
+
 def draw(runs: dict[tuple[str, str], np.ndarray], path: Path) -> None:
     """Temperature and total energy of each ensemble, one line for each way to compute."""
     figure = Figure(figsize=(9, 6), layout="constrained")
@@ -80,27 +99,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--picoseconds", type=float, default=0.01)
     parser.add_argument("--equilibrate", type=int, default=10, help="steps of half a femtosecond before")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--processes", type=int, default=1, help="runs at once, each in a process of its own")
     parser.add_argument("--figure", type=Path, default=Path("liquid.png"))
     given = parser.parse_args(arguments)
-    policy = pp.Policy.load(given.policy) if given.policy else BY_HAND
-    calculators = {
-        name: each.calculator(given.model, given.device)
-        for name, each in {"float64": pp.Policy(()), "policy": policy}.items()
-    }
     start = read_structures(given.structures)[given.index]
     MaxwellBoltzmannDistribution(start, temperature_K=TEMPERATURE, rng=np.random.default_rng(0))
-    start.calc = calculators["policy"]
+    start.calc = policies(given)["policy"].calculator(given.model, given.device)
     thermostatted(start).run(given.equilibrate)
-    n_steps = round(1000 * given.picoseconds / TIMESTEP)
-    runs = {}
-    for ensemble in ENSEMBLES:
-        for name, calculator in calculators.items():
-            runs[ensemble, name] = visited(start, calculator, ensemble, n_steps)
-            _, temperature, energy = runs[ensemble, name]
-            print(
-                f"{ensemble}, {name}: {temperature.mean():.1f} K on average; total energy from "
-                f"{energy.min():.3f} to {energy.max():.3f} meV/atom of its first"
-            )
+    start.calc = None
+    asked = list(product(ENSEMBLES, policies(given)))
+    if given.processes == 1:
+        found = [run(given, start, *each) for each in asked]
+    else:
+        with ProcessPoolExecutor(given.processes, multiprocessing.get_context("spawn")) as pool:
+            found = [each.result() for each in [pool.submit(run, given, start, *each) for each in asked]]
+    runs = dict(zip(asked, found, strict=True))
+    for (ensemble, name), (_, temperature, energy) in runs.items():
+        print(
+            f"{ensemble}, {name}: {temperature.mean():.1f} K on average; total energy from "
+            f"{energy.min():.3f} to {energy.max():.3f} meV/atom of its first"
+        )
     draw(runs, given.figure)
     print(f"Figure written to {given.figure}")
 

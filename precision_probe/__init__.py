@@ -16,6 +16,10 @@ structures as people have them, files written whole or not at all. The packages,
 ``diagnostics``, ``probe`` and ``search`` load and run a model; ``cli`` is the command line.
 """
 
+import logging
+
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants to see what is logged, says where

@@ -89,4 +89,6 @@ class _Lines:
         self._said, self._n_said = time.monotonic(), _PARTS * self._n_done // self._total
         seconds = f", {self._said - self._start:.0f} s" if self._n_done or self._said > self._start + 1 else ""
         with contextlib.suppress(OSError, ValueError):  # nobody reads it: that is no reason to end the work
-            print(f"{self._description}: {self._n_done} of {self._total}{seconds}", file=sys.stderr, flush=True)  # noqa: T201
+            # the line with its end in one piece: another thread may write there, too
+            sys.stderr.write(f"{self._description}: {self._n_done} of {self._total}{seconds}\n")
+            sys.stderr.flush()

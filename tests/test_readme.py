@@ -12,7 +12,7 @@ import torch
 import typer
 from runs import ROOT
 
-from precision_probe.analysis.causes import main_causes
+from precision_probe.analysis.whole_model import main_causes
 from precision_probe.cli.main import app
 from precision_probe.diagnostics.contributions import contributions
 from precision_probe.diagnostics.reference import Reference

@@ -1,7 +1,8 @@
 """Errors in physical terms, by structure and by element, from a trace alone: nothing here imports torch or mace."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import ase.data
 import ase.units
@@ -19,24 +20,50 @@ ALL = "all"
 _PERCENTILES = (50, 95, 99)
 _MILLI = 1e3  # eV to meV
 _PERCENT = 100
+_NEEDED = (
+    *("energy", "interaction_energy", "forces", "stress"),  # of precisions, and labels
+    *("name", "n_atoms", "structure_of_atom", "atomic_numbers", "positions", "pbc"),
+)
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """Arrays of a group, read once: xarray takes longer to find one than a small structure's errors take.
+
+    Attributes:
+        values: By name.
+        of_atoms: Which have a row for each atom; others have one for each structure.
+    """
+
+    values: Mapping[str, NDArray[Any]]
+    of_atoms: Collection[str]
+
+    @classmethod
+    def of(cls, group: xr.Dataset) -> "_Arrays":
+        """What is needed of a group, as far as it has that."""
+        found = {name: group[name] for name in _NEEDED if name in group}
+        return cls(
+            {name: array.values for name, array in found.items()},
+            {name for name, array in found.items() if "atom" in array.dims},
+        )
 
 
 @dataclass(frozen=True)
 class _Part:
     """What one precision gives for some atoms and structures, beside the reference and the labels."""
 
-    atoms: NDArray[np.bool_]
+    atoms: NDArray[np.intp]
     index: NDArray[np.intp]
-    structures: xr.Dataset
-    reference: xr.Dataset
-    variant: xr.Dataset
+    structures: _Arrays
+    reference: _Arrays
+    variant: _Arrays
 
-    def of(self, group: xr.Dataset, name: str) -> NDArray[np.float64] | None:
+    def of(self, group: _Arrays, name: str) -> NDArray[np.float64] | None:
         """The part of an array that is of these atoms or structures, float64; ``None`` if there is none."""
-        if name not in group:
+        if name not in group.values:
             return None
-        rows = self.atoms if "atom" in group[name].dims else self.index
-        values = group[name].values[rows].astype(np.float64)
+        rows = self.atoms if name in group.of_atoms else self.index
+        values = group.values[name][rows].astype(np.float64)
         is_unlabelled = group is self.structures and np.isnan(values).all()  # NaN stands for labels that are not there
         return None if is_unlabelled else values
 
@@ -48,12 +75,12 @@ class _Part:
     @property
     def owners(self) -> NDArray[np.int64]:
         """The structure that each atom belongs to."""
-        return np.asarray(self.structures["structure_of_atom"].values[self.atoms])
+        return np.asarray(self.structures.values["structure_of_atom"][self.atoms])
 
     @property
     def n_atoms(self) -> NDArray[np.int64]:
         """How many atoms each structure has."""
-        return np.asarray(self.structures["n_atoms"].values[self.index])
+        return np.asarray(self.structures.values["n_atoms"][self.index])
 
 
 def by_structure(trace: Trace) -> pd.DataFrame:
@@ -83,11 +110,11 @@ def by_structure(trace: Trace) -> pd.DataFrame:
         InputError: If the trace is of a model without energies and forces.
     """
     _check_forces(trace)
-    reference, structures = trace.group("propagated", "float64"), trace.structures
-    names = [*map(str, structures["name"].values), ALL]
+    reference, structures = _Arrays.of(trace.group("propagated", "float64")), _Arrays.of(trace.structures)
+    names = [*map(str, structures.values["name"]), ALL]
     rows = []
     for precision in ("float64", *map(str, trace.precisions)):
-        variant = trace.group("propagated", precision)
+        variant = _Arrays.of(trace.group("propagated", precision))
         for name, part in zip(names, _parts(structures, reference, variant), strict=True):
             rows.append({"precision": precision, "structure": name, **_row(part)})
     return pd.DataFrame(rows)
@@ -108,17 +135,17 @@ def by_element(trace: Trace) -> pd.DataFrame:
         InputError: If the trace is of a model without energies and forces.
     """
     _check_forces(trace)
-    reference, structures = trace.group("propagated", "float64"), trace.structures
-    numbers = structures["atomic_numbers"].values
+    reference, structures = _Arrays.of(trace.group("propagated", "float64")), _Arrays.of(trace.structures)
+    numbers = structures.values["atomic_numbers"]
     rows = []
     for precision in ("float64", *map(str, trace.precisions)):
-        variant = trace.group("propagated", precision)
+        variant = _Arrays.of(trace.group("propagated", precision))
         for number in np.unique(numbers):
-            atoms = np.asarray(numbers == number)
-            part = _Part(atoms, np.arange(structures.sizes["structure"]), structures, reference, variant)
+            atoms = np.flatnonzero(numbers == number)
+            part = _Part(atoms, np.arange(len(structures.values["name"])), structures, reference, variant)
             errors = _forces(part)
             labels = _against_label(part, errors, "forces", "model_forces_mae", "forces_mae")
-            of_what = {"element": ase.data.chemical_symbols[number], "n_atoms": int(atoms.sum())}
+            of_what = {"element": ase.data.chemical_symbols[number], "n_atoms": len(atoms)}
             rows.append({"precision": precision, **of_what, **errors, **labels})
     return pd.DataFrame(rows)
 
@@ -134,13 +161,14 @@ def has_energies_and_forces(trace: Trace) -> bool:
     return "energy" in reference and "forces" in reference and "n_atoms" in trace.structures
 
 
-def _parts(structures: xr.Dataset, reference: xr.Dataset, variant: xr.Dataset) -> Iterator[_Part]:
+def _parts(structures: _Arrays, reference: _Arrays, variant: _Arrays) -> Iterator[_Part]:
     """Each structure alone, then all of them together."""
-    owner = structures["structure_of_atom"].values
-    n = structures.sizes["structure"]
-    for index in range(n):
-        yield _Part(owner == index, np.asarray([index]), structures, reference, variant)
-    yield _Part(np.ones(len(owner), dtype=bool), np.arange(n), structures, reference, variant)
+    owner, n = structures.values["structure_of_atom"], len(structures.values["name"])
+    ordered = np.argsort(owner, kind="stable")
+    ends = np.searchsorted(owner[ordered], np.arange(n), side="right")
+    for index, atoms in enumerate(np.split(ordered, ends)[:n]):
+        yield _Part(atoms, np.asarray([index]), structures, reference, variant)
+    yield _Part(np.arange(len(owner)), np.arange(n), structures, reference, variant)
 
 
 def _row(part: _Part) -> dict[str, float | str]:
@@ -198,8 +226,8 @@ def _worst_atom(part: _Part) -> dict[str, str]:
     worst = int(np.argmax(length))
     owners = part.owners
     within = int(worst - np.flatnonzero(owners == owners[worst])[0])
-    symbol = ase.data.chemical_symbols[int(part.structures["atomic_numbers"].values[part.atoms][worst])]
-    of_which = f" of {part.structures['name'].values[owners[worst]]}" if len(part.index) > 1 else ""
+    symbol = ase.data.chemical_symbols[int(part.structures.values["atomic_numbers"][part.atoms[worst]])]
+    of_which = f" of {part.structures.values['name'][owners[worst]]}" if len(part.index) > 1 else ""
     return {"worst_atom": f"{symbol}{within}{of_which}" if length[worst] > 0 else ""}
 
 
@@ -207,7 +235,7 @@ def _stress(part: _Part) -> dict[str, float]:
     delta = part.delta("stress")
     if delta is None:
         return {}
-    periodic = part.structures["pbc"].values[part.index].astype(bool).all(axis=1)
+    periodic = part.structures.values["pbc"][part.index].astype(bool).all(axis=1)
     return {"stress": float(np.abs(delta)[periodic].max() / ase.units.GPa) if periodic.any() else np.nan}
 
 
@@ -216,17 +244,19 @@ def _conservation(part: _Part) -> dict[str, float]:
     forces, positions = part.of(part.variant, "forces"), part.of(part.structures, "positions")
     if forces is None or positions is None:
         return {}
-    is_isolated = np.asarray(~part.structures["pbc"].values.astype(bool).any(axis=1))
-    net_force, net_torque = [], []
-    for index in part.index[is_isolated[part.index]]:
-        own = part.owners == index
-        arm = positions[own] - positions[own].mean(axis=0)
-        net_force.append(np.linalg.norm(forces[own].sum(axis=0)))
-        net_torque.append(np.linalg.norm(np.cross(arm, forces[own]).sum(axis=0)))
-    return {
-        "net_force": _MILLI * float(max(net_force, default=np.nan)),
-        "net_torque": _MILLI * float(max(net_torque, default=np.nan)),
-    }
+    is_isolated = ~part.structures.values["pbc"][part.index].astype(bool).any(axis=1)
+    if not is_isolated.any():
+        return {"net_force": np.nan, "net_torque": np.nan}
+    owner = np.searchsorted(part.index, part.owners)
+    arms = positions - (_sums(positions, owner, len(part.index)) / part.n_atoms[:, None])[owner]
+    of_structures = {"net_force": forces, "net_torque": np.cross(arms, forces)}
+    sums = {name: _sums(values, owner, len(part.index))[is_isolated] for name, values in of_structures.items()}
+    return {name: _MILLI * float(np.linalg.norm(each, axis=1).max()) for name, each in sums.items()}
+
+
+def _sums(values: NDArray[np.float64], owner: NDArray[np.intp], n: int) -> NDArray[np.float64]:
+    """(n, 3) sums of the rows that each of n owners has."""
+    return np.stack([np.bincount(owner, weights=column, minlength=n) for column in values.T], axis=1)
 
 
 def _against_labels(part: _Part, errors: Mapping[str, float]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from precision_probe.cli.common import say
+from precision_probe.cli.logs import LogLevel
 from precision_probe.exceptions import InputError
 
 __all__ = ["ConfigOption", "configured", "use_configuration"]
@@ -15,12 +16,13 @@ __all__ = ["ConfigOption", "configured", "use_configuration"]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        help="A TOML file of options, a table for each verb: [audit], [errors], … Default: the tables "
-        "[tool.precision-probe.audit], … of pyproject.toml in the current folder. What is said after a verb wins."
+        help="A TOML file of options, a table for each verb: [audit], [errors], …, and log-level above them. Default: "
+        "[tool.precision-probe] of pyproject.toml in the current folder. What the command line says wins."
     ),
 ]
 
 _PROJECT = Path("pyproject.toml")
+_LOG_LEVEL = "log-level"  # of all verbs
 # What would overwrite files, or send pickles to a machine, because of a file that happens to be in a folder.
 _EACH_TIME = ("force", "scheduler")
 
@@ -38,22 +40,26 @@ class _Configuration:
     verbs: Mapping[str, Mapping[str, object]]
 
 
-def use_configuration(context: typer.Context, given: Path | None) -> None:
+def use_configuration(context: typer.Context, given: Path | None) -> LogLevel | None:
     """Have the options in a file be the defaults of every verb.
 
     Args:
         context: Of the command line, before a verb is parsed.
         given: The file that was named, if one was.
 
+    Returns:
+        The level of the log that it sets, if it does.
+
     Raises:
         InputError: If it cannot be read, or sets what no verb takes.
     """
     file = _PROJECT if given is None else given
     if given is None and not file.is_file():
-        return
+        return None
     document = _read(file)
     if given is None:
         document = _table(_table(document.get("tool", {}), file).get("precision-probe", {}), file)
+    level = _log_level(document.pop(_LOG_LEVEL, None), file)
     commands: Mapping[str, Any] = getattr(context.command, "commands")  # noqa: B009  # of a group
     defaults: dict[str, dict[str, object]] = {}
     for verb, table in document.items():
@@ -62,6 +68,7 @@ def use_configuration(context: typer.Context, given: Path | None) -> None:
         defaults[verb] = _defaults(verb, _table(table, file), commands[verb].params, file)
     context.default_map = defaults
     context.obj = _Configuration(file, document) if document else None
+    return level
 
 
 def configured(context: typer.Context, *, quiet: bool) -> dict[str, object] | None:
@@ -89,6 +96,14 @@ def _table(value: object, file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{file} has {value!r} where a table of options belongs, such as [audit].")
     return value
+
+
+def _log_level(value: object, file: Path) -> LogLevel | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value in list(LogLevel):
+        return LogLevel(value)
+    raise InputError(f"{file} sets {_LOG_LEVEL!r} to {value!r}. It may be: {', '.join(LogLevel)}.")
 
 
 def _defaults(verb: str, table: Mapping[str, object], parameters: list[Any], file: Path) -> dict[str, object]:

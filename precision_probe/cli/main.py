@@ -20,6 +20,7 @@ from precision_probe.cli.common import (
 from precision_probe.cli.configuration import ConfigOption, use_configuration
 from precision_probe.cli.console import printed
 from precision_probe.cli.convert import convert
+from precision_probe.cli.logs import LogLevelOption, logged
 from precision_probe.cli.search import apply, recommend, sweep
 from precision_probe.cli.traces import compare, errors, explain, plot, report
 from precision_probe.cli.trust import SafeOption, admit
@@ -51,13 +52,16 @@ def _print_version(is_asked: bool) -> None:
 def _before_verbs(
     context: typer.Context,
     config: ConfigOption = None,
+    log_level: LogLevelOption = None,
     version: Annotated[  # noqa: ARG001  # its callback does it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and exit.")
     ] = False,
 ) -> None:
     """What stands before a verb."""
     with exit_codes(traceback=False):
-        use_configuration(context, config)
+        level = log_level or use_configuration(context, config)
+        if level is not None:
+            context.with_resource(logged(level))
 
 
 def inspect(

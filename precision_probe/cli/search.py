@@ -65,6 +65,14 @@ class Run(StrEnum):
     eager = "eager"
 
 
+class Backend(StrEnum):
+    """Which library computes a model."""
+
+    auto = "auto"
+    e3nn = "e3nn"
+    cuequivariance = "cuEquivariance"
+
+
 _INTERFACE = "What the mixed model takes and gives; float32 rounds the positions before anything is computed."
 
 
@@ -178,6 +186,14 @@ def recommend(
             help="How the model will be run, and is timed: as one CUDA graph (the default on a GPU), or eager."
         ),
     ] = None,
+    backend: Annotated[
+        Backend,
+        typer.Option(
+            help="Which library computes what is launched as a graph: auto takes the faster one where cuEquivariance's "
+            "kernels are installed.",
+            case_sensitive=False,
+        ),
+    ] = Backend.auto,
     seed: Annotated[int, typer.Option(help="Of the choice of structures that are held out.")] = 0,
     workers: Annotated[
         int | None,
@@ -221,6 +237,7 @@ def recommend(
                 device=device,
                 interface=interface.value,
                 run=None if run is None else run.value,
+                backend=backend.value,
                 seed=seed,
                 log=log,
                 force=force,

@@ -1,5 +1,7 @@
 """What explains a model's errors, found out by running it: tables that a trace keeps."""
 
+import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -30,6 +32,8 @@ from precision_probe.variants.devices import check_precisions
 from precision_probe.variants.variant import Variant
 
 __all__ = ["evenly_spread", "explain", "explained"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def explain(
@@ -116,7 +120,10 @@ def explained(
         questions.append(_drift(reference, max(structures, key=len), [each.precision for each in variants], steps))
     wanted = [question for question in questions if only is None or question.name in only]
     for question in shown(wanted, "explaining", progress=progress):
-        yield question.name, StoredTable(question.answer(), question.title, question.units)
+        start = time.monotonic()
+        answer = question.answer()
+        _LOG.info("%s took %.3g s", question.name, time.monotonic() - start)
+        yield question.name, StoredTable(answer, question.title, question.units)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A function of tensors that stay where they are, launched as one CUDA graph."""
 
 import gc
+import logging
 from collections.abc import Callable, Mapping
 
 import torch
@@ -8,6 +9,8 @@ import torch
 from precision_probe.exceptions import first_line
 
 __all__ = ["Captured", "NotCapturedError", "Outputs", "Room"]
+
+_LOG = logging.getLogger(__name__)
 
 Outputs = Mapping[str, torch.Tensor]
 
@@ -48,7 +51,7 @@ class Captured:
         self._graph = torch.cuda.CUDAGraph()
         stream, device = room.stream, room.stream.device
         problem = ""
-        for _ in range(_TRIES):
+        for n_tries in range(1, _TRIES + 1):
             torch.cuda.empty_cache()  # memory is kept for one stream each, and would be taken twice
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
@@ -64,6 +67,7 @@ class Captured:
                 return
             except Exception as error:  # of CUDA, of torch or of a kernel's library
                 problem = f"{type(error).__name__}: {first_line(error)}"
+                _LOG.info("not captured, try %d of %d: %s", n_tries, _TRIES, problem)
                 self._graph = torch.cuda.CUDAGraph()
         raise NotCapturedError(problem)
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from precision_probe.exceptions import InputError
 from precision_probe.fast.launcher import Launcher
-from precision_probe.models.backends import backend, to_cuequivariance
+from precision_probe.models.backends import backend, has_cuequivariance_kernels, to_cuequivariance
 from precision_probe.models.graphs import choose_head
 from precision_probe.models.loading import Calculator, ModelSource, load_model
 from precision_probe.variants import mixed
@@ -25,7 +25,7 @@ def launcher(
     device: str | None = None,
     *,
     head: str | None = None,
-    enable_cueq: bool = False,
+    enable_cueq: bool | None = None,
     run: str = "graph",
 ) -> Launcher:
     """What launches a model under a policy.
@@ -35,7 +35,8 @@ def launcher(
         model: A MACE, or whatever :func:`precision_probe.models.loading.load_model` takes; it is not changed.
         device: Where to compute; by default a GPU if there is one.
         head: Of a model with several.
-        enable_cueq: Whether to convert the model to cuEquivariance before.
+        enable_cueq: Whether to convert the model to cuEquivariance before; by default if the policy was found for that,
+            where its kernels are installed.
         run: ``graph``, or ``eager`` for the same without a graph.
 
     Raises:
@@ -50,6 +51,8 @@ def launcher(
     place = check_device(device)
     module, _ = load_model(model)
     choose_head(module, head)
+    if enable_cueq is None:
+        enable_cueq = policy.evidence.get("backend") == "cuEquivariance" and has_cuequivariance_kernels(place)
     if enable_cueq and backend(module) == "e3nn":
         module = to_cuequivariance(module, place)
     made = mixed.apply(policy, module, str(place))
@@ -105,7 +108,7 @@ def torch_sim_model(
     device: str | None = None,
     *,
     head: str | None = None,
-    enable_cueq: bool = False,
+    enable_cueq: bool | None = None,
     run: str = "graph",
     compute_stress: bool = False,
 ) -> "GraphModel":

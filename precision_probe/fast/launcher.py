@@ -4,6 +4,7 @@ Structures of the same size share a graph; one is captured anew when its edges a
 cannot be captured, the same is computed call by call.
 """
 
+import logging
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from precision_probe.models.memory import attempt
 from precision_probe.variants.devices import current, undisturbed
 
 __all__ = ["SKIN", "Launcher", "Results", "Structures"]
+
+_LOG = logging.getLogger(__name__)
 
 SKIN = 1.0  # Å: at 5 Å a list has 1.7 times as many pairs, which cost little, and at 300 K holds for tens of steps
 _MOST_GRAPHS = 4  # that are kept: their inputs stay in memory, while what they compute in is shared
@@ -203,6 +206,7 @@ class Launcher:
                 for other in self._sized.values():
                     other.captured = None
                 self.why_not = str(why)
+                _LOG.warning("no graph: %s", why)
                 warnings.warn(f"No CUDA graph is used, and calls take longer: {why}", UserWarning, stacklevel=5)
         sized.has_run = True
         return sized.compute() if sized.captured is None else sized.captured()
@@ -213,9 +217,11 @@ class Launcher:
         Raises:
             NotCapturedError: If there can be none.
         """
+        _LOG.info("capturing a graph of %s", sized.inputs.shape)
         self._room = self._room or Room(self.device)
         captured = attempt(Captured, sized.compute, self._room)
         if captured is None and len(self._sized) > 1:
+            _LOG.warning("the memory does not suffice for %d graphs: only this one is kept", len(self._sized))
             for key in [key for key, other in self._sized.items() if other is not sized]:
                 del self._sized[key]
             self._room = Room(self.device)

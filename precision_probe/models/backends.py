@@ -6,6 +6,7 @@ converted model is built anew from its architecture, in its own precision, and g
 """
 
 import copy
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "Architecture",
     "backend",
     "clone",
+    "has_cuequivariance_kernels",
     "has_fused_convolutions",
     "irreps_layout",
     "math_dtype",
@@ -112,6 +114,11 @@ def math_dtype(model: torch.nn.Module, dtype: torch.dtype, device: torch.device)
     """
     has_kernels = device.type == "cuda" and "cuEquivariance" in backend(model)
     return torch.float32 if has_kernels and dtype not in KERNEL_DTYPES else dtype
+
+
+def has_cuequivariance_kernels(device: torch.device) -> bool:
+    """Whether cuEquivariance's fused kernels are installed and there is a GPU for them."""
+    return device.type == "cuda" and importlib.util.find_spec("cuequivariance_ops_torch") is not None
 
 
 def to_cuequivariance(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:

@@ -6,6 +6,7 @@ Nothing here changes the model it is given, and nothing leaves torch's global de
 import contextlib
 import importlib
 import io
+import logging
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
@@ -25,6 +26,8 @@ from precision_probe.spelling import check_model_file, is_foundation
 from precision_probe.structures import DEMO
 
 __all__ = ["Calculator", "ModelSource", "check_module", "load_model"]
+
+_LOG = logging.getLogger(__name__)
 
 _SHOWN = 3  # tensors in a message
 
@@ -60,6 +63,16 @@ def load_model(source: ModelSource) -> tuple[torch.nn.Module, str]:
         A ``.model`` file is a pickle: loading it runs code from the file. Load only files whose source you trust. A
         path that ends in ``.safetensors`` or ``.json`` is never taken for a pickle, and runs none.
     """
+    module, name = _loaded(source)
+    n_parameters = sum(each.numel() for each in module.parameters())
+    dtype = next((str(each.dtype).removeprefix("torch.") for each in module.parameters()), "no dtype")
+    origin = source if isinstance(source, str | Path) else "memory"
+    _LOG.info("%s, a %s of %d parameters in %s, from %s", name, type(module).__name__, n_parameters, dtype, origin)
+    return module, name
+
+
+def _loaded(source: ModelSource) -> tuple[torch.nn.Module, str]:
+    """The module, and its name."""
     # names before paths: a file that is called as a model is here can still be given as ./demo or ./mace-mp:small
     if isinstance(source, str) and source == DEMO:
         with resources.as_file(resources.files("precision_probe") / "demo") as folder:

@@ -5,6 +5,7 @@ what stochastic formats draw depends on whether TorchScript has compiled a model
 process.) A worker that is killed costs what it had not yet written; another goes on from there.
 """
 
+import logging
 import shutil
 import uuid
 import warnings
@@ -12,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ase
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 __all__ = ["Audit", "audit"]
+
+_LOG = logging.getLogger(__name__)
 
 _N_EXPLAINED = 3  # structures: each is run some hundred times
 # What contributions of one structure take, in audits of one: measured on an H100, 64 atoms in three precisions, where
@@ -208,9 +211,14 @@ def _results(futures: Mapping["Future", Part]) -> list[PartDone]:
 def _counted(client: "Client", run: str, told: Callable[[int], object] | None) -> Iterator[None]:
     """Tell how many structures all workers together have done."""
     counts: dict[int, int] = {}
+    workers: dict[int, str] = {}
 
-    def add(event: tuple[float, Mapping[str, int]]) -> None:
-        counts[event[1]["part"]] = event[1]["n_structures"]
+    def add(event: tuple[float, Mapping[str, Any]]) -> None:
+        part, worker = event[1]["part"], event[1]["worker"]
+        counts[part] = event[1]["n_structures"]
+        if workers.setdefault(part, worker) != worker:
+            _LOG.warning("worker %s was lost: part %d goes on on %s", workers[part], part, worker)
+            workers[part] = worker
         if told is not None:
             told(sum(counts.values()))
 

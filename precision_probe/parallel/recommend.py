@@ -19,6 +19,8 @@ import pandas as pd
 import torch
 
 from precision_probe.diagnostics.reference import Reference
+from precision_probe.models.backends import backend, to_cuequivariance
+from precision_probe.models.loading import load_model
 from precision_probe.parallel.cluster import anywhere
 from precision_probe.parallel.futures import as_done
 from precision_probe.policy import Policy
@@ -26,6 +28,7 @@ from precision_probe.search.measuring import Candidates, Elsewhere
 from precision_probe.search.recommendation import Recommendation
 from precision_probe.search.recommendation import recommend as search
 from precision_probe.structures import StructureSource
+from precision_probe.variants.devices import check_device
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -43,6 +46,7 @@ class _Searched:
     head: str | None = field(compare=False)
     device: str = field(compare=False)
     interface: str = field(compare=False)
+    backend: str = field(compare=False)
 
 
 def recommend(
@@ -75,7 +79,7 @@ def recommend(
 
     def elsewhere(reference: Reference, searched: Sequence[ase.Atoms]) -> Elsewhere:
         device = reference.device.type  # a number is this process's; a worker sees its own GPU alone
-        what = _Searched(str(uuid.uuid4()), name, searched, head, device, interface)
+        what = _Searched(str(uuid.uuid4()), name, searched, head, device, interface, backend(reference.model))
         return functools.partial(_on_workers, client, what)
 
     try:
@@ -110,7 +114,10 @@ def _errors(searched: _Searched, policy: Policy) -> pd.DataFrame:
 @functools.lru_cache(maxsize=1)
 def _candidates(searched: _Searched) -> Candidates:
     """The model and structures of a search, which a worker keeps from one policy to the next."""
-    reference = Reference(searched.model, searched.structures, head=searched.head, device=searched.device)
+    model, _ = load_model(searched.model)
+    if searched.backend != backend(model):
+        model = to_cuequivariance(model, check_device(searched.device))
+    reference = Reference(model, searched.structures, head=searched.head, device=searched.device)
     return Candidates(reference, interface=searched.interface)
 
 

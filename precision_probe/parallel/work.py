@@ -1,6 +1,7 @@
 """What a worker does: run one part of an audit, and for the first of them find out where errors come from."""
 
 import contextlib
+import logging
 import shutil
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from precision_probe.probe.probe import Probe
 
 __all__ = ["Explained", "PartDone", "run_part"]
+
+_LOG = logging.getLogger(__name__)
 
 _INTERVAL = 0.5  # seconds between the events that tell how far a worker is
 
@@ -119,6 +122,7 @@ def _claimed(path: Path) -> Claim:
         # It may be on another machine, where nobody here can see whether it has ended. If it has not, it finds a file
         # that is not its own, and writes nothing more.
         left = unfinished(path)
+        _LOG.warning("%s was left by another worker, which the scheduler has given up", left)
         if left.exists():
             shutil.copy2(left, left.with_name(f"{left.name}.new"))
             left.with_name(f"{left.name}.new").replace(left)
@@ -135,7 +139,7 @@ def _told(probe: "Probe", part: Part, run: str) -> Iterator[None]:
 
     def tell() -> None:
         while not is_done.wait(_INTERVAL):
-            worker.log_event(run, {"part": part.number, "n_structures": probe.n_structures})
+            worker.log_event(run, {"part": part.number, "n_structures": probe.n_structures, "worker": worker.address})
             if is_stopped.is_set():
                 INTERRUPTIONS.interrupt()
 

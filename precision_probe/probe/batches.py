@@ -1,6 +1,8 @@
 """Structures in their order, as many in one graph as were asked for and fit into the memory; and what comes of them."""
 
+import logging
 import math
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -19,6 +21,8 @@ from precision_probe.progress import counted
 from precision_probe.variants.devices import current, undisturbed
 
 __all__ = ["Batches", "record"]
+
+_LOG = logging.getLogger(__name__)
 
 _TIMED = 5  # evaluations in a run at least: where structures are few, each has a median of several times
 # Structures and atoms up to which a run is timed if nobody says: a choice, for five evaluations of what is larger would
@@ -146,16 +150,20 @@ def record(
                 INTERRUPTIONS.check()
                 with TURNS.taken(), undisturbed(), current(device):
                     number, may_lack = first + recording.n_structures, sample.n_structures == 1
+                    _LOG.debug("structure %d begun: %s", number, described(sample))
+                    start = time.monotonic()
                     try:
                         observed = observer.observe(sample, repeats=repeats, number=number, may_lack=may_lack)
                     except DoesNotFitError as why:
                         batches.halve(why)
                         recording.batch_edges = batches.most_edges
+                        _LOG.warning("%s: batches have up to %d edges now", why, batches.most_edges)
                         continue
                     observation = Observation(sample, observed.predictions, observed.captured, observed.lacking)
                     recording.add(observation, is_expected=True)
                     if recording.has_stopped:
                         raise ProbeError(recording.problem)
+                _LOG.debug("structure %d ended after %.3g s", number, time.monotonic() - start)
                 told(recording.n_structures - before)
         finally:
             if batches.note:

@@ -1,6 +1,8 @@
 """Calls of a live model: each that is chosen is replayed in every variant, and recorded."""
 
 import contextlib
+import logging
+import time
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
@@ -18,6 +20,8 @@ from precision_probe.probe.weights import Weights
 from precision_probe.variants.devices import undisturbed
 
 __all__ = ["ObservedCalls"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class ObservedCalls:
@@ -75,12 +79,14 @@ class ObservedCalls:
         if not isinstance(call, Observation) or call.random_state is None:
             return
         with self._without_harm(call.number):
+            start = time.monotonic()
             with undisturbed(), call.random_state.restored():
                 observed = self._observer.observe(call.sample, repeats=self._repeats, number=call.number)
                 call.predictions, call.captured = observed.predictions, observed.captured
                 call.lacking = observed.lacking
                 if not call.lacking:
                     self._compare(call, returned)
+            _LOG.debug("call %s took %.3g s", call.number, time.monotonic() - start)
             if call.training is None:
                 self._recording.add(call)
                 return

@@ -11,6 +11,7 @@ Example:
 
 import atexit
 import contextlib
+import logging
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,8 @@ from precision_probe.variants.devices import check_device, check_precisions, cur
 from precision_probe.variants.variant import Variant
 
 __all__ = ["Probe", "attach"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def attach(
@@ -228,6 +231,7 @@ class Probe:
         )
         self._is_detached = False
         self._unhook = observe_calls(model, self._calls)
+        _LOG.info("%s has hooks; %d of its blocks run in %s", name, len(observer.blocks), self.precision_names)
         self._save = weakref.finalize(self, recorder.save)
         atexit.register(self._save)  # weakref's own turn comes after h5py's, and then nothing can be written
 

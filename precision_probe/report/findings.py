@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from precision_probe.analysis.causes import main_causes
-from precision_probe.analysis.errors import MODEL, errors, exceeded, summary
+from precision_probe.analysis.errors import errors, exceeded, summary
 from precision_probe.analysis.physical_errors import ALL, by_structure, has_energies_and_forces
+from precision_probe.analysis.whole_model import ModelRow, main_causes, model_rows, shown_units
 from precision_probe.trace.trace import Trace
 
 if TYPE_CHECKING:
@@ -65,9 +65,11 @@ class Findings:
         return {name: limit for name, limit in self.tolerance.items() if name in self.summary}
 
     @cached_property
-    def exceeded(self) -> pd.DataFrame:
-        """Which precisions exceed it."""
-        return exceeded(self.summary, self.judged)
+    def rows(self) -> dict[str, ModelRow]:
+        """The model as a whole, precision by precision, float64 first."""
+        over = exceeded(self.summary, self.judged)
+        rows = model_rows(self.summary, self.units, over, self.causes, is_judged=bool(self.judged))
+        return {row.precision: row for row in rows}
 
     @cached_property
     def by_structure(self) -> pd.DataFrame:
@@ -89,9 +91,5 @@ class Findings:
 
     @cached_property
     def units(self) -> dict[str, tuple[str, float]]:
-        """Of each result of the model the unit that it is shown in, and how many of these one of the trace's is."""
-        own = self.errors[self.errors["block"] == MODEL].drop_duplicates("tensor").set_index("tensor")["units"]
-        units = {str(name): (str(unit), 1.0) for name, unit in own.items()}
-        milli = {"energy": "meV/atom", "interaction_energy": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
-        in_ev = {name: (unit, MILLI) for name, unit in milli.items() if units.get(name, ("",))[0].startswith("eV")}
-        return units | in_ev | ({"forces_mae": in_ev["forces"]} if "forces" in in_ev else {})
+        """From :func:`precision_probe.analysis.whole_model.shown_units`."""
+        return shown_units(self.errors)

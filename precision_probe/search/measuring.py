@@ -1,6 +1,8 @@
 """Policies measured: what each does to energies, forces and stress, how long it takes, and how much memory."""
 
 import json
+import logging
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +15,20 @@ from precision_probe.measurement_log import MeasurementLog
 from precision_probe.policy import Policy
 from precision_probe.precisions import PRECISIONS
 from precision_probe.progress import counted, shown
-from precision_probe.search.calling import Launches, called, in_arithmetic
 from precision_probe.search.operations import Operations, count
 from precision_probe.search.paired_times import MIN_ROUNDS
 from precision_probe.search.proposals import DO_NOTHING
+from precision_probe.search.running.calling import Launches, called, in_arithmetic
+from precision_probe.search.running.rivals import Rival
 from precision_probe.search.timing import Timed, peak_bytes, side_by_side
 from precision_probe.variants.mixed import Assembly, MixedModel, MixedVariant, check_interface
 from precision_probe.variants.variant import Variant
 
-__all__ = ["CAST", "RIVAL", "RIVALS", "RUNS", "Candidates", "Elsewhere", "runs_as"]
+__all__ = ["CAST", "Candidates", "Elsewhere", "runs_as"]
+
+_LOG = logging.getLogger(__name__)
 
 CAST = "model.to({})"  # name of a model that is cast as a whole, as people do today
-RIVAL = f"{CAST}, eager"  # of the same called as it is, where the search is for what is launched
-RIVALS = ("float64", "float32")
-RUNS = ("eager", "graph")
 _N_WARM_UP = 2  # calls, in which TorchScript compiles; before, it does other operations
 
 # Measures the errors of policies, given by name, in other processes: names, each with its errors, as they are done
@@ -45,11 +47,12 @@ class Candidates:
             float32, what is measured includes that callers round the structures first.
         force: Begin the log anew if it is of other structures or heads, another model, interface or device.
         elsewhere: What measures errors in other processes, where there are such; times are always measured here.
-        run: How models are called when they are timed: ``eager``, or launched as one CUDA ``graph`` each, and beside
-            them the model cast as a whole and called as it is.
+        run: How models are called when they are timed: ``eager``, or launched as one CUDA ``graph`` each.
+        rivals: What people run otherwise, by name; measured and timed beside casts of the model.
 
     Attributes:
         n_runs: How often the model was run to measure errors.
+        rivals: As they were given.
 
     Raises:
         InputError: If the log cannot be used, or is of something else and there is no ``force``.
@@ -64,8 +67,10 @@ class Candidates:
         force: bool = False,
         elsewhere: Elsewhere | None = None,
         run: str = "eager",
+        rivals: Mapping[str, Rival] | None = None,
     ) -> None:
         self.reference, self.interface, self.run, self._elsewhere = reference, interface, run, elsewhere
+        self.rivals = dict(rivals or {})
         self.n_runs = 0
         self._casts: dict[str, Variant] = {}
         self._dtype = check_interface(interface)
@@ -83,7 +88,7 @@ class Candidates:
 
     def errors(self, policy: Policy) -> pd.DataFrame:
         """Errors for each structure, as :meth:`precision_probe.reference.Reference.errors_by_structure` has them."""
-        return self._errors(_key(policy), lambda: self.variant(policy))
+        return self._errors_of(_key(policy), lambda: self._predicted(self.variant(policy)))
 
     def errors_of(
         self, policies: Mapping[Name, Policy], description: str, *, progress: bool
@@ -100,7 +105,11 @@ class Candidates:
 
     def cast_errors(self, precision: str) -> pd.DataFrame:
         """The same of the model cast as a whole."""
-        return self._errors(CAST.format(precision), lambda: self._cast(precision))
+        return self._errors_of(CAST.format(precision), lambda: self._predicted(self._cast(precision)))
+
+    def rival_errors(self, name: str) -> pd.DataFrame:
+        """The same of a rival."""
+        return self._errors_of(name, self.rivals[name].errors)
 
     def timed(
         self,
@@ -110,7 +119,7 @@ class Candidates:
         stress: bool = False,
         rounds: int = MIN_ROUNDS,
     ) -> dict[str, Timed]:
-        """Times of energy and forces of the largest structure, side by side.
+        """Times of energy and forces of the largest structure, side by side; beside casts, also those of rivals.
 
         Args:
             policies: By name.
@@ -128,14 +137,14 @@ class Candidates:
             CAST.format(name): in_arithmetic(variant, called(variant.model, graph, variant.dtype, options))
             for name, variant in variants.items()
         }
+        others = {name: rival.call(graph) for name, rival in self.rivals.items() if casts}
         if self.run == "eager":
-            return side_by_side(eager, device, rounds=rounds)
+            return side_by_side(eager | others, device, rounds=rounds)
         launches = Launches(graph, stress=stress, device=device)
         calls = {name: launches.launched(model) for name, model in models.items()}
         for name, variant in variants.items():
             calls[CAST.format(name)] = in_arithmetic(variant, launches.launched(variant.model))
-        calls |= {RIVAL.format(name): eager[CAST.format(name)] for name in RIVALS if name in variants}
-        timed = side_by_side(calls, device, rounds=rounds)
+        timed = side_by_side(calls | others, device, rounds=rounds)
         # a graph allocates nothing when it runs: what it holds is about what the same call takes as it is
         return {
             name: each if name not in eager else replace(each, peak_bytes=peak_bytes(eager[name], device))
@@ -150,10 +159,15 @@ class Candidates:
             call()
         return count(call)
 
-    def _errors(self, key: str, made: Callable[[], MixedVariant | Variant]) -> pd.DataFrame:
-        """The errors of what a function makes, which is called only if they are not known under this key."""
+    def _predicted(self, variant: MixedVariant | Variant) -> pd.DataFrame:
+        return self.reference.errors_by_structure(variant.predict)
+
+    def _errors_of(self, key: str, measured: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """The errors that a function measures, which is called only if they are not known under this key."""
         if key not in self._known:
-            self._keep(key, self.reference.errors_by_structure(made().predict))
+            start = time.monotonic()
+            self._keep(key, measured())
+            _LOG.debug("errors of %s took %.3g s", key, time.monotonic() - start)
         return pd.DataFrame(self._known[key], dtype=float)
 
     def _keep(self, key: str, table: pd.DataFrame) -> None:

@@ -6,20 +6,24 @@ import numpy as np
 import pandas as pd
 
 from precision_probe.search.held_out import CONFIDENCE, Outcome
-from precision_probe.search.measuring import CAST, RIVAL, RIVALS, runs_as
+from precision_probe.search.measuring import CAST, runs_as
 from precision_probe.search.operations import SLOW_RATE, slowdown
 from precision_probe.search.paired_times import ratio_of
 from precision_probe.search.proposals import DO_NOTHING
 
 __all__ = ["WHAT_IS_TESTED", "of_choice", "of_float64", "of_rivals", "of_runs", "of_test"]
 
-WHAT_IS_TESTED = "the file that apply writes, loaded by MACECalculator with its defaults"
+WHAT_IS_TESTED = {
+    "eager": "the file that apply writes, loaded by MACECalculator with its defaults",
+    "graph": "what Policy.calculator launches as a graph",
+}  # by how models are run
 
 
-def of_test(tried: Mapping[str, Outcome], n_kinds: int, are_held_out: bool) -> list[str]:
+def of_test(what: str, tried: Mapping[str, Outcome], n_kinds: int, are_held_out: bool) -> list[str]:
     """On what the tolerance was kept, and what that says of other structures.
 
     Args:
+        what: One of :data:`WHAT_IS_TESTED`.
         tried: What was tried, in order; the last was chosen.
         n_kinds: How many kinds of structures there are among those that it was tried on.
         are_held_out: Whether these were held out of the search.
@@ -27,16 +31,16 @@ def of_test(tried: Mapping[str, Outcome], n_kinds: int, are_held_out: bool) -> l
     *failed, name = tried
     where = "held out" if are_held_out else "searched on"
     said = [
-        f"{each} was within the margin on the structures searched on, but its file kept the tolerance on only "
+        f"{each} was within the margin on the structures searched on, but as users get it kept the tolerance on only "
         f"{tried[each].within} of {tried[each].n_structures} {where}, and was given up."
         for each in failed
     ]
     tested = tried[name]
     structures, kinds = _counted(tested.n_structures, "structure"), _counted(n_kinds, "trajectory or composition")
     said.append(
-        f"{WHAT_IS_TESTED[0].upper()}{WHAT_IS_TESTED[1:]}, kept the tolerance on {tested.within} of {structures} "
-        f"{where}, of {kinds} (the same atoms in the same order); its largest error there is {tested.largest:.2g} of "
-        "the tolerance."
+        f"{what[0].upper()}{what[1:]}{',' if ',' in what else ''} kept the tolerance on {tested.within} of "
+        f"{structures} {where}, of {kinds} (the same atoms in the same order); its largest error there is "
+        f"{tested.largest:.2g} of the tolerance."
     )
     if not are_held_out:
         said.append("There were too few structures to hold any out, so nothing is known of others.")
@@ -50,24 +54,27 @@ def of_test(tried: Mapping[str, Outcome], n_kinds: int, are_held_out: bool) -> l
     return said
 
 
-def of_rivals(name: str, table: pd.DataFrame) -> list[str]:
-    """What is gained beside the model cast as a whole and called as it is, where that was timed too.
+def of_rivals(name: str, table: pd.DataFrame, rivals: Sequence[str]) -> list[str]:
+    """What is gained beside what people run otherwise, where that was timed.
 
     Args:
         name: What was chosen.
         table: As :func:`of_choice` takes it.
+        rivals: Names of what people run otherwise.
     """
-    seconds, rounds = table["seconds"].to_dict(), table["rounds"].to_dict()
+    seconds, rounds, shares = (table[column].to_dict() for column in ("seconds", "rounds", "share"))
     ours = runs_as(name)
-    said = []
-    for other in RIVALS:
-        if (rival := RIVAL.format(other)) in seconds:
-            ratio = ratio_of(rounds[rival], rounds[ours])
-            said.append(
-                f"Launched as a graph it takes {1e3 * seconds[ours]:.3g} ms, and {CAST.format(other)} called as it is "
-                f"{1e3 * seconds[rival]:.3g} ms: {ratio.median:.3g} times as long (between {ratio.low:.3g} and "
-                f"{ratio.high:.3g}, with {ratio.level:.1%} confidence)."
-            )
+    ran = [rival for rival in rivals if np.isfinite(seconds[rival])]
+    if not ran:
+        return []
+    said = [f"Launched as a graph it takes {1e3 * seconds[ours]:.3g} ms, with errors of {shares[name]:.2g} tolerances."]
+    for rival in sorted(ran, key=lambda rival: seconds[rival]):
+        ratio = ratio_of(rounds[rival], rounds[ours])
+        said.append(
+            f"{rival} takes {1e3 * seconds[rival]:.3g} ms, {ratio.median:.3g} times as long ({ratio.low:.3g} to "
+            f"{ratio.high:.3g}, {ratio.level:.1%} confidence), making its graph on the CPU each time; errors of "
+            f"{shares[rival]:.2g} tolerances."
+        )
     return said
 
 

@@ -5,32 +5,36 @@ fastest within the tolerance the file that users get is run on structures held o
 """
 
 import numbers
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ase
 import numpy as np
 import pandas as pd
 import scipy.stats
+import torch
 
 from precision_probe.analysis.errors import TOLERANCE_UNITS
 from precision_probe.diagnostics.reference import Reference
 from precision_probe.exceptions import InputError
+from precision_probe.fast.drivers import RUNS
 from precision_probe.models.attributes import weights_sha256
+from precision_probe.models.backends import backend as backend_of
 from precision_probe.models.loading import ModelSource, load_model
 from precision_probe.models.provenance import provenance
 from precision_probe.notebook import as_html
 from precision_probe.policy import Policy
 from precision_probe.precisions import PRECISIONS, PrecisionSource, parse_precisions
 from precision_probe.search import notes
-from precision_probe.search.delivered import errors_of_file
+from precision_probe.search.choice import as_cheap, from_the_best, within
 from precision_probe.search.held_out import CONFIDENCE, Outcome, count_kinds, split
 from precision_probe.search.margin import Margin
-from precision_probe.search.measuring import CAST, RUNS, Candidates, Elsewhere, runs_as
-from precision_probe.search.paired_times import as_fast_as_the_fastest
-from precision_probe.search.proposals import DO_NOTHING
-from precision_probe.search.search import COSTS, JUDGED, Search
+from precision_probe.search.measuring import CAST, Candidates, Elsewhere
+from precision_probe.search.running.backends import Chosen, chosen
+from precision_probe.search.running.delivered import errors_of_file, errors_of_launched
+from precision_probe.search.running.rivals import rivals
+from precision_probe.search.search import JUDGED, Search
 from precision_probe.structures import StructureSource, read_structures
 from precision_probe.variants.devices import check_precisions, default_precisions
 from precision_probe.variants.mixed import check_interface
@@ -43,9 +47,6 @@ _HOLDS = 0.95
 # Structures at most, a choice: every block in every precision is run on those searched on, dozens of runs for each; on
 # those held out only what is tested, one run for each.
 _N_SEARCHED, _N_HELD_OUT = 8, 64
-# Costs that differ by less than such a factor are the same, even where that is resolved. Of the objective 1 %, of the
-# other 5 %: choices, as less is not worth digits.
-_EQUAL = (1.01, 1.05)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Recommendation:
     """What a search found.
 
     Attributes:
-        policy: The fastest whose file kept the tolerance, with its evidence; without rules if that is to do nothing.
+        policy: The fastest that kept the tolerance as users get it, with its evidence; without rules if that is to do
+            nothing.
         candidates: All that was measured as a whole, a row for each by name, the fastest first: ``rules``, the largest
             errors (``energy`` eV/atom, ``forces`` eV/Å, ``stress`` eV/Å³) and ``forces_rel_l2``, ``share`` (the
             largest error in tolerances), ``seconds`` (median of the largest structure) and ``rounds`` (all of them:
@@ -62,8 +64,8 @@ class Recommendation:
             interval), ``float64_share`` (of the operations of energy and forces of the smallest structure, the part in
             float64; NaN of casts; what cuEquivariance's kernels compute is not in it), ``peak_gib`` and
             ``memory_vs_float32``, ``pareto`` (nothing measured is both faster, or smaller, and more accurate),
-            ``held_out`` (of the structures held out, the share on which its file kept the tolerance; NaN where that was
-            not tried) and ``held_out_at_least`` (the share of structures drawn like these
+            ``held_out`` (of the structures held out, the share on which what users get kept the tolerance; NaN where
+            that was not tried) and ``held_out_at_least`` (the share of structures drawn like these
             that it keeps it on at least, with a confidence of 95 %, counting all that were tried).
         blocks: One row for each block and precision, alone: ``energy``, ``forces``, ``stress``, ``share``, ``saves``
             (seconds), ``saves_gib`` (NaN on a CPU), and ``predicted``, the force error that adjoints predict.
@@ -106,6 +108,7 @@ def recommend(
     device: str | None = None,
     interface: str = "float64",
     run: str | None = None,
+    backend: str = "auto",
     seed: int = 0,
     log: str | Path | None = None,
     force: bool = False,
@@ -117,7 +120,9 @@ def recommend(
     Of policies as fast (not told apart from the fastest, or by less than 1 %) one that needs no more memory than 5 %
     over the least is taken, and of these the most accurate. With the objective memory, time and memory change places.
 
-    What is tested is what ``apply`` writes: the file, loaded by mace-torch's ``MACECalculator`` with its defaults.
+    What is tested is what users get. Of what is called as it is, that is the file that ``apply`` writes, loaded by
+    mace-torch's ``MACECalculator`` with its defaults; of what is launched as a graph, the calculator that
+    :meth:`precision_probe.Policy.calculator` makes.
 
     Args:
         model: As :func:`precision_probe.attach` takes it; it must predict energies and forces.
@@ -137,7 +142,10 @@ def recommend(
             give it more. Then the structures are rounded, as such callers do, wherever a policy is measured.
         run: How the model will be run, and so is timed: ``graph``, launched as one CUDA graph, as
             :meth:`precision_probe.Policy.calculator` does; or ``eager``, called as it is. By default a graph on a GPU,
-            unless the interface is float32.
+            unless the interface is float32. Beside graphs, ``MACECalculator`` is timed with the model in float64 and
+            float32, and in float32 with ``enable_cueq`` where its kernels are installed.
+        backend: Of what is launched: ``e3nn``, ``cuEquivariance``, or ``auto`` for the faster of the two where the
+            latter's kernels are installed. What is called as it is, and what is converted already, stays as it is.
         seed: Of the choice of structures.
         log: A file of errors as they are measured, from which an interrupted search goes on.
         force: Begin a log anew that is of something else.
@@ -153,9 +161,13 @@ def recommend(
     _check(tolerance, objective, granularity)
     check_interface(interface)
     searched, held_out = split(read_structures(structures), seed, _N_SEARCHED, _N_HELD_OUT)
-    module, _ = load_model(model)
-    reference = Reference(module, searched, head=head, device=device)
-    run = _checked_run(run, reference, interface)
+    given, _ = load_model(model)
+    reference = Reference(given, searched, head=head, device=device)
+    run = _checked_run(run, backend, reference, interface)
+    by = Chosen(given)
+    if run == "graph":
+        by = chosen(given, max(reference.graphs, key=lambda graph: graph.n_atoms), backend)
+        reference = reference if by.model is given else Reference(by.model, searched, head=head, device=device)
     precisions = _allowed(allow, reference)
     held = reference.on(held_out, head=head) if held_out else None
     for each in (reference, *([] if held is None else [held])):
@@ -167,10 +179,13 @@ def recommend(
         force=force,
         elsewhere=None if elsewhere is None else elsewhere(reference, searched),
         run=run,
+        rivals=dict(rivals(given, reference)) if run == "graph" else {},
     )
     search = Search(candidates, tolerance, objective)
     blocks = search.alone(precisions, progress=progress)
-    return answer(search, blocks, precisions, held, granularity=granularity, progress=progress)
+    answered = answer(search, blocks, precisions, held, granularity=granularity, progress=progress)
+    policy = replace(answered.policy, model=_about(given))  # rules are of either library's blocks
+    return replace(answered, policy=policy, notes=(*answered.notes, *([by.why] if by.why else [])))
 
 
 def answer(
@@ -206,83 +221,49 @@ def answer(
     rank = _rank_correlation(blocks)
     place = held or search.reference
     said = [
-        *notes.of_test(tried, count_kinds(graph.atomic_numbers for graph in place.graphs), held is not None),
-        *notes.of_rivals(name, table),
+        *notes.of_test(
+            notes.WHAT_IS_TESTED[search.candidates.run],
+            tried,
+            count_kinds(graph.atomic_numbers for graph in place.graphs),
+            held is not None,
+        ),
+        *notes.of_rivals(name, table, list(search.candidates.rivals)),
         *notes.of_float64(name, table),
-        *notes.of_choice(name, table, _as_cheap(search, table, policies, margin, tried), search.objective),
+        *notes.of_choice(
+            name,
+            table,
+            as_cheap(table, within(table, policies, margin.value), tried, search.objective),
+            search.objective,
+        ),
         str(margin),
         notes.of_runs(search.candidates.n_runs, rank),
     ]
     if set(search.judged) != set(search.tolerance):
         said.append("The tolerance of stress was not judged: no structure is periodic in all directions.")
-    model = search.reference.model
     evidence = _evidence(search, name, table, margin, tried, held) | {"adjoint_rank_correlation": _plain(rank)}
-    about = {"class": type(model).__name__, "sha256": weights_sha256(model)}
-    return Recommendation(Policy(policies[name].rules, search.tolerance, evidence, about), table, blocks, tuple(said))
+    policy = Policy(policies[name].rules, search.tolerance, evidence, _about(search.reference.model))
+    return Recommendation(policy, table, blocks, tuple(said))
+
+
+def _about(model: torch.nn.Module) -> dict[str, str]:
+    """What a policy says of the model that it is for."""
+    return {"class": type(model).__name__, "sha256": weights_sha256(model)}
 
 
 def _tested(
     search: Search, table: pd.DataFrame, policies: Mapping[str, Policy], margin: Margin, held: Reference | None
 ) -> dict[str, Outcome]:
-    """What was tried, from the best, up to the first whose file keeps the tolerance; to do nothing, if none does."""
+    """What was tried, from the best, up to the first that keeps the tolerance as users get it; or to do nothing."""
     place = held or search.reference
+    delivered = errors_of_launched if search.candidates.run == "graph" else errors_of_file
     tried: dict[str, Outcome] = {}
-    for name in _from_the_best(table, _within(table, policies, margin), search.objective):
-        errors = errors_of_file(search.candidates.model(policies[name]), place)
+    for name in from_the_best(table, within(table, policies, margin.value), search.objective):
+        errors = delivered(search.candidates.model(policies[name]), place)
         largest = search.shares(errors, place.graphs).max(axis=1)
         tried[name] = Outcome(int((largest <= 1).sum()), len(largest), len(tried) + 1, float(largest.max()))
         if tried[name].share >= _HOLDS:
             break
     return tried
-
-
-def _within(table: pd.DataFrame, policies: Mapping[str, Policy], margin: Margin) -> list[str]:
-    """Policies whose errors are small enough on the structures searched on; to do nothing always is one."""
-    names = [name for name in table.index if name in policies and table.loc[name, "share"] <= margin.value]
-    return list(dict.fromkeys([*names, DO_NOTHING]))
-
-
-def _as_cheap(
-    search: Search,
-    table: pd.DataFrame,
-    policies: Mapping[str, Policy],
-    margin: Margin,
-    tried: Mapping[str, Outcome],
-) -> list[str]:
-    """Those that what was chosen was chosen among, as they cost as little."""
-    *failed, _ = tried
-    left = [name for name in _within(table, policies, margin) if name not in failed]
-    return _least(table, left, COSTS[search.objective], _EQUAL[0])
-
-
-def _from_the_best(table: pd.DataFrame, names: Sequence[str], objective: str) -> Iterator[str]:
-    """The best, then the best of the others, up to doing nothing: the others decide what is as cheap as the least."""
-    left, best = list(names), ""
-    while best != DO_NOTHING:
-        best = _best(table, left, objective)
-        yield best
-        left.remove(best)
-
-
-def _best(table: pd.DataFrame, names: Sequence[str], objective: str) -> str:
-    """The cheapest; of those as cheap the one that costs least of the other, time or memory; then the most accurate.
-
-    The names are of policies, to do nothing among them.
-    """
-    first = COSTS[objective]
-    for column, equal in zip(sorted(COSTS.values(), key=lambda cost: cost != first), _EQUAL, strict=True):
-        names = _least(table, names, column, equal)
-    return min(names, key=lambda name: (table.loc[name, "share"], table.loc[runs_as(name), first]))
-
-
-def _least(table: pd.DataFrame, names: Sequence[str], column: str, equal: float) -> list[str]:
-    """Which cost as little as the least: within a factor, or, of time, not told apart from it."""
-    if column == "seconds":
-        rounds = table["rounds"].to_dict()
-        return list(as_fast_as_the_fastest({name: rounds[runs_as(name)] for name in names}, equal))
-    costs = table[column].fillna(np.inf).to_dict()
-    least = min(costs[runs_as(name)] for name in names)
-    return [name for name in names if costs[runs_as(name)] <= equal * least]
 
 
 def _evidence(
@@ -301,12 +282,13 @@ def _evidence(
         "objective": search.objective,
         "interface": search.candidates.interface,
         "run": search.candidates.run,
+        "backend": backend_of(reference.model),
         "device": provenance(reference.model, reference.device)["device"],
         "searched": [graph.names[0] for graph in reference.graphs],
         "margin": _plain(margin.value),
         "held_out": 0 if held is None else len(held.graphs),
         "tested": {
-            "what": notes.WHAT_IS_TESTED,
+            "what": notes.WHAT_IS_TESTED[search.candidates.run],
             "on": "structures searched on" if held is None else "structures held out",
             "within": tested.within,
             "structures": tested.n_structures,
@@ -339,12 +321,16 @@ def _check(tolerance: Mapping[str, float], objective: str, granularity: str) -> 
         raise InputError(f"The granularity is block or module; got {granularity!r}.")
 
 
-def _checked_run(run: str | None, reference: Reference, interface: str) -> str:
+def _checked_run(run: str | None, backend: str, reference: Reference, interface: str) -> str:
     """How models are timed.
 
     Raises:
         InputError: If there is no such way, or not there.
     """
+    if run != "graph" and backend not in ("auto", "e3nn"):
+        raise InputError(
+            f"The backend {backend!r} is chosen for what is launched: take run='graph', or a converted model."
+        )
     can_launch = reference.device.type == "cuda" and interface == "float64"
     if run is None:
         return "graph" if can_launch else "eager"

@@ -20,7 +20,7 @@ from precision_probe.precisions import PRECISIONS
 from precision_probe.search import proposals
 from precision_probe.search.convex_hull import Option
 from precision_probe.search.margin import Margin, learnt_margin
-from precision_probe.search.measuring import CAST, RIVAL, RIVALS, Candidates
+from precision_probe.search.measuring import CAST, Candidates
 from precision_probe.search.paired_times import ratio_of
 from precision_probe.search.timing import Timed
 from precision_probe.variants.assembly import GENERATED
@@ -123,16 +123,14 @@ class Search:
         return refined
 
     def measured(self, policies: Mapping[str, Policy], precisions: Sequence[str], *, progress: bool) -> pd.DataFrame:
-        """Proposals as they are, beside the model cast as a whole: errors, then times side by side."""
+        """Proposals as they are, beside the model cast as a whole and rivals: errors, then times side by side."""
         errors = self.candidates.errors_of(policies, "proposals", progress=progress)
         casts = tuple(dict.fromkeys(("float64", "float32", *precisions)))
         casts = tuple(name for name in casts if not PRECISIONS[name].products_only)
         for name in casts:
             errors[CAST.format(name)] = self.candidates.cast_errors(name)
+        errors |= {name: self.candidates.rival_errors(name) for name in self.candidates.rivals}
         timed = self.candidates.timed(policies, casts, stress="stress" in self.judged, rounds=_ROUNDS)
-        for name in RIVALS:
-            if RIVAL.format(name) in timed:  # which computes the same
-                errors[RIVAL.format(name)] = errors[CAST.format(name)]
         rows = {name: self._row(errors[name], timed[name]) for name in errors}
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("candidate")
         counted = {name: self.candidates.operations(policy) for name, policy in policies.items()}

@@ -8,6 +8,7 @@ on the machine where that ran, and taken over.
 import contextlib
 import itertools
 import json
+import logging
 import os
 import socket
 import time
@@ -19,6 +20,8 @@ from precision_probe.exceptions import InputError
 from precision_probe.files import check_folder, check_writable, remove_temporary, unfinished, unwritable
 
 __all__ = ["Claim", "TakenError", "claim_free_name", "claim_output", "remove_lock"]
+
+_LOG = logging.getLogger(__name__)
 
 _TRIES = 20  # others may take and release a lock meanwhile, each time we look; nobody does so this often
 _MOMENT = 10.0  # seconds in which a lock that was made has been written: a choice, it takes microseconds
@@ -197,6 +200,7 @@ def _claimed(path: Path) -> Claim | Owner:
                 if owner is None and time.time() - lock.stat().st_mtime < _MOMENT:
                     time.sleep(_MOMENT / 100)  # it is being written
                     continue
+                _LOG.info("%s was left by %s, which runs no more", lock, owner or "nobody known")
                 _remove_stale(lock, owner)
                 remove_temporary(path)  # which the one that is gone may have been writing
         except OSError as error:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import importlib
 import io
+import logging
 import os
 import time
 import warnings
@@ -36,6 +37,8 @@ from precision_probe.trace.transaction import settle
 from precision_probe.trace.variables import pop_text_checksums
 
 __all__ = ["Recorder"]
+
+_LOG = logging.getLogger(__name__)
 
 # When to write: a choice between what is lost if the process is killed, and the time of writing. With the default
 # blocks in four precisions an append takes 0.7 s of CPU time for ten atoms, and 0.8 s for 50 MB: so no more often than
@@ -90,6 +93,7 @@ class Recorder:
             remove_tables(self._partial)
             self._remember_file()
             self.n_structures = self.resumed.n_structures
+            _LOG.info("going on after %d structures of %s", self.n_structures, self._partial)
         self._wait_anew()
 
     @property
@@ -180,6 +184,7 @@ class Recorder:
             self._report(error)
             return
         self.written_to = claim.path
+        _LOG.info("%s is finished, with %d structures", claim.path, self.n_structures)
 
     # Whether the file can be written
 
@@ -199,7 +204,10 @@ class Recorder:
         try:
             with uninterrupted():
                 if self._collected.n_structures:
+                    n, n_bytes, start = self._collected.n_structures, self._collected.n_bytes, time.monotonic()
                     append(self._tree(), self._partial, new=self._identity is None)
+                    seconds = time.monotonic() - start
+                    _LOG.info("%s: %d structures, %.3g MB, in %.3g s", self._partial, n, n_bytes / 1e6, seconds)
                     self._remember_file()
                     self._wait_anew()
                     if not self._n_lost:
@@ -273,6 +281,7 @@ class Recorder:
     def _tell(self, problem: str, *, warn: bool = True) -> None:
         """Keep what is wrong for who asks, and warn of it."""
         self.problem = problem
+        _LOG.warning(problem)
         if warn:
             self._has_warned = True
             warnings.warn(f"precision_probe: {problem}", RuntimeWarning, stacklevel=2)

@@ -20,6 +20,7 @@ the next is taken: this holds for a machine that loses power, too, and for file 
 
 import contextlib
 import io
+import logging
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Transaction", "changing", "changing_hdf5", "close_in_hdf5", "making", "settle", "transaction_of"]
+
+_LOG = logging.getLogger(__name__)
 
 _PAGE = 4096  # bytes, those of file systems: a smaller change has a page written anyway
 # Versions of HDF5's format: of 1.10, in which all metadata have checksums; and no newer one, so that it is read by
@@ -170,6 +173,7 @@ class Transaction(io.RawIOBase):
         """Apply or remove the journal of a writer that was killed; the size of the file without what it left behind."""
         journal = read_journal(self._path)
         if journal is not None:
+            _LOG.info("%s gets the changes that an interrupted writer left in its journal", self._path)
             journal.apply(self._fd)
         Journal.remove(self._path)
         end, line = hdf5_end(self._fd), bytearray(TRAILER_LENGTH)

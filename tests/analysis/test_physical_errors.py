@@ -4,9 +4,12 @@ import ase
 import ase.build
 import ase.units
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import xarray as xr
 from ase.calculators.singlepoint import SinglePointCalculator
+from errors_run import tiled
 from runs import molecule, trace_of
 
 import precision_probe as pp
@@ -148,3 +151,24 @@ def test_a_module_without_forces_has_no_physics():
         by_structure(probe.trace())
     with pytest.raises(pp.InputError, match="no energies and forces"):
         by_element(probe.trace())
+
+
+def test_arrays_are_looked_up_once_however_many_structures(trace, monkeypatch):
+    """Of a large trace xarray's lookups took most of the time."""
+    n_lookups = []
+    found = xr.Dataset.__getitem__
+
+    def counted(dataset, key):
+        n_lookups[-1] += 1
+        return found(dataset, key)
+
+    many = Trace(tiled(trace, 50))
+    monkeypatch.setattr(xr.Dataset, "__getitem__", counted)
+    tables = []
+    for each in (trace, many):
+        n_lookups.append(0)
+        tables.append(by_structure(each))
+    assert n_lookups[0] == n_lookups[1] < 100
+    one, fifty = (table[(table["structure"] != ALL)].drop(columns="structure") for table in tables)
+    repeated = pd.concat([rows.iloc[[0, 1] * 50] for _, rows in one.groupby("precision", sort=False)])
+    pd.testing.assert_frame_equal(fifty.reset_index(drop=True), repeated.reset_index(drop=True))

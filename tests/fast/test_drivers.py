@@ -38,6 +38,21 @@ def test_a_model_converted_on_the_way(config, crystal):
         np.testing.assert_allclose(other, forces[0], rtol=0, atol=1e-12 * np.abs(forces[0]).max())
 
 
+@pytest.mark.parametrize("has_kernels", [False, True])
+@pytest.mark.parametrize("found", ["e3nn", "cuEquivariance"])
+def test_the_library_that_a_policy_was_found_for_computes_it(config, monkeypatch, found, has_kernels):
+    from precision_probe.models.backends import backend
+    from precision_probe.models.building import build
+
+    pytest.importorskip("cuequivariance_torch")
+    monkeypatch.setattr(drivers, "has_cuequivariance_kernels", lambda device: has_kernels)
+    model = build(config | {"num_interactions": 1}, seed=3)
+    policy = Policy((), evidence={"backend": found})
+    launched = [policy.calculator(model, run="graph", **options) for options in ({}, {"enable_cueq": False})]
+    expected = [found if has_kernels else "e3nn", "e3nn"]
+    assert [backend(each.launcher.model.model) for each in launched] == expected
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -18,9 +18,9 @@ __all__ = ["Ended", "ForkServer"]
 _IMPORTS = """
 torch h5netcdf.legacyapi h5py xarray dask.array ase.io.extxyz ase.md.verlet mace.calculators
 precision_probe.cli.main precision_probe.cli.tables.errors precision_probe.cli.tables.search
-precision_probe.analysis.causes precision_probe.probe.probe
+precision_probe.analysis.whole_model precision_probe.probe.probe
 precision_probe.diagnostics.bit_sweep precision_probe.diagnostics.contributions
-precision_probe.search.recommendation precision_probe.search.delivered precision_probe.trace.validation
+precision_probe.search.recommendation precision_probe.search.running.delivered precision_probe.trace.validation
 """
 
 _SIGNALS = [int(signal.SIGINT), int(signal.SIGTERM)]

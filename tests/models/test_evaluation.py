@@ -15,6 +15,7 @@ from runs import rel_l2, trace_of
 
 import precision_probe as pp
 from precision_probe.analysis.errors import exceeded
+from precision_probe.analysis.whole_model import model_rows, shown_units
 from precision_probe.cli.tables.errors import block_table, model_table
 from precision_probe.models.building import build
 from precision_probe.models.evaluation import (
@@ -139,7 +140,9 @@ def test_tables_render(traces, name):
     summary, errors = pp.summary(traces[name]), pp.errors(traces[name])
     limits = {"forces": 1e-9, "energy": 1e-9} if "forces" in QUANTITIES[name] else {}  # as far as there are any
     over = exceeded(summary, {"forces": 1e-9, "energy": 1e-9, "stress": 1e-9})
-    text = rendered(model_table(summary, errors, over, limits, is_guide=False))
+    units = shown_units(errors)
+    rows = model_rows(summary, units, over, is_judged=bool(limits))
+    text = rendered(model_table(rows, units, limits, is_guide=False))
     assert ("dipole" in text) == ("dipole" in QUANTITIES[name])
     assert ("forces max" in text) == ("forces" in QUANTITIES[name])
     assert ("too large: forces, energy" in " ".join(text.split())) == ("forces" in QUANTITIES[name])

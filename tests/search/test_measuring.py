@@ -14,8 +14,9 @@ from precision_probe.models.building import build
 from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.graphs import build_graph
 from precision_probe.policy import Policy, Rule
-from precision_probe.search.calling import Launches
-from precision_probe.search.measuring import CAST, RIVAL, Candidates
+from precision_probe.search.measuring import CAST, Candidates
+from precision_probe.search.running.calling import Launches
+from precision_probe.search.running.rivals import rivals
 from precision_probe.search.timing import Timed
 from precision_probe.variants.mixed import MixedVariant
 
@@ -260,12 +261,20 @@ def test_times_are_of_the_interface(reference, monkeypatch):
 
 
 @pytest.mark.parametrize("stress", [False, True])
-def test_what_is_launched_is_timed_beside_what_people_call(reference, stress):
-    candidates = Candidates(reference, run="graph")
+def test_what_is_launched_is_timed_beside_what_people_run(model, reference, stress):
+    candidates = Candidates(reference, run="graph", rivals=dict(rivals(model, reference)))
     timed = candidates.timed({"half": HALF}, ("float64", "float32"), stress=stress, rounds=2)
     casts = [CAST.format(name) for name in ("float64", "float32")]
-    assert list(timed) == ["half", *casts, *(RIVAL.format(name) for name in ("float64", "float32"))]
+    assert list(timed) == ["half", *casts, "MACECalculator, float64", "MACECalculator, float32"]
     assert all(len(each.seconds) == 2 and each.peak_bytes is None for each in timed.values())
+    assert list(candidates.timed({"half": HALF}, rounds=2)) == ["half"]  # blocks one at a time need no rivals
+
+
+def test_errors_of_rivals_are_remembered_too(model, reference, log):
+    found = Candidates(reference, log, rivals=dict(rivals(model, reference))).rival_errors("MACECalculator, float32")
+    again = Candidates(reference, log)
+    assert again.n_runs == 0
+    same(again._errors_of("MACECalculator, float32", lambda: pytest.fail("measured again")), found)
 
 
 def test_a_launched_call_computes_what_the_model_does(reference, model):

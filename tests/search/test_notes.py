@@ -6,7 +6,7 @@ import pytest
 
 from precision_probe.search import notes
 from precision_probe.search.held_out import Outcome
-from precision_probe.search.measuring import CAST, RIVAL
+from precision_probe.search.measuring import CAST
 from precision_probe.search.proposals import DO_NOTHING
 
 SINGLE, DOUBLE = CAST.format("float32"), CAST.format("float64")
@@ -25,11 +25,10 @@ def table(mixed, single=1.0, double=2.0, share=0.5):
 
 
 def test_what_was_kept_comes_with_its_bound():
-    first, second = notes.of_test({"mixed": Outcome(64, 64, 1, 0.43)}, 1, True)
+    first, second = notes.of_test("the file", {"mixed": Outcome(64, 64, 1, 0.43)}, 1, True)
     assert first == (
-        "The file that apply writes, loaded by MACECalculator with its defaults, kept the tolerance on 64 of 64 "
-        "structures held out, of 1 trajectory or composition (the same atoms in the same order); its largest error "
-        "there is 0.43 of the tolerance."
+        "The file kept the tolerance on 64 of 64 structures held out, of 1 trajectory or composition (the same atoms "
+        "in the same order); its largest error there is 0.43 of the tolerance."
     )
     assert second.startswith("So it keeps the tolerance on at least 95.4% of structures drawn like those held out")
     assert "confidence 0.95)" in second
@@ -37,7 +36,7 @@ def test_what_was_kept_comes_with_its_bound():
 
 def test_retries_are_told_and_counted():
     tried = {"a": Outcome(40, 64, 1, 3.0), "b": Outcome(60, 64, 2, 1.5), "c": Outcome(63, 64, 3, 1.01)}
-    *failed, kept, bound = notes.of_test(tried, 3, True)
+    *failed, kept, bound = notes.of_test("the file", tried, 3, True)
     assert [line.split()[0] for line in failed] == ["a", "b"]
     assert "on only 40 of 64 held out, and was given up" in failed[0]
     assert "63 of 64 structures held out, of 3 trajectories or compositions" in kept
@@ -46,10 +45,10 @@ def test_retries_are_told_and_counted():
 
 
 def test_of_one_structure_little_is_said():
-    kept, bound = notes.of_test({"mixed": Outcome(1, 1, 1, 0.2)}, 1, True)
+    kept, bound = notes.of_test("the file", {"mixed": Outcome(1, 1, 1, 0.2)}, 1, True)
     assert "on 1 of 1 structure held out" in kept
     assert "at least 5.0% of structures" in bound
-    kept, nothing = notes.of_test({"mixed": Outcome(1, 1, 1, 0.2)}, 1, False)
+    kept, nothing = notes.of_test("the file", {"mixed": Outcome(1, 1, 1, 0.2)}, 1, False)
     assert "on 1 of 1 structure searched on" in kept
     assert nothing == "There were too few structures to hold any out, so nothing is known of others."
     assert not {"proven", "verified", "proved"} & set(f"{kept} {bound} {nothing}".lower().replace(",", "").split())
@@ -89,12 +88,16 @@ def test_runs_are_counted():
 
 def test_what_is_gained_by_launching_is_said_of_the_same_rounds():
     found = table(0.01)
-    rounds = {name: tuple(50 * second for second in found.loc["mixed", "rounds"]) for name in ("float64", "float32")}
-    assert notes.of_rivals("mixed", found.assign(seconds=0.01)) == []
-    rivals = pd.DataFrame({"rounds": {RIVAL.format(name): each for name, each in rounds.items()}, "seconds": 0.5})
-    double, single = notes.of_rivals("mixed", pd.concat([found.assign(seconds=0.01), rivals]))
-    assert "takes 10 ms, and model.to(float64) called as it is 500 ms: 50 times as long (between 50 and 50" in double
-    assert "model.to(float32) called as it is" in single
+    times = {"slow": 50, "slower": 80}
+    rounds = {name: tuple(ratio * second for second in found.loc["mixed", "rounds"]) for name, ratio in times.items()}
+    assert notes.of_rivals("mixed", found.assign(seconds=0.01), []) == []
+    rivals = pd.DataFrame({"rounds": rounds | {"none": ()}, "seconds": {"slow": 0.5, "slower": 0.8, "none": np.inf}})
+    both = pd.concat([found.assign(seconds=0.01), rivals.assign(share=3.0)])
+    ours, slow, slower = notes.of_rivals("mixed", both, ["slower", "none", "slow"])
+    assert ours.startswith("Launched as a graph it takes 10 ms, with errors of ")
+    assert slow.startswith("slow takes 500 ms, 50 times as long (50 to 50, ")
+    assert slower.startswith("slower takes 800 ms, 80 times as long")
+    assert slow.endswith("errors of 3 tolerances.")
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, np.nan])

@@ -17,10 +17,10 @@ from precision_probe.models.building import build
 from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.graphs import build_graph
 from precision_probe.policy import Policy, Rule
-from precision_probe.search.delivered import errors_of_file
 from precision_probe.search.measuring import CAST, Candidates
 from precision_probe.search.proposals import DO_NOTHING
 from precision_probe.search.recommendation import recommend
+from precision_probe.search.running.delivered import errors_of_file
 from precision_probe.search.timing import Timed
 
 N = 4  # structures, half of them held out
@@ -273,7 +273,7 @@ def test_what_is_only_right_in_memory_is_given_up_though_nothing_is_held_out(one
     recommended = recommend(one_layer, waters(1), {"forces": 1e-2}, allow="float32", device="cpu", progress=False)
     assert recommended.policy.rules == ()
     assert recommended.candidates.loc["float32", "share"] < 0.8
-    assert "its file kept the tolerance on only 0 of 1 searched on" in text_of(recommended)
+    assert "as users get it kept the tolerance on only 0 of 1 searched on" in text_of(recommended)
 
 
 def test_the_evidence_says_what_was_tested_and_what_follows(recommended):
@@ -442,7 +442,7 @@ def test_the_policy_is_that_of_its_file_and_model(model, config, recommended, tm
 
 
 @pytest.mark.parametrize(
-    ("run", "words"), [("graph", "needs a GPU.*got cpu"), ("compile", "eager, graph; got 'compile'")]
+    ("run", "words"), [("graph", "needs a GPU.*got cpu"), ("compile", "graph, eager; got 'compile'")]
 )
 def test_how_it_is_run_is_one_of_those_that_are_there(model, waters, tolerance, run, words):
     with pytest.raises(InputError, match=words):

@@ -72,15 +72,16 @@ def finish(trace: "Trace", verdict: Verdict, notes: Sequence[str], path: Path | 
 
 def _print_tables(trace: "Trace", verdict: Verdict, notes: Sequence[str], *, wide: bool) -> None:
     import precision_probe as pp
-    from precision_probe.analysis.causes import main_causes
+    from precision_probe.analysis.whole_model import main_causes, model_rows, shown_units
     from precision_probe.cli.tables.errors import block_table, model_table, view_tables
     from precision_probe.cli.tables.style import WIDTH
 
     table = pp.errors(trace)
     console = table_console(WIDTH, wide=wide)
     causes = main_causes(trace) if "contributions" in trace.tables else None
-    limits, is_guide = verdict.limits, verdict.is_guide
-    console.print(model_table(verdict.summary, table, verdict.over, limits, is_guide=is_guide, causes=causes))
+    units, limits = shown_units(table), verdict.limits
+    rows = model_rows(verdict.summary, units, verdict.over, causes, is_judged=bool(limits))
+    console.print(model_table(rows, units, limits, is_guide=verdict.is_guide))
     if trace.modes:  # else nothing of the blocks was kept
         console.print(block_table(table))
     if trace.tables:

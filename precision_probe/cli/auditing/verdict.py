@@ -85,8 +85,8 @@ def document(trace: "Trace", verdict: Verdict, path: str | None, notes: list[str
         notes: What a reader should know.
     """
     import precision_probe as pp
-    from precision_probe.analysis.causes import main_causes
     from precision_probe.analysis.errors import TOLERANCE_UNITS, worst_blocks
+    from precision_probe.analysis.whole_model import main_causes
 
     causes = main_causes(trace).T.to_dict() if "contributions" in trace.tables else {}
     blocks = worst_blocks(pp.errors(trace)) if trace.modes else {}

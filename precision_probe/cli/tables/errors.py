@@ -1,6 +1,6 @@
 """Tables of errors as a terminal shows them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 from rich.console import Group, RenderableType
@@ -10,19 +10,16 @@ from precision_probe.analysis.errors import TOLERANCE_UNITS, Tolerance, block_er
 from precision_probe.analysis.metrics import EPS, METRICS
 from precision_probe.analysis.pairs import MODEL
 from precision_probe.analysis.views import view, views
+from precision_probe.analysis.whole_model import ModelRow
 from precision_probe.cli.tables.style import DIRECTIONS, entry, number, plain_table
 from precision_probe.precisions import parse_precision
+from precision_probe.trace.schema import REFERENCE
 from precision_probe.trace.trace import LOSS, MODES, Trace
 
 __all__ = ["block_table", "errors_table", "model_table", "view_tables"]
 
-_COLUMNS = {
-    "energy": ("energy\nmeV/atom", 1000),
-    "interaction_energy": ("interact.\nmeV/atom", 1000),
-    "forces": ("forces max\nmeV/Å", 1000),
-    "forces_mae": ("forces MAE\nmeV/Å", 1000),
-    "stress": ("stress\nmeV/Å³", 1000),
-}
+# What does not head its column by its own name.
+_HEADINGS = {"interaction_energy": "interact.", "forces": "forces max", "forces_mae": "forces MAE"}
 # In a narrow terminal the last goes first: energy and forces stay longest, means and parts of energies do not.
 _RANKS = {
     name: rank
@@ -34,56 +31,33 @@ _METRICS = {"rel_l2": "rel_l2", "amplification": "ampl.", "max_abs": "max_abs", 
 
 
 def model_table(
-    summary: pd.DataFrame,
-    errors: pd.DataFrame,
-    over: pd.DataFrame,
-    limits: Tolerance,
-    *,
-    is_guide: bool,
-    causes: pd.DataFrame | None = None,
+    rows: Sequence[ModelRow], units: Mapping[str, tuple[str, float]], limits: Tolerance, *, is_guide: bool
 ) -> RenderableType:
     """The model as a whole: one row for each precision, and which are within the tolerance.
 
     Args:
-        summary: From :func:`precision_probe.summary`.
-        errors: From :func:`precision_probe.errors`.
-        over: From :func:`precision_probe.analysis.errors.exceeded`.
-        limits: What it was judged by, as far as the summary has it.
+        rows: From :func:`precision_probe.analysis.whole_model.model_rows`.
+        units: From :func:`precision_probe.analysis.whole_model.shown_units`.
+        limits: What it was judged by, as far as the trace has it.
         is_guide: Whether that is :data:`precision_probe.analysis.errors.GUIDE`, not a tolerance of the user's.
-        causes: From :func:`precision_probe.analysis.causes.main_causes`, where the trace has contributions.
     """
-    columns = {name: heading for name, (heading, _) in _COLUMNS.items() if name in summary}
-    units = errors[errors["block"] == MODEL].drop_duplicates("tensor").set_index("tensor")["units"]
-    columns |= {str(name): f"{name}\n{unit}" for name, unit in units.items() if name not in _COLUMNS}
     table = plain_table("The model as a whole: error against float64")
     table.add_column("\nprecision", no_wrap=True)
-    is_timed = summary["time"].notna().any()
-    for name, heading in columns.items():
+    for name in rows[0].errors:
+        heading = f"{_HEADINGS.get(name, name)}\n{units[name][0]}"
         table.add_column(heading, justify="right", no_wrap=True, rank=_RANKS.get(name, _RANKS["other"]))
-    if is_timed:
+    if rows[0].time is not None:
         table.add_column("time\n× float64", justify="right", no_wrap=True, rank=_RANKS["time"])
     table.add_column("\nverdict")
-    if causes is not None:
+    if any(row.causes for row in rows):
         for quantity in ("energy", "force"):
             table.add_column(f"{quantity} error\nmostly from", no_wrap=True, rank=_RANKS["causes"])
-    for precision, row in summary.iterrows():
-        cells = [number(row[name] * (_COLUMNS[name][1] if name in _COLUMNS else 1)) for name in columns]
-        verdict = _verdict(str(precision), row, over, judged=bool(limits))
-        table.add_row(
-            str(precision), *cells, *([_ratio(row)] if is_timed else []), verdict, *_causes(causes, str(precision))
-        )
-    return Group(table, Text(_notes(summary, limits, is_guide=is_guide), style="dim"))
-
-
-def _causes(causes: pd.DataFrame | None, precision: str) -> list[str]:
-    """The part that makes most of the energies' and of the forces' error, with its share."""
-    if causes is None or precision not in causes.index:
-        return []
-    row = causes.loc[precision]
-    shares = {quantity: row[f"{quantity}_share"] for quantity in ("energy", "forces")}
-    return [
-        f"{row[f'{quantity}_part']}{f' {share:.0%}' if 0 < share <= 1.5 else ''}" for quantity, share in shares.items()
-    ]
+    for row in rows:
+        time = [] if row.time is None else [f"{row.time[0]:.2f} ± {row.time[1] / 2:.2f}"]
+        # parts that come later may undo most of an error: what is far above all of it says nothing here
+        causes = [f"{part}{f' {share:.0%}' if 0 < share <= 1.5 else ''}" for part, share in row.causes.values()]
+        table.add_row(row.precision, *map(number, row.errors.values()), *time, _verdict(row), *causes)
+    return Group(table, Text(_notes(rows[0], limits, is_guide=is_guide), style="dim"))
 
 
 def block_table(errors: pd.DataFrame) -> RenderableType:
@@ -149,7 +123,7 @@ def view_tables(trace: Trace, name: str | None = None) -> Iterator[RenderableTyp
         yield Group(table, Text(shown.note, style="dim"))
 
 
-def _notes(summary: pd.DataFrame, limits: Tolerance, *, is_guide: bool) -> str:
+def _notes(row: ModelRow, limits: Tolerance, *, is_guide: bool) -> str:
     """What the table of the model means: what was judged by, and what its columns are."""
     shown = ", ".join(f"{name} {limit:g} {TOLERANCE_UNITS[name]}" for name, limit in limits.items())
     source = "a guide: set your own with --tolerance" if is_guide else "--tolerance"
@@ -157,27 +131,22 @@ def _notes(summary: pd.DataFrame, limits: Tolerance, *, is_guide: bool) -> str:
         f"ok: within {shown} ({source}); the largest error over structures, atoms and components."
         if limits
         else f"Largest errors; to have them judged, give --tolerance with one of {', '.join(TOLERANCE_UNITS)}.",
-        "interact.: energy less the isolated atoms'." if "interaction_energy" in summary else "",
+        "interact.: energy less the isolated atoms'." if "interaction_energy" in row.errors else "",
         "time: median ± half the interquartile range.",
     ]
     return " ".join(filter(None, notes))
 
 
-def _verdict(precision: str, row: "pd.Series[float]", over: pd.DataFrame, *, judged: bool) -> Text:
+def _verdict(row: ModelRow) -> Text:
     """Whether a precision is within the tolerance, which quantities are not, and how many numbers are not finite."""
-    if precision == "float64":
+    if row.precision == REFERENCE:
         return Text("reference")
-    bad = over.loc[over["precision"] == precision, "quantity"].tolist()
-    verdict = Text("too large: " + ", ".join(bad), style="bold red") if bad else Text("ok", style="bold green")
-    if not judged:
-        verdict = Text("")
-    if row["nonfinite"]:
-        verdict.append(f" ({row['nonfinite']:.0f} NaN/inf)")
+    verdict = Text("ok" if row.is_judged else "", style="bold green")
+    if row.exceeded:
+        verdict = Text("too large: " + ", ".join(row.exceeded), style="bold red")
+    if row.n_broken:
+        verdict.append(f" ({row.n_broken} NaN/inf)")
     return verdict
-
-
-def _ratio(row: "pd.Series[float]") -> str:
-    return f"{row['time']:.2f} ± {row['time_iqr'] / 2:.2f}"
 
 
 def _cell(row: "pd.Series[float]", mode: str, metric: str) -> str:

@@ -1,6 +1,7 @@
 """One sample run through every variant: what each predicts, and what each of its blocks computes."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from precision_probe.exceptions import ProbeError
 from precision_probe.models.blocks import Block
 from precision_probe.models.evaluation import Prediction, Sample
 from precision_probe.models.graphs import Graph
-from precision_probe.models.memory import attempt
+from precision_probe.models.memory import attempt, described
 from precision_probe.probe.observing.keeping import Captured, Groups, Kept, KeptErrors, KeptTensors
 from precision_probe.probe.observing.to_numpy import captured_tensors, lacking_arrays, predicted_arrays
 from precision_probe.trace.arrays import ModelArray
@@ -25,6 +26,8 @@ from precision_probe.variants.hooks import Call, capture, gradients, input_gradi
 from precision_probe.variants.variant import Variant
 
 __all__ = ["DoesNotFitError", "Observed", "Observer"]
+
+_LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -185,6 +188,7 @@ class Observer:
     ) -> None:
         """Run a variant in one mode; what it computed on its way is gone when this returns, before the next begins."""
         if self._fitting(variant, partial(run, variant, so_far), may_lack=so_far.may_lack) is None:
+            _LOG.warning("no memory for %s in %s, %s", described(so_far.sample), variant.precision, mode)
             so_far.kept.add_nothing(mode, variant.precision)
             so_far.lacking.add(variant.precision.name)
 
@@ -265,6 +269,7 @@ class Observer:
                     f"the tensors of all blocks would take {n_bytes / 2**30:.1f} GiB, so that of them the errors alone "
                     "are kept, by element and irrep. --keep tensors (keep='tensors') keeps them all."
                 )
+            _LOG.info("tensors of all blocks would take %.3g GiB: %s are kept", n_bytes / 2**30, self.keep)
         return self._keeping(sample)
 
     def _keeping(self, sample: Sample) -> Kept:

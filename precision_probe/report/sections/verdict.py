@@ -1,14 +1,17 @@
 """The verdict: a sentence for each precision, and the table of the whole model that it rests on."""
 
 import math
+from collections.abc import Iterator
 
 import pandas as pd
 import scipy.stats
 
+from precision_probe.analysis.whole_model import CAUSED, ModelRow
 from precision_probe.exceptions import printable
 from precision_probe.report.content import Cell, Section, Table
 from precision_probe.report.findings import MILLI, Findings
 from precision_probe.report.numbers import entry
+from precision_probe.trace.schema import REFERENCE
 
 __all__ = ["verdict"]
 
@@ -33,16 +36,10 @@ def verdict(findings: Findings) -> Section:
     return Section("verdict", "Verdict", [_table(findings)], text, points)
 
 
-def _over(findings: Findings, precision: str) -> list[str]:
-    """The quantities in which a precision exceeds the tolerance."""
-    table = findings.exceeded
-    return [str(name) for name in table["quantity"][table["precision"] == precision]]
-
-
 def _state(findings: Findings, precision: str) -> str:
     if not findings.judged:
         return f"{precision}: not judged."
-    over = [f"{name} ({_times(findings, precision, name)})" for name in _over(findings, precision)]
+    over = [f"{name} ({_times(findings, precision, name)})" for name in findings.rows[precision].exceeded]
     return (
         f"✗ {precision}: beyond the tolerance in {', '.join(over)}."
         if over
@@ -125,47 +122,34 @@ def _judged_by(findings: Findings) -> str:
 
 def _table(findings: Findings) -> Table:
     """The model as a whole: a row for each precision."""
-    shown = [name for name in findings.summary if name in findings.units]
-    has_times = bool(findings.summary["time"].notna().any())
-    columns = [f"{_HEADINGS.get(name, name)}, {findings.units[name][0]}" for name in shown]
-    columns += ["NaN or ∞", *(["time ÷ float64's"] if has_times else []), "verdict"]
-    columns += ["energy error mostly from", "force error mostly from"] if findings.causes is not None else []
-    rows = tuple((str(name), _cells(findings, str(name), shown)) for name in findings.summary.index)
+    rows = list(findings.rows.values())
+    columns = [f"{_HEADINGS.get(name, name)}, {findings.units[name][0]}" for name in rows[0].errors]
+    columns += ["NaN or ∞", *(["time ÷ float64's"] if rows[0].time is not None else []), "verdict"]
+    has_causes = findings.causes is not None
+    columns += ["energy error mostly from", "force error mostly from"] if has_causes else []
     note = "Largest errors over all structures, against float64."
-    if has_times:
+    if rows[0].time is not None:
         note += " Time: median ± half the interquartile range."
-    return Table("The model as a whole: error against float64", ("precision", *columns), rows, note)
+    cells = tuple((row.precision, (*_cells(row), *(_causes(row) if has_causes else []))) for row in rows)
+    return Table("The model as a whole: error against float64", ("precision", *columns), cells, note)
 
 
-def _cells(findings: Findings, precision: str, shown: list[str]) -> tuple[Cell, ...]:
-    """A row of that table."""
-    over = _over(findings, precision)
-    cells = []
-    for name in shown:
-        value = findings.number(precision, name) * findings.units[name][1]
-        cells.append(Cell(entry(value) or "NaN", value, is_bad=name in over or not math.isfinite(value)))
-    n_broken = findings.number(precision, "nonfinite")
-    cells.append(Cell(f"{n_broken:.0f}", n_broken, is_bad=n_broken > 0))
-    if findings.summary["time"].notna().any():
-        time, spread = (findings.number(precision, name) for name in ("time", "time_iqr"))
-        cells.append(Cell(f"{time:.2f} ± {spread / 2:.2f}", time))
-    if precision == "float64":
-        cells.append(Cell("reference"))
-    elif findings.judged:
-        cells.append(Cell(f"too large: {', '.join(over)}", is_bad=True) if over else Cell("✓ within"))
+def _cells(row: ModelRow) -> Iterator[Cell]:
+    """What a row says of the errors, of time, and of what is allowed."""
+    for name, value in row.errors.items():
+        yield Cell(entry(value) or "NaN", value, is_bad=name in row.exceeded or not math.isfinite(value))
+    yield Cell(str(row.n_broken), row.n_broken, is_bad=row.n_broken > 0)
+    if row.time is not None:
+        median, spread = row.time
+        yield Cell(f"{median:.2f} ± {spread / 2:.2f}", median)
+    if row.exceeded:
+        yield Cell(f"too large: {', '.join(row.exceeded)}", is_bad=True)
     else:
-        cells.append(Cell(""))
-    return (*cells, *_causes(findings, precision))
+        yield Cell("reference" if row.precision == REFERENCE else "✓ within" if row.is_judged else "")
 
 
-def _causes(findings: Findings, precision: str) -> list[Cell]:
-    if findings.causes is None:
-        return []
-    if precision not in findings.causes.index:
-        return [Cell(""), Cell("")]
-    cells = []
-    for name in ("energy", "forces"):
-        part = printable(findings.causes[f"{name}_part"][precision])
-        share = float(findings.causes[f"{name}_share"][precision])
-        cells.append(Cell(f"{part} {100 * share:.0f} %" if share > 0 else part))
-    return cells
+def _causes(row: ModelRow) -> Iterator[Cell]:
+    """The part that makes most of each error, with its share."""
+    for name in CAUSED:
+        part, share = row.causes.get(name, ("", math.nan))
+        yield Cell(printable(part) + (f" {100 * share:.0f} %" if share > 0 else ""))

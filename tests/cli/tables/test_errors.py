@@ -14,6 +14,7 @@ import precision_probe as pp
 from precision_probe.analysis.errors import GUIDE, block_errors, exceeded, worst_blocks
 from precision_probe.analysis.metrics import METRICS
 from precision_probe.analysis.views import view, views
+from precision_probe.analysis.whole_model import model_rows, shown_units
 from precision_probe.cli.tables.errors import block_table, errors_table, model_table, view_tables
 from precision_probe.cli.tables.style import FULL_WIDTH, WIDTH
 
@@ -66,10 +67,13 @@ def hand_made():
     )
 
 
-def shown(summary, errors, tolerance=None):
+def shown(summary, errors, tolerance=None, causes=None):
     """The table of the model, judged as an audit judges it."""
     limits = {name: limit for name, limit in (tolerance or GUIDE).items() if name in summary}
-    return model_table(summary, errors, exceeded(summary, limits), limits, is_guide=tolerance is None)
+    of_stress = errors[errors["block"] == "model"].head(1).assign(tensor="stress", units="eV/Å³")
+    units = shown_units(pd.concat([errors, of_stress]))
+    rows = model_rows(summary, units, exceeded(summary, limits), causes, is_judged=True)
+    return model_table(rows, units, limits, is_guide=tolerance is None)
 
 
 def extreme(errors):
@@ -92,7 +96,7 @@ def test_model_table_shows_each_precision_in_milli_units(hand_made, errors):
     assert row_of(found, "float32")[1:] == float32
     parts = {"energy_part": "sums", "energy_share": 0.98, "forces_part": "geometry", "forces_share": np.nan}
     causes = pd.DataFrame([parts], index=["float32"])
-    named = lines(model_table(hand_made, errors, exceeded(hand_made, GUIDE), GUIDE, is_guide=True, causes=causes), 160)
+    named = lines(shown(hand_made, errors, causes=causes), 160)
     assert row_of(named, "float32")[1:] == [*float32, "sums", "98%", "geometry"]
     assert row_of(found, "bfloat16")[1:6] == ["5.0e+02", "2.5e+02", "1.5e+03", "5.0e+02", "1.0e-01"]
     assert row_of(found, "float16")[1:6] == ["nan", "1.2e+02", "7.5e+02", "2.5e+02", "2.0e-297"]

@@ -10,11 +10,11 @@ import torch
 from mace.calculators import MACECalculator
 from runs import molecule
 
-import precision_probe.search.delivered
+import precision_probe.search.running.delivered
 from precision_probe.diagnostics.reference import Reference
 from precision_probe.models.building import build
 from precision_probe.policy import Policy, Rule
-from precision_probe.search.delivered import errors_of_file
+from precision_probe.search.running.delivered import errors_of_file, errors_of_launched
 from precision_probe.variants.mixed import MixedModel, apply
 
 LAYERS = Policy((Rule("interactions.*", "float32"), Rule("products.*", "float32")))
@@ -95,8 +95,8 @@ def test_a_file_that_loses_something_is_seen(model, monkeypatch):
             next(loaded.models[0].model.readouts.parameters()).mul_(2)
         return loaded
 
-    calculator_of = precision_probe.search.delivered._loaded
-    monkeypatch.setattr(precision_probe.search.delivered, "_loaded", broken)
+    calculator_of = precision_probe.search.running.delivered._loaded
+    monkeypatch.setattr(precision_probe.search.running.delivered, "_loaded", broken)
     reference = Reference(model, [molecule(1)], device="cpu")
     assert errors_of_file(apply(Policy(()), model), reference)["forces"].max() > 1e-3
 
@@ -124,13 +124,23 @@ def test_it_is_loaded_from_a_file_with_the_defaults_and_nothing_is_left(model, m
     assert not isinstance(model, MixedModel)
 
 
-def test_charge_and_spin_reach_the_calculator(model):
-    """Under the keys that it reads, whatever those of the structures are called."""
-    atoms = molecule(1)
-    atoms.info |= {"total_charge": -1, "total_spin": 2}
-    (graph,) = Reference(model, [atoms], device="cpu").graphs
-    made = precision_probe.search.delivered._atoms(graph)
-    assert (made.info["charge"], made.info["spin"]) == (-1, 2)
-    np.testing.assert_array_equal(made.positions, atoms.positions)
-    np.testing.assert_array_equal(made.numbers, atoms.numbers)
-    assert not made.pbc.any()
+def test_errors_of_what_is_launched_are_those_of_its_calculator(mine):
+    structures = [molecule(1), cell(), slab()]
+    mixed = apply(LAYERS, mine)
+    found = errors_of_launched(mixed, Reference(mine, structures, device="cpu"))
+    exact = MACECalculator(models=[copy.deepcopy(mine)], device="cpu", default_dtype="float64")
+    for (_, row), atoms in zip(found.iterrows(), structures, strict=True):
+        names = ["energy", "forces", *(["stress"] if atoms.pbc.all() else [])]
+        launched = Policy.calculator(LAYERS, mine, "cpu", run="graph")
+        delta = [np.abs(launched.get_property(name, atoms) - exact.get_property(name, atoms)).max() for name in names]
+        expected = [delta[0] / len(atoms), *delta[1:]]
+        np.testing.assert_allclose(row[names], expected, rtol=0.05, atol=1e-12)
+    assert found["forces"].min() > 1e-9
+
+
+def test_what_predicts_nan_has_errors_of_nan(mine):
+    mixed = apply(LAYERS, mine)
+    with torch.no_grad():
+        next(mixed.model.readouts.parameters()).fill_(torch.nan)
+    found = errors_of_launched(mixed, Reference(mine, [cell()], device="cpu"))
+    assert found[["energy", "forces", "stress"]].isna().all(axis=None)
