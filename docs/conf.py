@@ -5,6 +5,7 @@ benchmark's results or to a script is the same in both. Examples are run while t
 """
 
 import re
+import warnings
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -77,6 +78,8 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "doc_module": ("precision_probe",),
 }
+warnings.filterwarnings("ignore")  # of libraries that examples import, which name paths of this machine
+
 html_math_renderer = "mathml"
 
 

@@ -27,7 +27,7 @@ def dynamics_of_ethanol() -> Langevin:
     atoms = next(atoms for atoms in read_structures("demo") if atoms.info["name"] == "ethanol")
     atoms.calc = MACECalculator(models=load_model("demo")[0], device="cpu", default_dtype="float64")
     noise = np.random.default_rng(0)
-    return Langevin(atoms, TIMESTEP * ase.units.fs, temperature_K=300, friction=0.02, rng=noise)
+    return Langevin(atoms, TIMESTEP * ase.units.fs, temperature_K=300, friction=0.02, rng=noise, fixcm=False)
 
 
 # %%
