@@ -14,9 +14,9 @@ from precision_probe.report.numbers import entry
 
 __all__ = ["Node", "network"]
 
-_LANE, _ROW = 134.0, 82.0  # from one block to the next
-_WIDE, _HIGH = 122.0, 60.0  # of a block
-_CHIP = 55.0
+_LANE, _ROW = 150.0, 82.0  # from one block to the next
+_WIDE, _HIGH = 138.0, 60.0  # of a block
+_CHIP = 62.0
 _LAYER = re.compile(r"(interactions|products|readouts)\.(\d+)$")
 _FIRST = {"geometry": (0, 0), "spherical_harmonics": (0, 1), "radial_embedding": (0, 2), "node_embedding": (1, 0)}
 
