@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from precision_probe.diagnostics.reference import Reference
 from precision_probe.measurement_log import MeasurementLog
+from precision_probe.models.memory import attempt
 from precision_probe.policy import Policy
 from precision_probe.precisions import PRECISIONS
 from precision_probe.progress import counted, shown
@@ -108,8 +110,9 @@ class Candidates:
         return self._errors_of(CAST.format(precision), lambda: self._predicted(self._cast(precision)))
 
     def rival_errors(self, name: str) -> pd.DataFrame:
-        """The same of a rival."""
-        return self._errors_of(name, self.rivals[name].errors)
+        """The same of a rival; NaN if the memory does not suffice for it."""
+        found = attempt(self._errors_of, name, self.rivals[name].errors)
+        return found if found is not None else self.errors(Policy(())) * np.nan
 
     def timed(
         self,

@@ -21,6 +21,7 @@ from precision_probe.exceptions import InputError
 from precision_probe.fast.drivers import RUNS
 from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.backends import backend as backend_of
+from precision_probe.models.graphs import build_graph
 from precision_probe.models.loading import ModelSource, load_model
 from precision_probe.models.provenance import provenance
 from precision_probe.notebook import as_html
@@ -36,7 +37,7 @@ from precision_probe.search.running.delivered import errors_of_file, errors_of_l
 from precision_probe.search.running.rivals import rivals
 from precision_probe.search.search import JUDGED, Search
 from precision_probe.structures import StructureSource, read_structures
-from precision_probe.variants.devices import check_precisions, default_precisions
+from precision_probe.variants.devices import check_device, check_precisions, default_precisions
 from precision_probe.variants.mixed import check_interface
 
 __all__ = ["Recommendation", "answer", "recommend"]
@@ -162,12 +163,13 @@ def recommend(
     check_interface(interface)
     searched, held_out = split(read_structures(structures), seed, _N_SEARCHED, _N_HELD_OUT)
     given, _ = load_model(model)
-    reference = Reference(given, searched, head=head, device=device)
-    run = _checked_run(run, backend, reference, interface)
+    place = check_device(device)
+    run = _checked_run(run, backend, place, interface)
     by = Chosen(given)
     if run == "graph":
-        by = chosen(given, max(reference.graphs, key=lambda graph: graph.n_atoms), backend)
-        reference = reference if by.model is given else Reference(by.model, searched, head=head, device=device)
+        largest = max((build_graph(each, given, head) for each in searched), key=lambda graph: graph.n_atoms)
+        by = chosen(given, largest.to(place), backend)
+    reference = Reference(by.model, searched, head=head, device=place)
     precisions = _allowed(allow, reference)
     held = reference.on(held_out, head=head) if held_out else None
     for each in (reference, *([] if held is None else [held])):
@@ -321,7 +323,7 @@ def _check(tolerance: Mapping[str, float], objective: str, granularity: str) -> 
         raise InputError(f"The granularity is block or module; got {granularity!r}.")
 
 
-def _checked_run(run: str | None, backend: str, reference: Reference, interface: str) -> str:
+def _checked_run(run: str | None, backend: str, device: torch.device, interface: str) -> str:
     """How models are timed.
 
     Raises:
@@ -331,14 +333,14 @@ def _checked_run(run: str | None, backend: str, reference: Reference, interface:
         raise InputError(
             f"The backend {backend!r} is chosen for what is launched: take run='graph', or a converted model."
         )
-    can_launch = reference.device.type == "cuda" and interface == "float64"
+    can_launch = device.type == "cuda" and interface == "float64"
     if run is None:
         return "graph" if can_launch else "eager"
     if run not in RUNS:
         raise InputError(f"A model is run as one of {', '.join(RUNS)}; got {run!r}.")
     if run == "graph" and not can_launch:
         raise InputError(
-            f"A CUDA graph needs a GPU and the interface float64; got {reference.device} and {interface}. Take eager."
+            f"A CUDA graph needs a GPU and the interface float64; got {device} and {interface}. Take eager."
         )
     return run
 

@@ -277,6 +277,18 @@ def test_errors_of_rivals_are_remembered_too(model, reference, log):
     same(again._errors_of("MACECalculator, float32", lambda: pytest.fail("measured again")), found)
 
 
+def test_a_rival_that_does_not_fit_has_no_errors(model, reference, monkeypatch):
+    made = dict(rivals(model, reference))
+
+    def errors():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(made["MACECalculator, float32"], "errors", errors)
+    found = Candidates(reference, rivals=made).rival_errors("MACECalculator, float32")
+    assert found.shape == (2, 5)
+    assert found.isna().all(axis=None)
+
+
 def test_a_launched_call_computes_what_the_model_does(reference, model):
     graph = reference.graphs[1]
     found = Launches(graph, stress=True, device=torch.device("cpu")).launched(Candidates(reference).model(Policy(())))()

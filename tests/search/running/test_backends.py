@@ -21,9 +21,10 @@ def graph(model):
 def kernels(monkeypatch):
     """As if kernels were installed, and these times were taken of both."""
 
-    def patch(ratio):
+    def patch(ratio, does_not_fit=False):
         seconds = tuple(1.0 + number / 100 for number in range(11))
         times = {"e3nn": seconds, "cuEquivariance": tuple(ratio * second for second in seconds)}
+        times |= {"e3nn": ()} if does_not_fit else {}
         monkeypatch.setattr(backends, "has_cuequivariance_kernels", lambda device: True)
         monkeypatch.setattr(
             backends,
@@ -47,6 +48,13 @@ def test_the_faster_one_is_taken(model, graph, kernels, ratio, name):
     assert found.why.startswith(f"{name} computes it")
     assert f"by cuEquivariance {ratio:.3g} times that" in found.why
     assert backend(model) == "e3nn"
+
+
+def test_what_fits_is_taken(model, graph, kernels):
+    kernels(2.0, does_not_fit=True)
+    found = chosen(model, graph, "auto")
+    assert backend(found.model) == "cuEquivariance"
+    assert found.why.endswith("by e3nn the largest structure does not fit in the memory.")
 
 
 def test_without_kernels_there_is_no_choice(model, graph):
