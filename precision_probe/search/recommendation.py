@@ -277,7 +277,8 @@ def _evidence(
     held: Reference | None,
 ) -> dict[str, object]:
     """What the policy's file keeps of the search."""
-    kept = table[table["pareto"] | (table.index == name) | table.index.str.startswith(CAST.partition("{")[0])]
+    is_usual = table.index.str.startswith(CAST.partition("{")[0]) | table.index.isin(list(search.candidates.rivals))
+    kept = table[table["pareto"] | (table.index == name) | is_usual]
     reference = search.reference
     tested = tried[name]
     return {

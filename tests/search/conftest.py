@@ -55,7 +55,7 @@ def searched_blocks(model):
 
 @pytest.fixture(scope="session")
 def fake_times():
-    """Instead of measuring: each block saves its share of the time, by precision; what casts save, all."""
+    """Instead of measuring: each block saves its share of the time, by precision; casts, all. Rivals are slow."""
 
     def fake(gains):
         def timed(self, policies, casts=(), **_):
@@ -65,6 +65,7 @@ def fake_times():
                 for name, policy in policies.items()
             }
             seconds |= {CAST.format(name): 1 - gains[name] for name in casts}
+            seconds |= dict.fromkeys(self.rivals if casts else (), 10.0)
             return {name: Timed((float(each),) * N_ROUNDS, None) for name, each in seconds.items()}
 
         return timed

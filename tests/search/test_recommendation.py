@@ -447,3 +447,26 @@ def test_the_policy_is_that_of_its_file_and_model(model, config, recommended, tm
 def test_how_it_is_run_is_one_of_those_that_are_there(model, waters, tolerance, run, words):
     with pytest.raises(InputError, match=words):
         recommend(model, waters(2), tolerance, run=run, device="cpu", progress=False)
+
+
+# what is launched
+
+
+def test_a_search_of_what_is_launched(one_layer, waters, monkeypatch):
+    """As on a GPU, where graphs are captured; here the same code calls the model."""
+    monkeypatch.setattr(precision_probe.search.recommendation, "_checked_run", lambda *_: "graph")
+    found = recommend(one_layer, waters(2), {"forces": 1e-2}, allow="float32", device="cpu", progress=False)
+    evidence = found.policy.evidence
+    assert (evidence["run"], evidence["backend"]) == ("graph", "e3nn")
+    assert evidence["tested"]["what"] == "what Policy.calculator launches as a graph"
+    rivals = ["MACECalculator, float64", "MACECalculator, float32"]
+    assert found.candidates.loc[rivals, "seconds"].eq(10.0).all()
+    assert set(rivals) <= set(evidence["candidates"])
+    assert evidence["chosen"] not in rivals
+    assert found.candidates.loc[rivals[0], "share"] < 1e-8 < found.candidates.loc[rivals[1], "share"]
+    assert "MACECalculator, float32 takes 1e+04 ms" in text_of(found)
+
+
+def test_a_backend_is_for_what_is_launched(one_layer, waters):
+    with pytest.raises(InputError, match="'cuEquivariance' is chosen for what is launched"):
+        recommend(one_layer, waters(2), {"forces": 1e-2}, device="cpu", backend="cuEquivariance", progress=False)
