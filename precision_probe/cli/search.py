@@ -255,7 +255,10 @@ def recommend(
 
             table = recommendation_table(recommendation.policy, recommendation.candidates, recommendation.notes)
             table_console(FULL_WIDTH, wide=wide).print(table)
-        say(quiet, f"Policy written to {output}")
+        how = ""
+        if recommendation.policy.evidence["run"] == "graph":
+            how = f". As it was timed: Policy.load({str(output)!r}).calculator({model!r}, device={device or 'cuda'!r})"
+        say(quiet, f"Policy written to {output}{how}")
 
 
 def apply(
