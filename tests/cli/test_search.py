@@ -258,9 +258,20 @@ def test_recommend_prints_what_it_measured_and_replaces_its_output_only_with_for
     assert names(folder) == ["policy.json"]
 
 
+def test_what_was_timed_as_a_graph_is_said_how_to_run(folder, model_file, water_file, flat, recommend, monkeypatch):
+    """As on a GPU; here the same code calls the model."""
+    monkeypatch.setattr("precision_probe.search.recommendation._checked_run", lambda *_: "graph")
+    result = recommend(model_file, water_file)
+    assert result.exit_code == FINE, result.output
+    said = f"Policy.load('policy.json').calculator('{model_file}', device='cpu')"
+    assert said.replace(" ", "") in flat(result.stderr).replace(" ", "")
+    assert "MACECalculator, float32" in flat(result.stdout)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--backend", "cuEquivariance"], ["is chosen for what is launched"]),
         (["--tolerance", "forces"], ["number above zero"]),
         (["--tolerance", "forces=inf"], ["finite number"]),
         (["--tolerance", "speed=1"], ["Unknown tolerance"]),
