@@ -78,19 +78,21 @@ def of_rivals(name: str, table: pd.DataFrame, rivals: Sequence[str]) -> list[str
     return said
 
 
-def of_float64(name: str, table: pd.DataFrame) -> list[str]:
+def of_float64(name: str, table: pd.DataFrame, backend: str = "e3nn") -> list[str]:
     """What is to be expected where float64 is slow.
 
     Args:
         name: What was chosen.
         table: As :func:`of_choice` takes it.
+        backend: What computes the model; operations in the kernels of others than e3nn are not counted.
     """
     share = float(table["float64_share"].to_dict()[name])
     if not 0 < share < 1:  # all in one precision, or by kernels of which nothing is known
         return []
+    which = "operations" if backend == "e3nn" else f"operations outside {backend}'s kernels"
     return [
-        f"{share:.2g} of its operations are in float64. On GPUs where that is {SLOW_RATE} times slower than float32, "
-        f"arithmetic would take {slowdown(share):.3g} times as long as if none were, and all of it in "
+        f"{share:.2g} of its {which} are in float64. On GPUs where that is {SLOW_RATE} times slower than float32, "
+        f"that arithmetic would take {slowdown(share):.3g} times as long as if none were, and all of it in "
         f"float64 {SLOW_RATE} times."
     ]
 

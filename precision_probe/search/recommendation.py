@@ -230,7 +230,7 @@ def answer(
             held is not None,
         ),
         *notes.of_rivals(name, table, list(search.candidates.rivals)),
-        *notes.of_float64(name, table),
+        *notes.of_float64(name, table, backend_of(search.reference.model)),
         *notes.of_choice(
             name,
             table,

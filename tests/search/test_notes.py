@@ -109,3 +109,5 @@ def test_what_slow_float64_costs():
     (said,) = notes.of_float64("mixed", table(1.0).assign(float64_share=0.01))
     assert said.startswith("0.01 of its operations are in float64.")
     assert "would take 1.63 times as long" in said
+    (said,) = notes.of_float64("mixed", table(1.0).assign(float64_share=0.01), "cuEquivariance")
+    assert said.startswith("0.01 of its operations outside cuEquivariance's kernels are in float64.")
