@@ -13,7 +13,7 @@ from precision_probe.exceptions import InputError
 from precision_probe.trace.tables import HELD_OUT
 from precision_probe.trace.trace import Trace
 
-__all__ = ["View", "numbers", "view", "views"]
+__all__ = ["View", "numbers", "shares", "view", "views"]
 
 _MILLI = 1e3  # eV to meV
 
@@ -108,16 +108,23 @@ def _of_elements(table: pd.DataFrame) -> pd.DataFrame:
 
 def _contributions(table: pd.DataFrame) -> View:
     """Shares of the squared error of forces, then of energies, in percent."""
-    frames = [
-        _wide(table.assign(label=f"{quantity}: " + table["part"], value=100 * table[f"{quantity}_share"]), "label")
-        for quantity in ("forces", "energy")
-    ]
+    frames = [shares(table, name).rename(index=f"{name}: {{}}".format) for name in ("forces", "energy")]
     note = (
         "One part after another, in the order in which a run needs them, is taken to the precision; what that changes "
         "is the part's, and all add up to the whole error. A negative share undoes some of the others'. the rest: by "
         "what the variant differs from all parts together."
     )
     return View("What part makes how much of the squared error (%)", pd.concat(frames).rename_axis("part"), note)
+
+
+def shares(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """Parts of the model by precisions: how much of the squared error each makes, in percent.
+
+    Args:
+        table: The table ``contributions`` of a trace.
+        quantity: ``forces`` or ``energy``.
+    """
+    return _wide(table.assign(value=100 * table[f"{quantity}_share"]), "part")
 
 
 def _budget(table: pd.DataFrame) -> View:
