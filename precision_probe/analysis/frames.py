@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from precision_probe.analysis.errors import errors
-from precision_probe.analysis.pairs import MODEL, By
+from precision_probe.analysis.pairs import MODEL, By, labels_in_order
 from precision_probe.exceptions import InputError
 from precision_probe.trace.schema import REFERENCE
 from precision_probe.trace.trace import Trace
@@ -131,7 +131,9 @@ def per_part(trace: Trace, by: By, mode: str) -> pd.DataFrame:
     """
     table = errors(trace, by=by)
     table = table[(table["mode"] == mode) & (table["direction"] == "forward") & table["block"].isin(trace.blocks)]
-    return _largest(trace, table, "rel_l2", ["precision", by])
+    wide = _largest(trace, table, "rel_l2", ["precision", by])
+    parts = labels_in_order(dict.fromkeys(table[by]), by)
+    return wide[[(str(name), part) for name in trace.precisions for part in parts if (str(name), part) in wide]]
 
 
 def _largest(trace: Trace, table: pd.DataFrame, metric: str, columns: list[str]) -> pd.DataFrame:

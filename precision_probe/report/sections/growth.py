@@ -123,7 +123,7 @@ def _resolved(findings: Findings, mode: str, by: By) -> list[Part]:
             continue
         worst = pd.DataFrame(table[precision])
         series = [
-            Series(name, [None if pd.isna(value) else float(value) for value in worst[name]], slot)
+            Series(str(name), [None if pd.isna(value) else float(value) for value in worst[name]], slot)
             for slot, name in enumerate(worst)
         ]
         title = f"{precision}: outputs by {_PARTS[by]}"
