@@ -65,7 +65,7 @@ nitpick_ignore_regex = [
 ]
 
 # The examples, in the order of the gallery
-EXAMPLES = ("quickstart", "your_model", "in_situ", "offline", "policy", "cluster")
+EXAMPLES = ("quickstart", "figures", "your_model", "in_situ", "offline", "policy", "cluster")
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "docs/gallery",

@@ -40,8 +40,7 @@ def plot_bits(
         precisions: Not used: formats of any number of bits are emulated. Here so that all figures are called alike.
         blocks: Globs over names of blocks and ``whole model``; by default all.
         quantity: ``forces`` or ``energy``.
-        tolerance: In eV/Å or eV/atom; by default what :mod:`precision_probe.analysis.errors` has as a guide: 1e-2 and
-            1e-3.
+        tolerance: In eV/Å or eV/atom; by default a guide, 1e-2 eV/Å or 1e-3 eV/atom.
         ax: Where to draw.
 
     Raises:

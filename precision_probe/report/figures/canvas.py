@@ -104,7 +104,7 @@ def mode_of(trace: Trace) -> str:
         InputError: If no blocks were recorded.
     """
     if not trace.modes or not trace.blocks:
-        raise InputError("The trace has no blocks beside float64. Audit without --keep none, and with blocks.")
+        raise InputError("The trace has no blocks beside float64, which this figure is of. Audit without --keep none.")
     return shown_mode(trace)
 
 

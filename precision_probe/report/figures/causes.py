@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_budget", "plot_contributions", "plot_displacement"]
 
 _EXPLAIN = "precision-probe audit --explain, or probe.explain(structures)"
+_EXACT = {"color": "black", "linestyle": ":", "zorder": 3}  # float64's, which is seen above one that is close
 _APART = 0.12  # rows, between precisions
 
 
@@ -118,20 +119,15 @@ def plot_displacement(
     del blocks
     table = canvas.stored(trace, "displacement", _EXPLAIN)
     names = canvas.chosen(trace, precisions, set(table["precision"]))
-    ax, n_out = ax or canvas.new_axes(), 0
     slots = {name: slot for slot, name in enumerate(map(str, trace.precisions))}  # the same colours as elsewhere
-    for name in names:
+    looks = {name: {"color": canvas.style(slots[name])["color"]} if name in slots else _EXACT for name in names}
+    ax, n_out = ax or canvas.new_axes(), 0
+    for name, look in looks.items():
         curve = table[table["precision"] == name]
         n_out += int((~np.isfinite(curve["energy"])).sum())
-        is_exact = name not in slots
-        look = (
-            {"color": "black", "linestyle": ":", "zorder": 3}
-            if is_exact
-            else {"color": canvas.style(slots[name])["color"]}
-        )
         ax.plot(curve["position"], curve["energy"], label=name, **look)
     ax.set_xlabel("displacement / Å")
     ax.set_ylabel("energy less the first point's / meV/atom")
     canvas.title(ax, "energy along a line", n_out)
-    ax.legend(frameon=False)
+    canvas.legend(ax, looks)
     return ax

@@ -57,7 +57,7 @@ def plot_forces(
     ax.set_xlabel("error of the force on an atom / meV/Å")
     ax.set_ylabel("part of the atoms with at least this error")
     canvas.title(ax, "forces", n_out)
-    ax.legend(frameon=False)
+    canvas.legend(ax, {name: {"color": canvas.style(slot)["color"]} for slot, name in enumerate(names)})
     return ax
 
 
