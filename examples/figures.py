@@ -15,7 +15,7 @@ from precision_probe.structures import read_structures
 # %%
 # A small audit. Some figures are of tables that say why, which are made on demand: ``precision-probe audit --explain``
 # makes all of them.
-structures = read_structures("demo")[:3]
+structures = read_structures("demo")[1:3]
 with pp.attach("demo", precisions=["float32", "float16"], device="cpu", modes="propagated", time=True) as probe:
     probe.run(structures, progress=False)
     probe.explain(structures, only=["contributions", "budget"], progress=False)
@@ -88,7 +88,7 @@ plt.show()
 # %%
 # How large the error is with fewer and fewer bits in one block at a time. A trace may keep that table, too; here it is
 # made of few numbers of bits.
-sweep = pp.sweep("demo", structures[:1], bits=[18, 14, 10, 7, 4], device="cpu", progress=False)
+sweep = pp.sweep("demo", structures[:1], bits=[18, 14, 10, 7], device="cpu", progress=False)
 pp.plot_sweep(sweep, ax=axes())
 plt.show()
 
