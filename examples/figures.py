@@ -98,7 +98,8 @@ pp.plot_bits(sweep, ax=axes())
 plt.show()
 
 # %%
-# Beside these there is ``plot_displacement``, the energy along a line, of which rounding makes stairs.
+# Beside these there are ``plot_displacement``, energies along a line, of which rounding makes stairs;
+# ``plot_equivariance``, by how much symmetries are broken; and ``plot_digits``, on how many digits runs agree.
 
 # %%
 # What digits cost

@@ -12,11 +12,12 @@ from .policy import Policy, Rule
 from .precisions import PRECISIONS, Precision
 from .probe.probe import Probe, attach
 from .report.figures.bits import plot_bits, plot_sweep
-from .report.figures.causes import plot_budget, plot_contributions, plot_displacement
+from .report.figures.causes import plot_budget, plot_contributions
 from .report.figures.cost import plot_policy, plot_times
 from .report.figures.distributions import plot_distribution, plot_forces
 from .report.figures.growth import plot_blocks, plot_growth
 from .report.figures.parts import plot_elements, plot_irreps
+from .report.figures.symptoms import plot_digits, plot_displacement, plot_equivariance
 from .report.page import write_report
 from .safe_models.conversion import convert
 from .search.recommendation import recommend
@@ -51,9 +52,11 @@ __all__ = [
     "plot_blocks",
     "plot_budget",
     "plot_contributions",
+    "plot_digits",
     "plot_displacement",
     "plot_distribution",
     "plot_elements",
+    "plot_equivariance",
     "plot_forces",
     "plot_growth",
     "plot_irreps",

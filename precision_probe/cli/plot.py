@@ -32,6 +32,8 @@ class Kind(StrEnum):
     bits = "bits"
     sweep = "sweep"
     displacement = "displacement"
+    equivariance = "equivariance"
+    digits = "digits"
     times = "times"
     policy = "policy"
 
@@ -72,6 +74,8 @@ def plot(
     - bits: how many bits each block needs (also of sweep -o)
     - sweep: the largest error against bits (also of sweep -o)
     - displacement: energies along a line, of which rounding makes stairs
+    - equivariance: by how much each symmetry is broken
+    - digits: on how many digits runs agree
 
     Of a policy:
 

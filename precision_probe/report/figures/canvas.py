@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
+    "EXPLAIN",
     "Blocks",
     "chosen",
     "chosen_blocks",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 Blocks = str | Sequence[str]
+EXPLAIN = "precision-probe audit --explain, or probe.explain(structures)"  # what makes tables that explain errors
 _MARKERS = ("o", "s", "^", "D", "v", "P")  # so that colours are not needed to tell precisions apart
 _DASHES = ("-", "--", ":", "-.")
 _ROW, _FRAME = 0.2, 1.2  # inches: of a row, and of what stands around them

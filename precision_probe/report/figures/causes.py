@@ -1,4 +1,4 @@
-"""What explains the errors: the parts of the model, the sources of rounding, the steps along a line."""
+"""What explains the errors: the parts of the model, and the sources of rounding."""
 
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,8 @@ from precision_probe.trace.trace import Trace
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_budget", "plot_contributions", "plot_displacement"]
+__all__ = ["plot_budget", "plot_contributions"]
 
-_EXPLAIN = "precision-probe audit --explain, or probe.explain(structures)"
-_EXACT = {"color": "black", "linestyle": ":", "zorder": 3}  # float64's, which is seen above one that is close
 _APART = 0.12  # rows, between precisions
 
 
@@ -79,7 +77,7 @@ def plot_budget(
     Raises:
         InputError: If matplotlib is not installed, or the trace has no such table, precision or row.
     """
-    table = canvas.stored(trace, "budget", _EXPLAIN)
+    table = canvas.stored(trace, "budget", canvas.EXPLAIN)
     names = canvas.chosen(trace, precisions, set(table["precision"]))
     frame = view(trace, "budget").frame
     frame = frame.loc[canvas.chosen_blocks(frame.index, blocks), names]
@@ -94,40 +92,5 @@ def plot_budget(
     ax.set_xlabel("mean absolute error of forces / meV/Å")
     ax.set_ylabel("what alone is rounded")
     canvas.title(ax, "sources of the force error", n_out)
-    canvas.legend(ax, looks)
-    return ax
-
-
-def plot_displacement(
-    trace: Trace,
-    *,
-    precisions: PrecisionSource | None = None,
-    blocks: Blocks | None = None,
-    ax: "Axes | None" = None,
-) -> "Axes":
-    """The energy along a straight line, of which rounding makes stairs, beside float64's.
-
-    Args:
-        trace: One that keeps the table ``displacement``.
-        precisions: Which; by default all of the table, float64 among them.
-        blocks: Not used: energies are of the whole model. Here so that all figures are called alike.
-        ax: Where to draw.
-
-    Raises:
-        InputError: If matplotlib is not installed, or the trace has no such table or precision.
-    """
-    del blocks
-    table = canvas.stored(trace, "displacement", _EXPLAIN)
-    names = canvas.chosen(trace, precisions, set(table["precision"]))
-    slots = {name: slot for slot, name in enumerate(map(str, trace.precisions))}  # the same colours as elsewhere
-    looks = {name: {"color": canvas.style(slots[name])["color"]} if name in slots else _EXACT for name in names}
-    ax, n_out = ax or canvas.new_axes(), 0
-    for name, look in looks.items():
-        curve = table[table["precision"] == name]
-        n_out += int((~np.isfinite(curve["energy"])).sum())
-        ax.plot(curve["position"], curve["energy"], label=name, **look)
-    ax.set_xlabel("displacement / Å")
-    ax.set_ylabel("energy less the first point's / meV/atom")
-    canvas.title(ax, "energy along a line", n_out)
     canvas.legend(ax, looks)
     return ax

@@ -5,11 +5,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from precision_probe.report.figures.bits import plot_bits, plot_sweep
-from precision_probe.report.figures.causes import plot_budget, plot_contributions, plot_displacement
+from precision_probe.report.figures.causes import plot_budget, plot_contributions
 from precision_probe.report.figures.cost import plot_times
 from precision_probe.report.figures.distributions import plot_distribution, plot_forces
 from precision_probe.report.figures.growth import plot_blocks, plot_growth
 from precision_probe.report.figures.parts import plot_elements, plot_irreps
+from precision_probe.report.figures.symptoms import plot_digits, plot_displacement, plot_equivariance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,5 +30,7 @@ FIGURES: dict[str, Callable[..., "Axes"]] = {
     "bits": plot_bits,
     "sweep": plot_sweep,
     "displacement": plot_displacement,
+    "equivariance": plot_equivariance,
+    "digits": plot_digits,
     "times": plot_times,
 }

@@ -53,24 +53,11 @@ def test_sources_of_the_force_error(trace):
     assert "meV/Å" in axes.get_xlabel()
 
 
-def test_stairs_along_a_line(trace):
-    axes = pp.plot_displacement(trace)
-    table = TABLES["displacement"].frame
-    drawn = {line.get_label(): line for line in axes.lines}
-    assert list(drawn) == ["float64", "float16"]
-    for name, line in drawn.items():
-        curve = table[table["precision"] == name]
-        np.testing.assert_array_equal(line.get_xdata(), curve["position"])
-        np.testing.assert_array_equal(line.get_ydata(), curve["energy"])
-    assert pp.plot_displacement(trace, precisions="float16").lines[0].get_color() == drawn["float16"].get_color()
-
-
 @pytest.mark.parametrize(
     ("plot", "made_by"),
     [
         (pp.plot_contributions, "precision-probe audit, or"),
         (pp.plot_budget, "audit --explain"),
-        (pp.plot_displacement, "audit --explain"),
     ],
 )
 def test_a_table_that_is_not_there_can_be_made(plot, made_by):
