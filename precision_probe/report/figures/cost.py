@@ -99,15 +99,15 @@ def plot_policy(policy: Policy, *, ax: "Axes | None" = None) -> "Axes":
 def _points(ax: "Axes", table: pd.DataFrame, slots: Mapping[str, int], limit: float = 0.0) -> int:
     """A point for each row of times and errors, on scales that have zero too; how many have no place on them."""
     looks = {name: canvas.point(slots[name]) for name in map(str, table.index)}
-    times, errors = table.to_numpy(dtype=float).T
-    for (name, look), time, error in zip(looks.items(), times, errors, strict=True):
+    durations, errors = table.to_numpy(dtype=float).T
+    for (name, look), time, error in zip(looks.items(), durations, errors, strict=True):
         if np.isfinite(error):
             ax.plot(time, error, label=canvas.label(name), **look)
-    placed = errors[(errors > 0) & np.isfinite(errors)]
-    decade = 10.0 ** np.floor(np.log10(placed.min(initial=limit or 1.0)))
+    above = errors[(errors > 0) & np.isfinite(errors)]
+    decade = 10.0 ** np.floor(np.log10(above.min(initial=limit or 1.0)))
     ax.set_yscale("symlog", linthresh=decade)
-    ax.set_ylim(-decade / 3, 3 * placed.max(initial=max(limit, decade)))
-    ax.set_xlim(0, 1.1 * times.max())
+    ax.set_ylim(-decade / 3, 3 * above.max(initial=max(limit, decade)))
+    ax.set_xlim(0, 1.1 * durations.max())
     ax.grid(color="0.9")
     ax.set_axisbelow(True)
     canvas.legend(ax, looks)
