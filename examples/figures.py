@@ -12,6 +12,14 @@ from matplotlib.axes import Axes
 import precision_probe as pp
 from precision_probe.structures import read_structures
 
+# sphinx_gallery_thumbnail_number = 9
+
+
+def axes(height: float = 4.0) -> Axes:
+    """Of a figure that is as wide as this page."""
+    return plt.subplots(figsize=(8, height), layout="constrained")[1]
+
+
 # %%
 # A small audit. Some figures are of tables that say why, which are made on demand: ``precision-probe audit --explain``
 # makes all of them.
@@ -21,12 +29,6 @@ with pp.attach("demo", precisions=["float32", "float16"], device="cpu", modes="p
     probe.explain(structures, only=["contributions", "budget"], progress=False)
 trace = probe.trace()
 trace
-
-
-def axes(height: float = 4.0) -> Axes:
-    """Of a figure that is as wide as this page."""
-    return plt.subplots(figsize=(8, height), layout="constrained")[1]
-
 
 # %%
 # Where it grows

@@ -45,9 +45,10 @@ def plot_growth(
         InputError: If matplotlib is not installed, or the trace has no such precision or block.
     """
     findings, names = Findings(trace, GUIDE, is_guide=True), canvas.chosen(trace, precisions)
-    mode = canvas.mode_of(trace)
-    found = findings.errors[findings.errors["block"].isin(trace.blocks)]
-    if direction not in set(found["direction"]):
+    mode, table = canvas.mode_of(trace), findings.errors
+    of_mode = table[table["block"].isin(trace.blocks) & (table["mode"] == mode)]
+    found = of_mode[of_mode["direction"] == direction]
+    if found.empty:
         raise InputError(f"The trace has no errors of the direction {direction!r}.")
     shown = canvas.chosen_blocks([name for name in trace.blocks if name in set(found["block"])], blocks)
     order = shown if direction == "forward" else shown[::-1]
