@@ -74,6 +74,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": ExplicitOrder([*(f"{name}.py" for name in EXAMPLES), "*"]),
     "download_all_examples": False,
     "write_computation_times": False,
+    "remove_config_comments": True,
     "ignore_repr_types": "matplotlib",
     "abort_on_example_error": True,
     "doc_module": ("precision_probe",),
