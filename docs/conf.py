@@ -65,7 +65,7 @@ nitpick_ignore_regex = [
 ]
 
 # The examples, in the order of the gallery
-EXAMPLES = ("quickstart", "your_model", "in_situ", "offline", "policy", "cluster")
+EXAMPLES = ("quickstart", "figures", "your_model", "in_situ", "offline", "policy", "cluster")
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "docs/gallery",
@@ -74,6 +74,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": ExplicitOrder([*(f"{name}.py" for name in EXAMPLES), "*"]),
     "download_all_examples": False,
     "write_computation_times": False,
+    "remove_config_comments": True,
     "ignore_repr_types": "matplotlib",
     "abort_on_example_error": True,
     "doc_module": ("precision_probe",),

@@ -35,14 +35,9 @@ found.policy
 found.candidates[["forces", "energy", "share", "vs_float64", "held_out"]]
 
 # %%
-# Time and error of each, on a scale that is linear below a thousandth of the tolerance.
-_, ax = plt.subplots(layout="constrained")
-for name, candidate in found.candidates.iterrows():
-    ax.plot(1e3 * candidate["seconds"], candidate["share"], "o", label=name)
-ax.axhline(1, color="0.5", linestyle="--")
-ax.set_yscale("symlog", linthresh=1e-3)
-ax.set(xlabel="time of energy and forces / ms", ylabel="largest error / tolerance", ylim=(-2e-4, None))
-ax.legend(frameon=False)
+# Time and error of those that are worth a look, which are kept in the policy's file.
+_, ax = plt.subplots(figsize=(8, 4), layout="constrained")
+pp.plot_policy(found.policy, ax=ax)
 plt.show()
 
 # %%

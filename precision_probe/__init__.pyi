@@ -11,7 +11,13 @@ from .exceptions import InputError, ProbeError
 from .policy import Policy, Rule
 from .precisions import PRECISIONS, Precision
 from .probe.probe import Probe, attach
-from .report.figures import plot_blocks, plot_forces, plot_growth
+from .report.figures.bits import plot_bits, plot_sweep
+from .report.figures.causes import plot_budget, plot_contributions
+from .report.figures.cost import plot_policy, plot_times
+from .report.figures.distributions import plot_distribution, plot_forces
+from .report.figures.growth import plot_blocks, plot_growth
+from .report.figures.parts import plot_elements, plot_irreps
+from .report.figures.symptoms import plot_digits, plot_displacement, plot_equivariance
 from .report.page import write_report
 from .safe_models.conversion import convert
 from .search.recommendation import recommend
@@ -42,9 +48,21 @@ __all__ = [
     "open_trace",
     "per_atom",
     "per_block",
+    "plot_bits",
     "plot_blocks",
+    "plot_budget",
+    "plot_contributions",
+    "plot_digits",
+    "plot_displacement",
+    "plot_distribution",
+    "plot_elements",
+    "plot_equivariance",
     "plot_forces",
     "plot_growth",
+    "plot_irreps",
+    "plot_policy",
+    "plot_sweep",
+    "plot_times",
     "recommend",
     "summary",
     "sweep",

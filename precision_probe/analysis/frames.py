@@ -1,5 +1,7 @@
 """A trace as one data set, and as tables of atoms and of blocks: for work that joins nothing by hand."""
 
+from collections.abc import Sequence
+
 import ase.data
 import numpy as np
 import pandas as pd
@@ -7,11 +9,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from precision_probe.analysis.errors import errors
+from precision_probe.analysis.pairs import MODEL, By, labels_in_order
 from precision_probe.exceptions import InputError
 from precision_probe.trace.schema import REFERENCE
 from precision_probe.trace.trace import Trace
 
-__all__ = ["per_atom", "per_block", "to_dataset"]
+__all__ = ["per_atom", "per_block", "per_part", "to_dataset", "worst_tensors"]
 
 
 def to_dataset(trace: Trace, mode: str = "propagated") -> xr.Dataset:
@@ -111,12 +114,60 @@ def per_block(trace: Trace, metric: str = "rel_l2") -> pd.DataFrame:
     if metric not in table.columns or not pd.api.types.is_numeric_dtype(table[metric]):
         known = [str(name) for name in table.columns if pd.api.types.is_float_dtype(table[name])]
         raise InputError(f"There is no metric {metric!r}. There are: {', '.join(known)}.")
+    columns = ["mode", "direction", "precision"]
+    return _largest(trace, table, metric, columns).sort_index(axis=1, level=columns[:2], sort_remaining=False)
+
+
+def per_part(trace: Trace, by: By, mode: str) -> pd.DataFrame:
+    """The largest relative error (rel_l2) of each irrep or element of the blocks' outputs.
+
+    Args:
+        trace: A trace, whatever it keeps.
+        by: ``irrep`` or ``element``.
+        mode: ``propagated`` or ``isolated``.
+
+    Returns:
+        Blocks by ``precision`` and ``by``, as :func:`per_block`; no rows where no output has such parts.
+    """
+    table = errors(trace, by=by)
+    table = table[(table["mode"] == mode) & (table["direction"] == "forward") & table["block"].isin(trace.blocks)]
+    wide = _largest(trace, table, "rel_l2", ["precision", by])
+    parts = labels_in_order(dict.fromkeys(table[by]), by)
+    return wide[[(str(name), part) for name in trace.precisions for part in parts if (str(name), part) in wide]]
+
+
+def _largest(trace: Trace, table: pd.DataFrame, metric: str, columns: list[str]) -> pd.DataFrame:
+    """Of the rows of ``errors`` the largest number of each block, in the order of the run, by some columns."""
     order = [block for block in trace.blocks if block in set(table["block"])]
     table = table[table["resolved"]]
     worst = table[metric].mask(table[metric].isna() & (table["nonfinite"] > 0), np.inf)  # a maximum passes NaN over
-    largest = worst.groupby([table[name] for name in ("block", "mode", "direction", "precision")], sort=False).max()
-    columns = ["mode", "direction", "precision"]
-    return largest.unstack(columns).reindex(order).sort_index(axis=1, level=columns[:2], sort_remaining=False)
+    largest = worst.groupby([table[name] for name in ("block", *columns)], sort=False).max()
+    return largest.unstack(columns).reindex(order)
+
+
+def worst_tensors(
+    table: pd.DataFrame, blocks: Sequence[str], mode: str, precision: str, direction: str
+) -> pd.DataFrame:
+    """Of each block the row of ``errors`` with the largest rel_l2; none of a block that has none.
+
+    A tensor that is not finite counts as the largest, one whose reference is noise as the smallest.
+
+    Args:
+        table: From :func:`precision_probe.errors`.
+        blocks: In the order of the run.
+        mode: ``propagated`` or ``isolated``.
+        precision: Its name.
+        direction: ``forward`` or ``backward``.
+    """
+    rows = table[
+        (table["mode"] == mode)
+        & (table["precision"] == precision)
+        & (table["direction"] == direction)
+        & (table["block"] != MODEL)
+    ]
+    rank = rows["rel_l2"].fillna(np.inf).where(rows["resolved"], -1.0)
+    worst = rows.loc[rank.groupby(rows["block"], sort=False).idxmax()].set_index("block")
+    return worst.reindex([block for block in blocks if block in worst.index])
 
 
 def _symbols(structures: xr.Dataset) -> NDArray[np.str_]:

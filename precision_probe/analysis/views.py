@@ -13,7 +13,7 @@ from precision_probe.exceptions import InputError
 from precision_probe.trace.tables import HELD_OUT
 from precision_probe.trace.trace import Trace
 
-__all__ = ["View", "numbers", "view", "views"]
+__all__ = ["View", "broken_symmetry", "numbers", "shares", "view", "views"]
 
 _MILLI = 1e3  # eV to meV
 
@@ -108,16 +108,23 @@ def _of_elements(table: pd.DataFrame) -> pd.DataFrame:
 
 def _contributions(table: pd.DataFrame) -> View:
     """Shares of the squared error of forces, then of energies, in percent."""
-    frames = [
-        _wide(table.assign(label=f"{quantity}: " + table["part"], value=100 * table[f"{quantity}_share"]), "label")
-        for quantity in ("forces", "energy")
-    ]
+    frames = [shares(table, name).rename(index=f"{name}: {{}}".format) for name in ("forces", "energy")]
     note = (
         "One part after another, in the order in which a run needs them, is taken to the precision; what that changes "
         "is the part's, and all add up to the whole error. A negative share undoes some of the others'. the rest: by "
         "what the variant differs from all parts together."
     )
     return View("What part makes how much of the squared error (%)", pd.concat(frames).rename_axis("part"), note)
+
+
+def shares(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """Parts of the model by precisions: how much of the squared error each makes, in percent.
+
+    Args:
+        table: The table ``contributions`` of a trace.
+        quantity: ``forces`` or ``energy``.
+    """
+    return _wide(table.assign(value=100 * table[f"{quantity}_share"]), "part")
 
 
 def _budget(table: pd.DataFrame) -> View:
@@ -149,15 +156,30 @@ def _prediction(table: pd.DataFrame) -> View:
     return View("Errors predicted, and measured", frame, note)
 
 
-def _equivariance(table: pd.DataFrame) -> View:
-    """The mean over seeds with its spread, as text; of blocks, the worst."""
+def broken_symmetry(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each motion and result, and of each motion and irrep the worst block.
+
+    Args:
+        table: The table ``equivariance`` of a trace.
+
+    Returns:
+        Rows with ``label``, ``precision``, ``value`` (the mean over motions) and ``spread`` (their standard deviation,
+        NaN where there is none), labels in the order of the table.
+    """
     what = table["tensor"].where(table["block"] == MODEL, "blocks, " + table["irrep"])
     rows = table.assign(label=table["motion"] + ": " + what, value=table["rel_l2"])
+    order = {label: at for at, label in enumerate(rows["label"].unique())}
     worst = rows.sort_values("value", na_position="first").groupby(["label", "precision"]).tail(1)
-    spread = worst.get("spread", pd.Series(np.nan, worst.index))  # older traces have none
-    text = [_with_spread(*each) for each in zip(worst["value"], spread, strict=True)]
+    worst = worst.assign(spread=worst.get("spread", pd.Series(np.nan, worst.index)))  # older traces have none
+    return worst.sort_values("label", key=lambda labels: labels.map(order))[["label", "precision", "value", "spread"]]
+
+
+def _equivariance(table: pd.DataFrame) -> View:
+    """The mean over seeds with its spread, as text; of blocks, the worst."""
+    worst = broken_symmetry(table)
+    text = [_with_spread(*each) for each in zip(worst["value"], worst["spread"], strict=True)]
     wide = worst.assign(text=text).pivot_table(index="label", columns="precision", values="text", aggfunc="first")
-    frame = wide.reindex(index=rows["label"].unique(), columns=rows["precision"].unique())
+    frame = wide.reindex(index=worst["label"].unique(), columns=table["precision"].unique())
     note = (
         "Relative difference (L2) between the results for the moved structure and the moved results; worst block. Mean "
         "± standard deviation over random motions. permutation: atoms renumbered and the graph built anew; edge order: "

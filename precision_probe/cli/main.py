@@ -21,8 +21,9 @@ from precision_probe.cli.configuration import ConfigOption, use_configuration
 from precision_probe.cli.console import printed
 from precision_probe.cli.convert import convert
 from precision_probe.cli.logs import LogLevelOption, logged
+from precision_probe.cli.plot import plot
 from precision_probe.cli.search import apply, recommend, sweep
-from precision_probe.cli.traces import compare, errors, explain, plot, report
+from precision_probe.cli.traces import compare, errors, explain, report
 from precision_probe.cli.trust import SafeOption, admit
 from precision_probe.cli.validate import validate
 from precision_probe.interruption import INTERRUPTIONS

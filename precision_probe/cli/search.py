@@ -110,7 +110,7 @@ def sweep(
         numbers = _whole_numbers(bits)
         log = None if output is None else _log_of(output, force=force)
         if plot is not None:
-            from precision_probe.report.plots import check_figure, plot_sweep
+            from precision_probe.report.figures.files import check_figure
 
             check_figure(plot, force=force)
         configuration = configured(context, quiet=quiet)
@@ -148,7 +148,10 @@ def sweep(
                 INTERRUPTIONS.keep(f"The trace is complete: {output}.")
                 log.unlink(missing_ok=True)
             if plot is not None:
-                plot_sweep(table, quantity, limit, plot)
+                from precision_probe.report.figures.bits import plot_sweep
+                from precision_probe.report.figures.files import save_figure
+
+                save_figure(plot_sweep(table, quantity=quantity, tolerance=limit), plot, force=True)
         if format is not Format.table:
             write(table, format)
             return

@@ -1,9 +1,8 @@
-"""Verbs that read traces: errors, explain, compare, plot, report."""
+"""Verbs that read traces: errors, explain, compare, report."""
 
 import contextlib
 import warnings
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
@@ -35,11 +34,11 @@ if TYPE_CHECKING:
 
     from precision_probe.trace.trace import Trace
 
-__all__ = ["compare", "errors", "explain", "plot", "report"]
+__all__ = ["compare", "errors", "explain", "opened", "report"]
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator["Trace"]:
+def opened(path: Path) -> Iterator["Trace"]:
     """A trace; what its reader should know of the file is said as a note, without a line of Python."""
     from precision_probe.trace.reading import open_trace
 
@@ -82,8 +81,8 @@ def errors(
         from precision_probe.cli.tables.errors import errors_table
         from precision_probe.cli.tables.style import FULL_WIDTH
 
-        with _opened(trace) as opened:
-            table = _of_blocks(pp.errors(opened, eps=eps, by=None if by is None else by.value), block)
+        with opened(trace) as found:
+            table = _of_blocks(pp.errors(found, eps=eps, by=None if by is None else by.value), block)
         kind = format or _format_of(output)
         with contextlib.nullcontext() if output is None else _written(output) as file:
             if kind is not Format.table:
@@ -145,16 +144,16 @@ def explain(
         from precision_probe.cli.tables.errors import view_tables
         from precision_probe.cli.tables.style import WIDTH
 
-        with _opened(trace) as opened:
+        with opened(trace) as found:
             if format is Format.table:
-                for each in view_tables(opened, table):
+                for each in view_tables(found, table):
                     table_console(WIDTH, wide=wide).print(each)
-                if table is None and not opened.tables:
+                if table is None and not found.tables:
                     complain("Note: the trace keeps no tables that say why. Make one that does: audit --explain.")
             elif table is not None:
-                write(numbers(opened, table), format)
+                write(numbers(found, table), format)
             elif format is Format.json:
-                write_json({"trace": str(trace), "tables": [_whole(opened, name) for name in views(opened)]})
+                write_json({"trace": str(trace), "tables": [_whole(found, name) for name in views(found)]})
             else:
                 raise InputError("Name one table with --table to print it as csv; json takes all of them.")
 
@@ -183,7 +182,7 @@ def compare(
         import precision_probe as pp
         from precision_probe.analysis.comparison import first_difference, provenance_differences
 
-        with _opened(a) as ours, _opened(b) as theirs:
+        with opened(a) as ours, opened(b) as theirs:
             table = pp.compare_traces(ours, theirs)
             differences = provenance_differences(ours, theirs)
         if format is Format.table:
@@ -209,46 +208,6 @@ def compare(
             f"{first['precision']}): rel_l2 {first['difference']:.1e}, allowed {first['allowed']:.1e}."
         )
         raise typer.Exit(EXCEEDED)
-
-
-class Kind(StrEnum):
-    """What a figure shows."""
-
-    growth = "growth"
-    blocks = "blocks"
-    forces = "forces"
-
-
-def plot(
-    trace: TraceArgument,
-    kind: Annotated[
-        Kind,
-        typer.Argument(
-            help="growth: errors from block to block; blocks: a heat map of blocks and precisions; forces: which part "
-            "of the atoms has which error."
-        ),
-    ] = Kind.growth,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The figure, .png, .svg or .pdf.")] = Path(
-        "errors.pdf"
-    ),
-    precisions: Annotated[str | None, typer.Option("--precisions", "-p", help="Which. Default: all.")] = None,
-    block: Annotated[str | None, typer.Option(help="A glob over names of blocks. Default: all.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a figure that is there.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")] = False,
-    untrusted: UntrustedOption = False,
-    traceback: TracebackOption = False,
-) -> None:
-    """Draw a figure of a trace. Needs matplotlib."""
-    with exit_codes(traceback):
-        from precision_probe.report.plots import check_figure, save_figure
-
-        check_figure(output, force=force)
-        validate_first(untrusted, trace)
-        from precision_probe.report.figures import FIGURES
-
-        with _opened(trace) as found:
-            save_figure(FIGURES[kind.value](found, precisions=precisions, blocks=block), output, force=force)
-        say(quiet, f"Figure written to {output}")
 
 
 def report(
@@ -279,11 +238,11 @@ def report(
         limits = None if tolerance is None else parse_tolerances(tolerance)
         recommended = None if policy is None else pp.Policy.load(policy)
         pp.write_report(
-            traces.enter_context(_opened(trace)),
+            traces.enter_context(opened(trace)),
             output,
             tolerance=limits,
             policy=recommended,
-            other=None if other is None else traces.enter_context(_opened(other)),
+            other=None if other is None else traces.enter_context(opened(other)),
             file=str(trace),
             force=force,
             progress=not quiet,

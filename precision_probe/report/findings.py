@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from precision_probe.analysis.errors import errors, exceeded, summary
+from precision_probe.analysis.frames import per_atom, worst_tensors
 from precision_probe.analysis.physical_errors import ALL, by_structure, has_energies_and_forces
 from precision_probe.analysis.whole_model import ModelRow, main_causes, model_rows, shown_units
 from precision_probe.trace.trace import Trace
@@ -78,6 +79,15 @@ class Findings:
             return pd.DataFrame(columns=["precision", "structure"])
         table = by_structure(self.trace)
         return table[table["structure"] != ALL]
+
+    @cached_property
+    def per_atom(self) -> pd.DataFrame:
+        """From :func:`precision_probe.per_atom`."""
+        return per_atom(self.trace)
+
+    def worst(self, mode: str, precision: str, direction: str) -> pd.DataFrame:
+        """Of each block, in the order of the run, the row of ``errors`` that stands for it: the largest rel_l2."""
+        return worst_tensors(self.errors, self.trace.blocks, mode, precision, direction)
 
     @cached_property
     def causes(self) -> pd.DataFrame | None:

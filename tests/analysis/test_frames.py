@@ -6,6 +6,7 @@ import pytest
 from runs import molecule, trace_of
 
 import precision_probe as pp
+from precision_probe.analysis.frames import per_part, worst_tensors
 from precision_probe.exceptions import InputError
 
 
@@ -74,6 +75,29 @@ def test_the_largest_error_of_every_block(trace):
             ]
             assert found == rows[rows["precision"] == precision]["rel_l2"].max()
     assert (pp.per_block(trace, "max_abs") > 0).all().all()
+
+
+@pytest.mark.parametrize("by", ["irrep", "element"])
+def test_the_largest_error_of_every_part_of_outputs(trace, by):
+    table = per_part(trace, by, "isolated")
+    errors = pp.errors(trace, by=by).query("mode == 'isolated' and direction == 'forward' and resolved")
+    for precision, part in table.columns:
+        for block in table.index:
+            rows = errors[(errors["precision"] == precision) & (errors[by] == part) & (errors["block"] == block)]
+            assert table.loc[block, (precision, part)] == rows["rel_l2"].max() or rows.empty
+    parts = {"irrep": ["0e", "1o"], "element": ["H", "C", "O"]}[by]
+    assert set(table["float32"]) <= set(parts)
+    assert list(table["float32"]) == [part for part in parts if part in table["float32"]]
+    assert table.columns.unique("precision").tolist() == ["float32", "bfloat16"]
+
+
+def test_the_tensor_that_stands_for_a_block(trace):
+    table = pp.errors(trace)
+    worst = worst_tensors(table, trace.blocks, "propagated", "bfloat16", "backward")
+    assert worst.index.tolist() == list(trace.blocks)
+    expected = pp.per_block(trace)["propagated", "backward", "bfloat16"]
+    np.testing.assert_array_equal(worst["rel_l2"], expected)
+    assert worst_tensors(table, trace.blocks, "propagated", "float16", "forward").empty
 
 
 def test_what_is_zero_up_to_rounding_has_no_relative_error(model):

@@ -299,18 +299,6 @@ def test_traces_are_compared_without_torch_mace_and_e3nn(compared):
 # report
 
 
-@pytest.mark.parametrize("kind", ["growth", "blocks", "forces"])
-def test_plot_draws_a_figure(trace_file, folder, run, refused, kind):
-    result = run("plot", trace_file, kind, "-o", f"{kind}.svg", "-p", "float16", "--block", "interactions.*")
-    assert result.exit_code == FINE
-    assert f"Figure written to {kind}.svg" in result.stderr
-    assert (folder / f"{kind}.svg").read_bytes().startswith(b"<?xml")
-    refused(run("plot", trace_file, kind, "-o", f"{kind}.svg"), f"{kind}.svg", "exists", "--force")
-    refused(run("plot", trace_file, kind, "-o", "figure.txt"), "suffix", ".png")
-    refused(run("plot", trace_file, kind, "-p", "bfloat16", "-o", "b.svg"), "no bfloat16", "float16")
-    assert not (folder / "b.svg").exists()
-
-
 def test_report_writes_a_page(trace_file, folder, run, refused):
     result = run("report", trace_file, "--tolerance", "forces=1e-9")
     assert result.exit_code == FINE  # it is to be looked at: audit judges

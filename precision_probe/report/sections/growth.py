@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
-from precision_probe.analysis.errors import MODEL, errors
+from precision_probe.analysis.errors import MODEL
+from precision_probe.analysis.frames import per_part
 from precision_probe.analysis.pairs import By
 from precision_probe.precisions import parse_precision
 from precision_probe.report.content import Figure, Part, Section, Table, table_of
@@ -14,7 +14,7 @@ from precision_probe.report.drawing.charts import Series, rows_chart
 from precision_probe.report.drawing.scales import LogScale
 from precision_probe.report.findings import Findings, shown_mode
 
-__all__ = ["growth", "worst_tensors"]
+__all__ = ["growth"]
 
 _ARROWS = {"forward": "→", "backward": "←"}
 _WAYS = {
@@ -42,23 +42,6 @@ def growth(findings: Findings) -> Section | None:
     return Section("growth", "Where the error grows", parts, [text])
 
 
-def worst_tensors(findings: Findings, mode: str, precision: str, direction: str) -> pd.DataFrame:
-    """Of each block, in the order of the run, the row of ``errors`` with the largest rel_l2; none if it has none.
-
-    A tensor that is not finite counts as the largest, one whose reference is noise as the smallest.
-    """
-    table = findings.errors
-    rows = table[
-        (table["mode"] == mode)
-        & (table["precision"] == precision)
-        & (table["direction"] == direction)
-        & (table["block"] != MODEL)
-    ]
-    rank = rows["rel_l2"].fillna(np.inf).where(rows["resolved"], -1.0)
-    worst = rows.loc[rank.groupby(rows["block"], sort=False).idxmax()].set_index("block")
-    return worst.reindex([block for block in findings.trace.blocks if block in worst.index])
-
-
 def _directions(findings: Findings, mode: str) -> list[str]:
     table = findings.errors
     found = set(table["direction"][(table["mode"] == mode) & (table["block"] != MODEL)])
@@ -73,7 +56,7 @@ def _along(findings: Findings, mode: str, direction: str) -> Figure:
     columns: dict[str, Sequence[float | str | None]] = {}
     labels: list[str] = []
     for slot, precision in enumerate(findings.precisions):
-        rows = worst_tensors(findings, mode, precision, direction)
+        rows = findings.worst(mode, precision, direction)
         own = results[results["precision"] == precision].set_index("tensor")
         rows = pd.concat([rows if direction == "forward" else rows.iloc[::-1], own])
         labels = list(rows.index)
@@ -113,7 +96,7 @@ def _heat_map(findings: Findings, mode: str) -> Table:
     columns: dict[str, list[float | str | None]] = {}
     scales = {}
     for precision in findings.precisions:
-        ways = {arrow: worst_tensors(findings, mode, precision, way) for way, arrow in _ARROWS.items()}
+        ways = {arrow: findings.worst(mode, precision, way) for way, arrow in _ARROWS.items()}
         both = pd.concat(ways.values())
         scale = LogScale.tight(both["rel_l2"][both["resolved"]])
         for arrow, rows in ways.items():
@@ -131,21 +114,17 @@ def _heat_map(findings: Findings, mode: str) -> Table:
 
 def _resolved(findings: Findings, mode: str, by: By) -> list[Part]:
     """For each precision what every irrep or element of the blocks' outputs loses; nothing where there is one alone."""
-    table = errors(findings.trace, by=by)
-    table = table[(table["mode"] == mode) & (table["block"] != MODEL) & (table["direction"] == "forward")]
-    names = list(dict.fromkeys(table[by]))
-    if len(names) < 2:
+    table = per_part(findings.trace, by, mode)
+    if len(table.columns.unique(by)) < 2:
         return []
     parts: list[Part] = []
     for precision in findings.precisions:
-        rows = table[(table["precision"] == precision) & table["resolved"]]
-        worst = rows.assign(rel_l2=rows["rel_l2"].fillna(np.inf)).pivot_table(
-            index="block", columns=by, values="rel_l2", aggfunc="max", sort=False
-        )
-        worst = worst.reindex(index=[b for b in findings.trace.blocks if b in worst.index], columns=names)
+        if precision not in table:  # all of it is zero up to rounding
+            continue
+        worst = pd.DataFrame(table[precision])
         series = [
-            Series(name, [None if pd.isna(value) else float(value) for value in worst[name]], slot)
-            for slot, name in enumerate(names)
+            Series(str(name), [None if pd.isna(value) else float(value) for value in worst[name]], slot)
+            for slot, name in enumerate(worst)
         ]
         title = f"{precision}: outputs by {_PARTS[by]}"
         frame = worst.astype(object).where(worst.notna(), None)

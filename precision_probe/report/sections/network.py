@@ -6,7 +6,6 @@ from precision_probe.report.content import Figure, Section, table_of
 from precision_probe.report.drawing.network import Node, network
 from precision_probe.report.findings import Findings, shown_mode
 from precision_probe.report.numbers import entry
-from precision_probe.report.sections.growth import worst_tensors
 
 __all__ = ["blocks"]
 
@@ -45,7 +44,7 @@ def _numbers(findings: Findings, precision: str) -> pd.DataFrame:
     columns: dict[str, pd.Series] = {}
     for mode in dict.fromkeys((shown_mode(findings.trace), *findings.trace.modes)):
         for direction, arrow in (("forward", "→"), ("backward", "←")):
-            rows = worst_tensors(findings, mode, precision, direction)
+            rows = findings.worst(mode, precision, direction)
             if len(rows):
                 columns[f"{arrow} {mode}"] = rows["rel_l2"].where(rows["resolved"])
     frame = pd.DataFrame(columns)

@@ -1,9 +1,7 @@
 """The structures: errors in units that people use, how force errors are distributed, and the atoms that have them."""
 
-import ase.data
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from precision_probe.analysis.physical_errors import has_energies_and_forces
 from precision_probe.analysis.views import view
@@ -33,16 +31,11 @@ def structures(findings: Findings) -> Section | None:
     return Section("structures", "The structures, atom by atom", parts)
 
 
-def _deltas(findings: Findings, precision: str) -> NDArray[np.float64]:
-    """(n_atoms, 3) errors of forces, meV/Å."""
-    y, y_hat = (findings.trace.group("propagated", name)["forces"].values for name in ("float64", precision))
-    return np.asarray(MILLI * (y_hat.astype(np.float64) - y.astype(np.float64)))
-
-
 def _distribution(findings: Findings) -> Figure:
     """Percentiles of |Δ| of the forces' components."""
+    deltas = MILLI * findings.per_atom[["error_x", "error_y", "error_z"]].abs()
     columns = {
-        precision: [float(np.percentile(np.abs(_deltas(findings, precision)), share)) for share in _QUANTILES.values()]
+        precision: np.percentile(deltas.loc[precision], list(_QUANTILES.values())).tolist()
         for precision in findings.precisions
     }
     title = "How errors of forces are distributed"
@@ -55,19 +48,20 @@ def _distribution(findings: Findings) -> Figure:
 def _worst_structure(findings: Findings, precision: str) -> Figure:
     """The structure that has the atom with the largest error, or of a large one the atoms around that."""
     known = findings.trace.structures
-    errors = np.linalg.norm(_deltas(findings, precision), axis=1)
+    of_atoms = findings.per_atom.loc[precision]
+    errors = MILLI * of_atoms["error"].to_numpy()
     worst = int(np.argmax(np.where(np.isnan(errors), np.inf, errors)))
     owner = int(known["structure_of_atom"].values[worst])
     atoms = np.flatnonzero(known["structure_of_atom"].values == owner)
     first, n_atoms = atoms[0], len(atoms)
     atoms = atoms[nearest(known["positions"].values[atoms], worst - first)]
     numbers = known["atomic_numbers"].values[atoms]
-    names = [f"{ase.data.chemical_symbols[n]}{at}" for n, at in zip(numbers, atoms - first, strict=True)]
+    names = [f"{symbol}{at}" for symbol, at in zip(of_atoms["element"].iloc[atoms], atoms - first, strict=True)]
     name = shortened(str(known["name"].values[owner]), _NAME)
     title = f"{precision}: {name}, the structure with the largest error of a force"
     cell = known["cell"].values[owner] if known["pbc"].values[owner].all() and n_atoms <= MOST_ATOMS else None
     drawing = molecule(numbers, known["positions"].values[atoms], errors[atoms], names, title, cell)
-    reference = MILLI * np.linalg.norm(findings.trace.group("propagated", "float64")["forces"].values[atoms], axis=1)
+    reference = MILLI * of_atoms["force"].to_numpy()[atoms]
     frame = pd.DataFrame(
         {"|Δ force|, meV/Å": errors[atoms], "|force|, meV/Å": reference}, index=pd.Index(names, name="atom")
     )
