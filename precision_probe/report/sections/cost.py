@@ -7,7 +7,7 @@ import pandas as pd
 from precision_probe.policy import Policy
 from precision_probe.report.content import Figure, Part, Section, table_of
 from precision_probe.report.costs import ERROR, TIME, candidates, is_number, is_recommended, placed, times
-from precision_probe.report.drawing.charts import Point, scatter
+from precision_probe.report.drawing.scatter import Point, scatter
 from precision_probe.report.findings import Findings
 
 __all__ = ["cost"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pages_by_hand import parsed
 
-from precision_probe.report.drawing.charts import Point, Series, rows_chart, scatter
+from precision_probe.report.drawing.charts import Series, rows_chart
 
 NAN = float("nan")
 
@@ -44,16 +44,3 @@ def test_any_number_can_be_drawn(values):
     drawing = parsed(rows_chart(["<a>"], [Series("s", values, 0)], "x", "t"))
     places = [float(each.attributes["cx"]) for each in drawing.all("circle")]
     assert all(0 <= place <= 400 for place in places)
-    scatter([Point("p", 1.0, value, 0) for value in values if value is not None], "x", "y", "t", "d")
-
-
-def test_the_x_of_a_scatter_plot_is_linear_from_zero():
-    points = [Point(name, x, 1e-3, 0) for name, x in (("a", 1.0), ("b", 2.0), ("c", 4.0), ("d", NAN))]
-    a, b, c = (x for x, _ in circles(scatter(points, "x", "y", "t", "d")).values())
-    np.testing.assert_allclose((c - b) / (b - a), 2, rtol=0.01)
-    ticks = [
-        each
-        for each in parsed(scatter(points, "x", "y", "t", "d")).all("text")
-        if each.attributes.get("class") == "tick"
-    ]
-    assert [each.text for each in ticks] == ["0", "1", "2", "3", "4", "5"]

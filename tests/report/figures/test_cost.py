@@ -41,6 +41,15 @@ def test_candidates_of_a_policy(tmp_path):
     assert "meV/Å" in axes.get_ylabel()
 
 
+@pytest.mark.parametrize(("seconds", "scale"), [(0.07, "linear"), (0.2, "log")])
+def test_times_that_are_far_apart_are_on_a_logarithmic_scale(seconds, scale):
+    slow = {"MACECalculator, float64": {"seconds": seconds, "forces": 0.0}}
+    candidates = {"candidates": dict(list(CANDIDATES.items())[:3]) | slow}
+    axes = pp.plot_policy(pp.Policy((), evidence=candidates))
+    assert axes.get_xscale() == scale
+    assert points(axes)["MACECalculator, float64"] == pytest.approx((1e3 * seconds, 0.0))
+
+
 def test_precisions_of_a_trace():
     trace = trace_by_hand()
     trace.tree["propagated/float16"]["seconds"].values[:] = (0.2, 0.3)  # of 0.1 and 0.2: 2 and 1.5 times as long
