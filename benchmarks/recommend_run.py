@@ -148,7 +148,7 @@ def run(given: argparse.Namespace, argv: Sequence[str]) -> None:
     check_precisions(allowed, device, model)
     precisions = [precision.name for precision in allowed]
     reference = Reference(model, searched, device=str(device))
-    others = dict(rivals(users, reference)) if given.graph else {}
+    others, _ = rivals(users, reference) if given.graph else ({}, [])
     candidates = Candidates(reference, run="graph" if given.graph else "eager", rivals=others)
     held = candidates.reference.on(held_out)
     n_atoms = len(searched[0])

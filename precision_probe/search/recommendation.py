@@ -174,6 +174,7 @@ def recommend(
     held = reference.on(held_out, head=head) if held_out else None
     for each in (reference, *([] if held is None else [held])):
         _check_finite(each)
+    others, absent = rivals(given, reference) if run == "graph" else ({}, [])
     candidates = Candidates(
         reference,
         None if log is None else Path(log),
@@ -181,13 +182,13 @@ def recommend(
         force=force,
         elsewhere=None if elsewhere is None else elsewhere(reference, searched),
         run=run,
-        rivals=dict(rivals(given, reference)) if run == "graph" else {},
+        rivals=others,
     )
     search = Search(candidates, tolerance, objective)
     blocks = search.alone(precisions, progress=progress)
     answered = answer(search, blocks, precisions, held, granularity=granularity, progress=progress)
     policy = replace(answered.policy, model=_about(given))  # rules are of either library's blocks
-    return replace(answered, policy=policy, notes=(*answered.notes, *([by.why] if by.why else [])))
+    return replace(answered, policy=policy, notes=(*answered.notes, *absent, *([by.why] if by.why else [])))
 
 
 def answer(

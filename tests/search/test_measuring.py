@@ -262,7 +262,7 @@ def test_times_are_of_the_interface(reference, monkeypatch):
 
 @pytest.mark.parametrize("stress", [False, True])
 def test_what_is_launched_is_timed_beside_what_people_run(model, reference, stress):
-    candidates = Candidates(reference, run="graph", rivals=dict(rivals(model, reference)))
+    candidates = Candidates(reference, run="graph", rivals=rivals(model, reference)[0])
     timed = candidates.timed({"half": HALF}, ("float64", "float32"), stress=stress, rounds=2)
     casts = [CAST.format(name) for name in ("float64", "float32")]
     assert list(timed) == ["half", *casts, "MACECalculator, float64", "MACECalculator, float32"]
@@ -271,14 +271,14 @@ def test_what_is_launched_is_timed_beside_what_people_run(model, reference, stre
 
 
 def test_errors_of_rivals_are_remembered_too(model, reference, log):
-    found = Candidates(reference, log, rivals=dict(rivals(model, reference))).rival_errors("MACECalculator, float32")
+    found = Candidates(reference, log, rivals=rivals(model, reference)[0]).rival_errors("MACECalculator, float32")
     again = Candidates(reference, log)
     assert again.n_runs == 0
     same(again._errors_of("MACECalculator, float32", lambda: pytest.fail("measured again")), found)
 
 
 def test_a_rival_that_does_not_fit_has_no_errors(model, reference, monkeypatch):
-    made = dict(rivals(model, reference))
+    made = rivals(model, reference)[0]
 
     def errors():
         raise torch.OutOfMemoryError("CUDA out of memory")

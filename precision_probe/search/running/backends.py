@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from precision_probe.exceptions import InputError
+from precision_probe.exceptions import InputError, first_line
 from precision_probe.models.backends import backend, clone, has_cuequivariance_kernels, to_cuequivariance
 from precision_probe.models.graphs import Graph
 from precision_probe.search.paired_times import ratio_of
@@ -54,10 +54,9 @@ def chosen(model: torch.nn.Module, graph: Graph, wanted: str) -> Chosen:
     if wanted == "e3nn" or not has_cuequivariance_kernels(device):
         return Chosen(model)
     try:
-        converted = to_cuequivariance(model, device)
-    except InputError as refused:
-        return Chosen(model, f"e3nn computes it: {refused}")
-    return _faster(model, converted, graph, device)
+        return _faster(model, to_cuequivariance(model, device), graph, device)
+    except Exception as error:  # of mace-torch and cuEquivariance: then there is e3nn
+        return Chosen(model, f"e3nn computes it, as cuEquivariance does not: {first_line(error)}")
 
 
 def _faster(model: torch.nn.Module, converted: torch.nn.Module, graph: Graph, device: torch.device) -> Chosen:

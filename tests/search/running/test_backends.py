@@ -77,7 +77,7 @@ def test_what_cannot_be_converted_stays_and_says_so(model, graph, kernels, monke
     monkeypatch.setattr(backends, "to_cuequivariance", refuse)
     found = chosen(model, graph, "auto")
     assert found.model is model
-    assert found.why == "e3nn computes it: This cannot be converted."
+    assert found.why == "e3nn computes it, as cuEquivariance does not: This cannot be converted."
 
 
 def test_wrong_backends_are_refused(model, converted, graph):
