@@ -15,15 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from records import Record, check_folder
-from systems import structure_at
+from systems import AFTER, structure_at
 
 import precision_probe as pp
 from precision_probe.exceptions import InputError
 
-AFTER = {
-    name: pp.Policy(tuple(pp.Rule(f"{family}.*", name) for family in ("interactions", "products", "readouts")))
-    for name in ("float32", "float16")
-}
 COLUMNS = (
     *("system", "computed in", "drift / meV/atom/ps", "95 % interval", "fluctuation / meV/atom"),
     *("less float64's, run by run", "95 % interval", "told from float64's"),

@@ -22,7 +22,7 @@ from liquid import equilibrated, water
 from mace.calculators import MACECalculator
 from measure import spread, summary
 from records import Record, plain, source_sha256, teller, without_paths, write_results
-from systems import architecture, parse_sizes, supercells
+from systems import AFTER, architecture, parse_sizes, supercells
 
 from precision_probe.fast.calculator import GraphCalculator
 from precision_probe.fast.drivers import launcher
@@ -32,7 +32,7 @@ from precision_probe.models.backends import has_cuequivariance_kernels, to_cuequ
 from precision_probe.models.building import build
 from precision_probe.models.loading import load_model
 from precision_probe.models.provenance import provenance
-from precision_probe.policy import Policy, Rule
+from precision_probe.policy import Policy
 from precision_probe.search.timing import seconds_of
 from precision_probe.variants.devices import check_device, undisturbed
 
@@ -40,7 +40,6 @@ __all__ = ["SCHEMA", "markdown", "run"]
 
 SCHEMA = "precision-probe/bench_fast/1"
 TIMESTEP, TEMPERATURE = 0.5, 300.0  # fs, K
-AFTER = ("interactions.*", "products.*", "readouts.*")
 EXACT = "MACECalculator, float64"
 CAST = "cast to float32, graph"
 NAMES = {
@@ -86,8 +85,8 @@ def makers(
         return GraphCalculator(Launcher(module.requires_grad_(False)))
 
     def mixed(compute: str) -> Calculator:
-        rules = () if compute == "float64" else tuple(Rule(blocks, compute) for blocks in AFTER)
-        return GraphCalculator(launcher(Policy(rules), model, str(device), enable_cueq=has_cueq))
+        policy = AFTER.get(compute, Policy(()))  # without rules the model is in float64
+        return GraphCalculator(launcher(policy, model, str(device), enable_cueq=has_cueq))
 
     ways: dict[str, Callable[[], Calculator]] = {
         EXACT: lambda: theirs("float64"),
@@ -288,9 +287,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
         with undisturbed(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of TorchScript and mace-torch, once for each model made
             (start,) = [water(n_atoms)] if args.model else supercells([n_atoms], 0)
-            settling = GraphCalculator(
-                launcher(Policy(tuple(Rule(each, "float32") for each in AFTER)), model, str(device))
-            )
+            settling = GraphCalculator(launcher(AFTER["float32"], model, str(device)))
             start = equilibrated(start, settling, args.equilibrate if args.model else 0)
             say(f"{len(start)} atoms")
             record["cases"].append(measured(start, model, device, args, say))

@@ -14,6 +14,7 @@ from bench_policy_drift import difference
 from liquid import equilibrated, water
 from numpy.typing import NDArray
 from records import Record, plain, source_sha256, teller, without_paths, write_results
+from systems import AFTER
 
 from precision_probe.diagnostics.dynamics import drifts
 from precision_probe.fast.calculator import GraphCalculator
@@ -23,17 +24,15 @@ from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.backends import has_cuequivariance_kernels
 from precision_probe.models.loading import load_model
 from precision_probe.models.provenance import provenance
-from precision_probe.policy import Policy, Rule
+from precision_probe.policy import Policy
 from precision_probe.variants.devices import check_device
 
 __all__ = ["SCHEMA", "constant_energy", "markdown", "run"]
 
 SCHEMA = "precision-probe/bench_liquid/1"
-AFTER = ("interactions.*", "products.*", "readouts.*")
 POLICIES = {
     "float64": Policy(()),
-    "float32 after the embeddings": Policy(tuple(Rule(blocks, "float32") for blocks in AFTER)),
-    "float16 after the embeddings": Policy(tuple(Rule(blocks, "float16") for blocks in AFTER)),
+    **{f"{name} after the embeddings": policy for name, policy in AFTER.items()},
 }
 TEMPERATURE = 300.0  # K
 _EVERY = 20  # steps: energies in between say nothing more of a drift over picoseconds

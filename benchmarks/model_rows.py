@@ -20,6 +20,7 @@ import torch
 from foundation_architectures import FOUNDATIONS
 
 from precision_probe.models._mace import modules
+from precision_probe.models.backends import has_cuequivariance_kernels
 from precision_probe.models.building import build, default_config
 from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.loading import Calculator, ModelSource
@@ -345,7 +346,7 @@ def _converting() -> Iterator[None]:
 
 def _no_kernels(device: str) -> str:
     """Why cuEquivariance cannot be used on CUDA: its kernels are a package of their own."""
-    absent = device == "cuda" and importlib.util.find_spec("cuequivariance_ops_torch") is None
+    absent = device == "cuda" and not has_cuequivariance_kernels(torch.device(device))
     return "cuequivariance_ops_torch not installed" if absent else ""
 
 

@@ -1,6 +1,5 @@
 """What bench_published.py times: linear layers in half precision, cuEquivariance beside e3nn, and conv_tp alone."""
 
-import importlib.util
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
@@ -12,7 +11,7 @@ from systems import supercells
 from torch.profiler import ProfilerActivity, profile
 
 from precision_probe.exceptions import first_line
-from precision_probe.models.backends import to_cuequivariance
+from precision_probe.models.backends import has_cuequivariance_kernels, to_cuequivariance
 from precision_probe.models.blocks import default_blocks, select_blocks
 from precision_probe.models.graphs import Graph, build_graph
 from precision_probe.policy import SUMMED, Policy, Rule
@@ -67,7 +66,7 @@ CONV_COLUMNS = {
 def models_of(model: torch.nn.Module, device: torch.device) -> dict[str, torch.nn.Module]:
     """A model by backend: as it is, and converted to cuEquivariance where there are its kernels."""
     found = {"e3nn": model}
-    if device.type == "cuda" and importlib.util.find_spec("cuequivariance_ops_torch") is not None:
+    if has_cuequivariance_kernels(device):
         found["cuequivariance"] = to_cuequivariance(model, device)
     return found
 

@@ -10,10 +10,16 @@ import numpy as np
 
 from precision_probe import models
 from precision_probe.exceptions import InputError
+from precision_probe.policy import Policy, Rule
 from precision_probe.structures import read_structures
 
-__all__ = ["architecture", "parse_sizes", "structure_at", "supercells"]
+__all__ = ["AFTER", "architecture", "parse_sizes", "structure_at", "supercells"]
 
+# Policies by the precision of interactions, products and readouts; geometry, embeddings and sums are float64
+AFTER = {
+    name: Policy(tuple(Rule(f"{family}.*", name) for family in ("interactions", "products", "readouts")))
+    for name in ("float32", "float16")
+}
 LATTICE_CONSTANT, DISPLACEMENT = 4.36, 0.05  # Å, of zincblende SiC; standard deviation
 
 

@@ -167,8 +167,7 @@ def recommend(
     run = _checked_run(run, backend, place, interface)
     by = Chosen(given)
     if run == "graph":
-        largest = max((build_graph(each, given, head) for each in searched), key=lambda graph: graph.n_atoms)
-        by = chosen(given, largest.to(place), backend)
+        by = chosen(given, build_graph(max(searched, key=len), given, head).to(place), backend)
     reference = Reference(by.model, searched, head=head, device=place)
     precisions = _allowed(allow, reference)
     held = reference.on(held_out, head=head) if held_out else None

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from precision_probe.report.drawing.scales import LogScale
 from precision_probe.report.drawing.svg import power_of_ten
 
-__all__ = ["MANY_TIMES", "LinearAxis", "LogAxis", "axis_of_times"]
+__all__ = ["LinearAxis", "LogAxis", "are_far_apart", "axis_of_times"]
 
 _LANE = 38.0  # beside a logarithmic scale, for what has no logarithm
-MANY_TIMES = (
-    8.0  # where the largest is more of the smallest, what is small is not told apart on a linear scale: a choice
-)
+# where the largest is more of the smallest, short times are not told apart on a linear scale: a choice
+_MANY_TIMES = 8.0
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,12 @@ class LinearAxis:
 
 def axis_of_times(values: Sequence[float], left: float, right: float) -> LinearAxis | LogAxis:
     """Linear from zero, as far as all numbers can be told apart on it; else logarithmic."""
-    above = [value for value in values if value > 0]
-    is_wide = len(above) == len(values) > 0 and max(above) > MANY_TIMES * min(above)
-    return LogAxis.of(values, left, right) if is_wide else LinearAxis.of(values, left, right)
+    return LogAxis.of(values, left, right) if are_far_apart(values) else LinearAxis.of(values, left, right)
+
+
+def are_far_apart(values: Sequence[float]) -> bool:
+    """Whether all have a logarithm, and the smallest cannot be told apart beside the largest."""
+    return len(values) > 0 and min(values) > 0 and max(values) > _MANY_TIMES * min(values)
 
 
 def _round_step(largest: float) -> tuple[float, float]:

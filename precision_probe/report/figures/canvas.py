@@ -12,6 +12,7 @@ from precision_probe.exceptions import InputError, printable
 from precision_probe.globs import matches
 from precision_probe.precisions import PrecisionSource, parse_precisions
 from precision_probe.report.drawing.scales import CIVIDIS, OKABE_ITO
+from precision_probe.report.figures.files import NO_MATPLOTLIB
 from precision_probe.report.findings import shown_mode
 from precision_probe.trace.trace import Trace
 
@@ -56,7 +57,7 @@ def new_axes(n_rows: int | None = None) -> "Axes":
     try:
         from matplotlib.figure import Figure  # and not pyplot, which opens windows and keeps every figure
     except ImportError as error:
-        raise InputError("Figures need matplotlib. Install it with: pip install 'precision-probe[plots]'") from error
+        raise InputError(NO_MATPLOTLIB) from error
     height = 4.5 if n_rows is None else max(2.5, _FRAME + _ROW * n_rows)
     return Figure(figsize=(7.5, height), layout="constrained").add_subplot()
 

@@ -11,7 +11,7 @@ from precision_probe.exceptions import InputError
 from precision_probe.policy import Policy
 from precision_probe.precisions import PrecisionSource
 from precision_probe.report.costs import ERROR, TIME, candidates, is_recommended, placed, times
-from precision_probe.report.drawing.axes import MANY_TIMES
+from precision_probe.report.drawing.axes import are_far_apart
 from precision_probe.report.figures import canvas
 from precision_probe.report.figures.canvas import Blocks
 from precision_probe.report.findings import MILLI, Findings
@@ -108,7 +108,7 @@ def _points(ax: "Axes", table: pd.DataFrame, slots: Mapping[str, int], limit: fl
     decade = 10.0 ** np.floor(np.log10(above.min(initial=limit or 1.0)))
     ax.set_yscale("symlog", linthresh=decade)
     ax.set_ylim(-decade / 3, 3 * above.max(initial=max(limit, decade)))
-    if durations.min() > 0 and durations.max() > MANY_TIMES * durations.min():
+    if are_far_apart(durations.tolist()):
         ax.set_xscale("log")
     else:
         ax.set_xlim(0, 1.1 * durations.max())

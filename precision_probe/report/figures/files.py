@@ -9,7 +9,9 @@ from precision_probe.files import check_writable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["check_figure", "save_figure"]
+__all__ = ["NO_MATPLOTLIB", "check_figure", "save_figure"]
+
+NO_MATPLOTLIB = "Figures need matplotlib. Install it with: pip install 'precision-probe[plots]'"
 
 
 def check_figure(path: str | Path, *, force: bool = False) -> Path:
@@ -23,7 +25,7 @@ def check_figure(path: str | Path, *, force: bool = False) -> Path:
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
-        raise InputError("Figures need matplotlib. Install it with: pip install 'precision-probe[plots]'") from error
+        raise InputError(NO_MATPLOTLIB) from error
     if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
         raise InputError(f"The figure {path} has the suffix {path.suffix!r}. Name it .png, .svg or .pdf.")
     return check_writable(path, force=force)

@@ -13,11 +13,11 @@ from ase.calculators.calculator import CalculationFailed, Calculator
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from precision_probe.diagnostics.reference import Reference
-from precision_probe.models.attributes import heads
 from precision_probe.models.evaluation import Prediction
 from precision_probe.models.graphs import Graph
+from precision_probe.search.running.calling import head_of
 
-__all__ = ["atoms_of", "errors_of", "head_of", "mace_calculator"]
+__all__ = ["atoms_of", "errors_of", "mace_calculator"]
 
 _MODEL_TYPES = {"EnergyDipolesMACE": "EnergyDipoleMACE", "PolarMACE": "PolarMACE"}  # which users must name
 
@@ -32,17 +32,11 @@ def mace_calculator(reference: Reference, **options: object) -> Calculator:
     from mace.calculators import MACECalculator  # slow to import, and only a search needs it
 
     known = {"model_type": _MODEL_TYPES.get(type(reference.model).__name__, "MACE")}
-    if (head := head_of(reference)) is not None:
+    if (head := head_of(reference.graphs[0], reference.model)) is not None:
         known["head"] = head
     with warnings.catch_warnings(), _silent():
         warnings.simplefilter("ignore")  # torch's notice that mace-torch lets files run code, which this one may
         return MACECalculator(device=str(reference.device), **known, **options)
-
-
-def head_of(reference: Reference) -> str | None:
-    """Which head of a model with several a reference is of."""
-    names = heads(reference.model)
-    return names[int(reference.graphs[0].data["head"][0])] if len(names) > 1 else None
 
 
 def errors_of(calculator: Calculator, reference: Reference) -> pd.DataFrame:

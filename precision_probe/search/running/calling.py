@@ -10,9 +10,15 @@ from precision_probe.models.attributes import heads
 from precision_probe.models.graphs import Graph
 from precision_probe.variants.variant import Variant
 
-__all__ = ["Launches", "called", "in_arithmetic"]
+__all__ = ["Call", "Launches", "called", "head_of", "in_arithmetic"]
 
 Call = Callable[[], object]
+
+
+def head_of(graph: Graph, model: torch.nn.Module) -> str | None:
+    """Which head of a model with several a graph was made for."""
+    names = heads(model)
+    return names[int(graph.data["head"][0])] if len(names) > 1 else None
 
 
 def called(model: torch.nn.Module, graph: Graph, dtype: torch.dtype, options: Mapping[str, bool]) -> Call:
@@ -45,8 +51,7 @@ class Launches:
 
     def launched(self, model: torch.nn.Module) -> Call:
         """A call that finds the edges and launches a model; the first runs as it is, and the second captures."""
-        head = heads(model)[int(self._graph.data["head"][0])] if "head" in self._graph.data else None
-        launcher = Launcher(model, head, room=self._room)
+        launcher = Launcher(model, head_of(self._graph, model), room=self._room)
         structures = launcher.structures_of(self._graph)
         positions, cells = self._graph.data["positions"], self._graph.cells
         return lambda: launcher.evaluate(structures, positions, cells, stress=self._stress)

@@ -15,7 +15,8 @@ from precision_probe.diagnostics.reference import Reference
 from precision_probe.fast.calculator import GraphCalculator
 from precision_probe.fast.launcher import Launcher
 from precision_probe.models.dtypes import default_dtype
-from precision_probe.search.running.calculators import errors_of, head_of, mace_calculator
+from precision_probe.search.running.calculators import errors_of, mace_calculator
+from precision_probe.search.running.calling import head_of
 from precision_probe.variants.mixed import MixedModel
 
 __all__ = ["errors_of_file", "errors_of_launched"]
@@ -39,7 +40,7 @@ def errors_of_file(mixed: MixedModel, reference: Reference) -> pd.DataFrame:
 
 def errors_of_launched(mixed: MixedModel, reference: Reference) -> pd.DataFrame:
     """Compare what the calculator that launches a model predicts with float64; arguments and result as above."""
-    return errors_of(GraphCalculator(Launcher(mixed, head_of(reference))), reference)
+    return errors_of(GraphCalculator(Launcher(mixed, head_of(reference.graphs[0], mixed))), reference)
 
 
 def _loaded(path: Path, reference: Reference) -> Calculator:
