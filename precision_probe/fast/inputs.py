@@ -12,7 +12,7 @@ import ase
 import numpy as np
 import torch
 
-from precision_probe.fast.neighbors import Pairs
+from precision_probe.fast.neighbors import Pairs, Places, slack
 from precision_probe.models.attributes import cutoff
 from precision_probe.models.graphs import Graph, build_graph, joined
 
@@ -72,24 +72,26 @@ class Inputs:
         graph: Structures that fit in it.
         model: The model, whose cutoff and elements matter.
         head: Of a model with several.
+        skin: Å, of the pairs.
         device: Where the tensors lie.
 
     Attributes:
-        positions: (shape.n_atoms, 3) float64, Å, to be written into.
-        cells: (shape.n_structures + 1, 3, 3) float64, Å, likewise.
+        cells: (shape.n_structures + 1, 3, 3) float64, Å.
     """
 
     def __init__(
-        self, shape: Shape, graph: Graph, model: torch.nn.Module, head: str | None, device: torch.device
+        self, shape: Shape, graph: Graph, model: torch.nn.Module, head: str | None, skin: float, device: torch.device
     ) -> None:
         self.shape = shape
-        self._cutoff = cutoff(model)
+        self._cutoff, self._skin = cutoff(model), skin
         n_filling = shape.n_atoms - graph.n_atoms
         filled = joined([graph, build_graph(_filling(graph, n_filling, self._cutoff), model, head)]).to(device)
         self._data = {key: value for key, value in filled.data.items() if key not in ("edge_index", "shifts")}
         self._data.pop("unit_shifts")
-        self.positions = self._data["positions"]
+        self._positions = self._data["positions"]
         self.cells = self._data["cell"].view(-1, 3, 3)
+        # where atoms stood and cells were when the pairs were made
+        self._then, self._inverse_cells = torch.empty_like(self._positions), torch.empty_like(self.cells)
         between = torch.arange(n_filling, device=device)
         self._filling = Pairs(
             graph.n_atoms + between,
@@ -110,8 +112,20 @@ class Inputs:
         self._default.copy_(others._default)
         self._filling = others._filling
 
+    def move(self, positions: torch.Tensor, cells: torch.Tensor) -> None:
+        """Put atoms and cells where they are now.
+
+        Args:
+            positions: (n_atoms, 3) float64, Å, on any device, without what fills up.
+            cells: (n_structures, 3, 3) float64, Å, likewise.
+        """
+        self._positions[: len(positions)].copy_(positions)
+        self.cells[: len(cells)].copy_(cells)
+
     def set_pairs(self, pairs: Pairs) -> None:
-        """Take other pairs to choose edges from."""
+        """Take other pairs to choose edges from, made of where the atoms are now."""
+        self._then.copy_(self._positions)
+        self._inverse_cells.copy_(self.cells.inverse())
         filling = self._filling
         rest = (self._rows[pairs.n :] - self.shape.n_pairs) % filling.n
         for own, name in ((self._senders, "senders"), (self._receivers, "receivers"), (self._shifts, "unit_shifts")):
@@ -119,11 +133,13 @@ class Inputs:
             own[pairs.n :] = getattr(filling, name)[rest]
 
     def data(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """What a model is called with, and how many edges there are, of which those that do not fit are left out.
+        """What a model is called with, and whether it can be: no number is needed on the host.
 
-        No number is needed on the host.
+        Returns:
+            The data, and (2,) float64: how many edges there are, of which those that do not fit are left out, and the
+            slack of the pairs (:func:`precision_probe.fast.neighbors.slack`), Å.
         """
-        positions = self.positions.detach()
+        positions = self._positions.detach()
         of_sender = self._data["batch"][self._senders]
         shifts = (self._shifts[:, :, None] * self.cells[of_sender]).sum(dim=1)
         vectors = positions[self._receivers] - positions[self._senders] + shifts
@@ -134,13 +150,15 @@ class Inputs:
         slots = torch.where(is_edge & (places <= n_edges), places - 1, n_edges)
         chosen = self._default.scatter(0, slots, self._rows)[:n_edges]
         edges = torch.stack([self._senders[chosen], self._receivers[chosen]])
+        now = Places(positions, self.cells, self._data["batch"])
+        left = slack(now, self._inverse_cells, self._then, self._cutoff, self._skin)
         return {
             **self._data,
             "positions": positions,
             "edge_index": edges,
             "shifts": shifts[chosen],
             "unit_shifts": self._shifts[chosen],
-        }, places[-1]
+        }, torch.stack([places[-1].double(), left])
 
 
 def _filling(graph: Graph, n_atoms: int, cutoff: float) -> ase.Atoms:

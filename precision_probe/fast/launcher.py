@@ -142,22 +142,25 @@ class Launcher:
 
     def _evaluate(self, structures: Structures, positions: torch.Tensor, cells: torch.Tensor, stress: bool) -> Results:
         sized = self._held(structures, stress)
-        if sized is None or not structures.pairs.holds_for(positions, cells):
-            sized = self._with_pairs(structures, positions, cells, stress)
+        is_new = sized is None or sized.is_running_out
         while True:
-            sized.inputs.positions[: structures.graph.n_atoms].copy_(positions)
-            sized.inputs.cells[: structures.n].copy_(cells)
+            if sized is None or is_new:
+                sized = self._with_pairs(structures, positions, cells, stress)
+            else:
+                sized.inputs.move(positions, cells)
             out = self._run(sized)
-            n_edges = int(out["n_edges"])  # which waits for the GPU
-            if n_edges <= sized.inputs.shape.n_edges:
+            n_edges, left = out["status"].tolist()  # which waits for the GPU
+            if n_edges > sized.inputs.shape.n_edges:
+                structures.n_edges = int(n_edges)
+            elif is_new or left >= 0:
                 break
-            structures.n_edges = n_edges
-            sized = self._with_pairs(structures, positions, cells, stress)
+            is_new = True
+        sized.note(left, is_new)
         return self._results(structures, out, stress)
 
     def _held(self, structures: Structures, stress: bool) -> "_Sized | None":
         """What was captured and has these structures in it."""
-        for key, sized in self._sized.items():
+        for key, sized in reversed(self._sized.items()):  # the last, as structures can have outgrown others
             if sized.structures is structures and key[1] == stress:
                 self._sized.move_to_end(key)
                 return sized
@@ -177,15 +180,14 @@ class Launcher:
         if sized is None or not sized.inputs.shape.holds(n_atoms, n_edges, pairs.n):
             shape = Shape.fitting(structures.n, n_atoms, n_edges, pairs.n)
             sized = self._sized.get((shape, stress))
-            inputs = Inputs(shape, structures.graph, self.model, self.head, self.device)
+            inputs = Inputs(shape, structures.graph, self.model, self.head, self._skin, self.device)
             if sized is None:
                 sized = self._made(inputs, stress)
             else:
+                self._sized.move_to_end((shape, stress))
                 sized.inputs.take(inputs)
             sized.structures = structures
-        for other in self._sized.values():
-            if other is not sized and other.structures is structures:
-                other.structures = None  # whose pairs are of before
+        sized.inputs.move(positions, cells)
         sized.inputs.set_pairs(pairs)
         return sized
 
@@ -237,7 +239,8 @@ class Launcher:
         made = None
         if stress:
             made = out["stress"][:n].clone()
-            made[~structures.is_periodic.to(made.device)] = torch.nan
+            if not structures.is_periodic.all():
+                made[~structures.is_periodic.to(made.device)] = torch.nan
         return Results(out["energy"][:n].clone(), energies, out["forces"][:n_atoms].clone(), made)
 
 
@@ -249,17 +252,28 @@ class _Sized:
         self.captured: Captured | None = None
         self.has_run = False
         self.structures: Structures | None = None
+        self._left, self._less = 0.0, 0.0
+
+    @property
+    def is_running_out(self) -> bool:
+        """Whether the slack of the pairs would not last for one more step like the last."""
+        return self._left < self._less
+
+    def note(self, left: float, is_new: bool) -> None:
+        """Take down the slack of the pairs after an evaluation, Å, with new pairs or those of before."""
+        self._less = 0.0 if is_new else self._left - left
+        self._left = left
 
     def compute(self) -> Outputs:
         """Call the model; nothing here waits for the GPU."""
-        given, n_edges = self.inputs.data()
+        given, status = self.inputs.data()
         cells = self.inputs.cells
         cast = {key: value.to(self._dtype) if value.is_floating_point() else value for key, value in given.items()}
         with torch.enable_grad(), default_dtype(self._dtype):
             out = self._model(cast, compute_force=True, compute_virials=self._stress)
         found = {"energy": out["energy"], "energies": out.get("node_energy"), "forces": out["forces"]}
         made = {name: value.detach().double() for name, value in found.items() if value is not None}
-        made["n_edges"] = n_edges
+        made["status"] = status
         if self._stress:  # as mace-torch defines it, with the volume in float64 and without a decomposition
             volume = torch.linalg.cross(cells[:, 0], cells[:, 1]).mul(cells[:, 2]).sum(dim=-1).abs()
             made["stress"] = -out["virials"].detach().double() / volume[:, None, None]

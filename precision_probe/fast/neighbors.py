@@ -73,11 +73,11 @@ def _by_matscipy(positions: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor,
 
 
 class VerletList:
-    """Pairs within a cutoff and a skin, of one structure or several.
+    """What makes pairs within a cutoff and a skin, of one structure or several.
 
     Args:
         cutoff: Å.
-        skin: Å; larger ones hold longer and have more pairs.
+        skin: Å; larger ones hold longer (:func:`slack`) and have more pairs.
         pbc: (n_structures, 3) bool, on the CPU.
         ptr: (n_structures + 1,) where the atoms of each structure begin, and the last's end.
 
@@ -86,10 +86,8 @@ class VerletList:
     """
 
     def __init__(self, cutoff: float, skin: float, pbc: torch.Tensor, ptr: torch.Tensor) -> None:
-        self._cutoff, self._skin, self._pbc = cutoff, skin, pbc
+        self._within, self._pbc = cutoff + skin, pbc
         self._bounds = [(int(first), int(last)) for first, last in itertools.pairwise(ptr)]
-        self._positions: torch.Tensor | None = None
-        self._cells = torch.empty(0)
         self.n_built = 0
 
     def build(self, positions: torch.Tensor, cells: torch.Tensor, device: torch.device) -> Pairs:
@@ -100,37 +98,54 @@ class VerletList:
             cells: (n_structures, 3, 3) float64, Å.
             device: Where the pairs are made and stay.
         """
-        self._positions, self._cells = positions.clone(), cells.cpu().clone()
         self.n_built += 1
         found = []
         positions, cells = positions.to(device), cells.to(device)
         for number, (first, last) in enumerate(self._bounds):
             own = positions[first:last].contiguous()
-            pairs = pairs_within(own, cells[number].contiguous(), self._pbc[number], self._cutoff + self._skin)
+            pairs = pairs_within(own, cells[number].contiguous(), self._pbc[number], self._within)
             found.append(Pairs(pairs.senders + first, pairs.receivers + first, pairs.unit_shifts))
         return Pairs(
             *(torch.cat([getattr(each, name) for each in found]) for name in ("senders", "receivers", "unit_shifts"))
         )
 
-    def holds_for(self, positions: torch.Tensor, cells: torch.Tensor) -> bool:
-        """Whether no pair that was not made can be within the cutoff.
 
-        A cell that changes by F takes every vector d between atoms that follow it to d·F, whose length is at least
-        σ·|d| with F's least singular value σ; beyond that, each atom moves by no more than the largest displacement.
+@dataclass(frozen=True)
+class Places:
+    """Where atoms stand, on one device.
 
-        Args:
-            positions: As :meth:`build` was given them, of as many atoms and on the same device.
-            cells: Likewise; on any device.
-        """
-        if self._positions is None:
-            return False
-        cells = cells.cpu()
-        followed, least = self._positions, 1.0
-        if not torch.equal(cells, self._cells):
-            changes = torch.linalg.solve(self._cells, cells)
-            least = float(torch.linalg.svdvals(changes).min())
-            sizes = torch.tensor([last - first for first, last in self._bounds])
-            each = changes.repeat_interleave(sizes, dim=0).to(positions.device)
-            followed = (self._positions[:, None, :] @ each)[:, 0]
-        moved = float((positions - followed).square().sum(dim=-1).max().sqrt()) if len(positions) else 0.0
-        return least * (self._cutoff + self._skin) - 2 * moved >= self._cutoff
+    Attributes:
+        positions: (n_atoms, 3) float64, Å.
+        cells: (n_structures, 3, 3) float64, Å, not singular.
+        batch: (n_atoms,) int64, which structure each atom is of.
+    """
+
+    positions: torch.Tensor
+    cells: torch.Tensor
+    batch: torch.Tensor
+
+
+def slack(now: Places, inverse_cells: torch.Tensor, then: torch.Tensor, cutoff: float, skin: float) -> torch.Tensor:
+    """By how much the nearest pair that was not made is beyond the cutoff, at least; below zero pairs may be missing.
+
+    A cell that changes by F = I + E takes every vector d between atoms that follow it to d·F, whose length is at least
+    σ·|d| with F's least singular value σ; beyond that, each atom moves by no more than the largest displacement. As
+    σ ≥ 1 − ‖E‖₂ and ‖E‖₂² ≤ ‖E‖₁·‖E‖_∞ (Golub and Van Loan, *Matrix Computations*, 2.3.3), nothing has to be
+    decomposed, and no number is needed on the host.
+
+    Args:
+        now: Where atoms stand.
+        inverse_cells: (n_structures, 3, 3) of the cells when the pairs were made, 1/Å.
+        then: (n_atoms, 3) positions at that time, Å.
+        cutoff: Å.
+        skin: Å, within which beyond the cutoff pairs were made.
+
+    Returns:
+        () float64, Å.
+    """
+    changes = inverse_cells @ now.cells
+    strains = (changes - torch.eye(3, dtype=changes.dtype, device=changes.device)).abs()
+    norms = (strains.sum(dim=1).amax(dim=1) * strains.sum(dim=2).amax(dim=1)).sqrt()
+    followed = (then[:, :, None] * changes[now.batch]).sum(dim=1)
+    moved = torch.linalg.vector_norm(now.positions - followed, dim=1).amax()
+    return (1 - norms.amax()) * (cutoff + skin) - 2 * moved - cutoff

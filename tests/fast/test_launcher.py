@@ -74,6 +74,29 @@ def test_edges_outgrown_while_the_pairs_hold(in_float64, by_mace, diamond, geome
         diamond.set_cell(diamond.cell * 0.97, scale_atoms=True)
 
 
+def test_pairs_are_made_before_they_run_out(in_float64, by_mace, diamond, geometry, monkeypatch):
+    """An atom on its way needs no evaluation that is done again, and one that jumps needs one."""
+    launcher = Launcher(in_float64)
+    structures, n_runs = launcher.structures([diamond]), []
+    run = launcher._run
+    monkeypatch.setattr(launcher, "_run", lambda sized: n_runs.append(sized) or run(sized))
+    for _ in range(9):
+        check(launcher.evaluate(structures, *geometry(diamond)), diamond, by_mace)
+        diamond.positions[0] += [0.15, 0, 0]
+    assert (len(n_runs), structures.pairs.n_built) == (9, 3)
+    diamond.positions[1] += [0, 0.7, 0]
+    check(launcher.evaluate(structures, *geometry(diamond)), diamond, by_mace)
+    assert (len(n_runs), structures.pairs.n_built) == (11, 4)
+
+
+def test_with_and_without_stress_in_turn(in_float64, by_mace, diamond, geometry):
+    launcher, rng = Launcher(in_float64), np.random.default_rng(0)
+    structures = launcher.structures([diamond])
+    for turn in range(8):
+        check(launcher.evaluate(structures, *geometry(diamond), stress=bool(turn % 2)), diamond, by_mace)
+        moved(diamond, rng, 0.08, 0.01)
+
+
 def test_structures_in_turn_and_together(in_float64, by_mace, diamond, geometry):
     ethanol, water = ase.build.molecule("CH3CH2OH"), ase.build.molecule("H2O")
     launcher = Launcher(in_float64)
@@ -132,13 +155,14 @@ def test_a_model_cast_as_a_whole(demo, water, geometry):
 def test_what_fills_up_adds_exactly_nothing(demo, diamond):
     """However much of it there is, forces of a few atoms in float64 are the same to rounding, and of it zero."""
     graph = build_graph(diamond, demo)
-    inputs = Inputs(Shape(1, 64, 4096, 8192), graph, demo, None, torch.device("cpu"))
+    inputs = Inputs(Shape(1, 64, 4096, 8192), graph, demo, None, 1.0, torch.device("cpu"))
     pairs = pairs_within(
         graph.data["positions"], torch.from_numpy(diamond.cell.array), torch.ones(3, dtype=torch.bool), 4.0
     )
     inputs.set_pairs(pairs)
-    data, n_edges = inputs.data()
-    assert int(n_edges) == graph.n_edges
+    data, status = inputs.data()
+    n_edges = int(status[0])
+    assert n_edges == graph.n_edges
     assert data["edge_index"].shape == (2, 4096)
     given = set(zip(*graph.data["edge_index"].tolist(), strict=True))
     assert set(zip(*data["edge_index"][:, :n_edges].tolist(), strict=True)) == given

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matscipy.neighbours import neighbour_list
 
-from precision_probe.fast.neighbors import VerletList, pairs_within
+from precision_probe.fast.neighbors import Places, VerletList, pairs_within, slack
 
 
 def random_structure(seed):
@@ -70,9 +70,16 @@ def test_without_vesin_they_are_the_same(monkeypatch):
     )
 
 
+def slack_of(before, after, cutoff, skin=1.0):
+    """Of pairs made at positions and a cell before, at those after."""
+    then, cell, positions, other = (torch.as_tensor(each, dtype=torch.float64) for each in (*before, *after))
+    now = Places(positions, other[None], torch.zeros(len(positions), dtype=torch.int64))
+    return float(slack(now, cell.inverse()[None], then, cutoff, skin))
+
+
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 10_000), moved=st.floats(0, 0.6), strain=st.floats(0, 0.08))
-def test_a_list_that_holds_has_every_pair(seed, moved, strain):
+def test_pairs_with_slack_are_all_that_are_needed(seed, moved, strain):
     positions, cell, pbc, cutoff = random_structure(seed)
     rng = np.random.default_rng(seed + 1)
     verlet = VerletList(cutoff, 1.0, torch.from_numpy(pbc)[None], torch.tensor([0, len(positions)]))
@@ -81,25 +88,43 @@ def test_a_list_that_holds_has_every_pair(seed, moved, strain):
     steps = rng.normal(size=positions.shape)
     steps *= moved * rng.random((len(steps), 1)) / np.linalg.norm(steps, axis=1, keepdims=True)
     later, other = positions @ change + steps, cell @ change
-    if verlet.holds_for(torch.from_numpy(later), torch.from_numpy(other)[None]):
+    left = slack_of((positions, cell), (later, other), cutoff)
+    # no more than a decomposition of the change of the cell would find
+    least = np.linalg.svd(change, compute_uv=False).min()
+    assert left <= least * (cutoff + 1) - 2 * np.linalg.norm(steps, axis=1).max() - cutoff + 1e-9
+    if left >= 0:
         needed = neighbour_list("ijS", positions=later, cell=other, pbc=pbc, cutoff=cutoff)
         assert as_set(*needed) <= as_set(made.senders, made.receivers, made.unit_shifts)
 
 
-@pytest.mark.parametrize(("distance", "holds"), [(0.49, True), (0.51, False)])
-def test_it_holds_until_an_atom_has_moved_half_of_the_skin(distance, holds):
-    positions = torch.tensor([[0.0, 0, 0], [1.5, 0, 0]], dtype=torch.float64)
-    cells = 10 * torch.eye(3, dtype=torch.float64)[None]
-    verlet = VerletList(3.0, 1.0, torch.ones(1, 3, dtype=torch.bool), torch.tensor([0, 2]))
-    assert not verlet.holds_for(positions, cells)
-    verlet.build(positions, cells, torch.device("cpu"))
-    moved = positions + torch.tensor([[0.0, 0, distance], [0, 0, 0]], dtype=torch.float64)
-    assert verlet.holds_for(moved, cells) is holds
+def test_an_atom_that_moves_uses_up_twice_its_way():
+    positions = np.array([[0.0, 0, 0], [1.5, 0, 0]])
+    for distance in (0.0, 0.2, 0.49, 0.51):
+        later = positions + np.array([[0, 0, distance], [0, 0, 0]])
+        left = slack_of((positions, 10 * np.eye(3)), (later, 10 * np.eye(3)), 3.0)
+        assert left == pytest.approx(1 - 2 * distance, abs=1e-12)
 
 
-def test_a_cell_that_shrinks_uses_up_the_skin():
-    positions, cells = torch.rand(4, 3, dtype=torch.float64) * 8, 8 * torch.eye(3, dtype=torch.float64)[None]
-    verlet = VerletList(3.0, 1.0, torch.ones(1, 3, dtype=torch.bool), torch.tensor([0, 4]))
-    verlet.build(positions, cells, torch.device("cpu"))
-    assert verlet.holds_for(0.76 * positions, 0.76 * cells)  # 0.76 · 4 Å are more than 3 Å
-    assert not verlet.holds_for(0.74 * positions, 0.74 * cells)
+@pytest.mark.parametrize("pressed", [0.9, 0.76, 0.74])
+def test_a_cell_that_shrinks_uses_up_what_it_takes_from_the_farthest_pair(pressed):
+    positions, cell = np.random.default_rng(0).random((4, 3)) * 8, 8 * np.eye(3)
+    left = slack_of((positions, cell), (pressed * positions, pressed * cell), 3.0)
+    assert left == pytest.approx(4 * pressed - 3, abs=1e-12)
+
+
+def test_the_worst_of_several_structures_counts():
+    positions, cells = torch.rand(4, 3, dtype=torch.float64), torch.eye(3, dtype=torch.float64).repeat(2, 1, 1) * 8
+    batch = torch.tensor([0, 0, 1, 1])
+    later = positions.clone()
+    later[3, 0] += 0.3
+    assert float(slack(Places(later, cells, batch), cells.inverse(), positions, 3.0, 1.0)) == pytest.approx(0.4)
+    # an atom that follows its cell has not moved; the other structure's cell is as it was
+    pressed, followed = cells.clone(), positions.clone()
+    pressed[1] *= 0.9
+    followed[2:] *= 0.9
+    assert float(slack(Places(followed, pressed, batch), cells.inverse(), positions, 3.0, 1.0)) == pytest.approx(0.6)
+
+
+def test_what_is_not_a_number_has_no_slack():
+    positions = np.array([[0.0, 0, 0], [1.5, 0, 0]])
+    assert np.isnan(slack_of((positions, 10 * np.eye(3)), (positions * [1, np.nan, 1], 10 * np.eye(3)), 3.0))
