@@ -148,4 +148,5 @@ def slack(now: Places, inverse_cells: torch.Tensor, then: torch.Tensor, cutoff: 
     norms = (strains.sum(dim=1).amax(dim=1) * strains.sum(dim=2).amax(dim=1)).sqrt()
     followed = (then[:, :, None] * changes[now.batch]).sum(dim=1)
     moved = torch.linalg.vector_norm(now.positions - followed, dim=1).amax()
-    return (1 - norms.amax()) * (cutoff + skin) - 2 * moved - cutoff
+    left: torch.Tensor = (1 - norms.amax()) * (cutoff + skin) - 2 * moved - cutoff
+    return left
