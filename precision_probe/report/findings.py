@@ -16,7 +16,7 @@ from precision_probe.trace.trace import Trace
 if TYPE_CHECKING:
     from precision_probe.policy import Policy
 
-__all__ = ["MILLI", "Findings", "shown_mode"]
+__all__ = ["MILLI", "Findings", "shown_mode", "slots"]
 
 MILLI = 1e3  # eV to meV
 
@@ -24,6 +24,14 @@ MILLI = 1e3  # eV to meV
 def shown_mode(trace: Trace) -> str:
     """The mode that is shown where one is: the whole model, if blocks were run so; else the blocks alone."""
     return "propagated" if "propagated" in trace.modes else trace.modes[0]
+
+
+def slots(trace: Trace) -> dict[str, int]:
+    """Of each precision its place among the trace's, by which figures and pages colour it, whatever of them is shown.
+
+    float64, with which they are compared, has none.
+    """
+    return {precision.name: slot for slot, precision in enumerate(trace.precisions)}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import xarray as xr
-from traces_by_hand import ATTRIBUTES, trace_by_hand, variable
+from tables_by_hand import TABLES
+from traces_by_hand import ATTRIBUTES, results, trace_by_hand, variable
 
 from precision_probe.trace.tables import StoredTable
 from precision_probe.trace.trace import Trace
@@ -94,6 +95,16 @@ def with_nan():
     for name in ("forces", "products.0.output"):
         trace.tree[f"propagated/float16/{name}"].values[0, 0] = np.nan
     return trace
+
+
+def of_two():
+    """The trace by hand in float32 and float16, in this order, and every table."""
+    trace = trace_by_hand(precisions='["float64", "float32", "float16"]')
+    for mode in ("propagated", "isolated"):
+        trace.tree[f"{mode}/float32"] = xr.DataTree(results("float32", mode))
+    parts = CONTRIBUTIONS.frame
+    both = StoredTable(pd.concat([parts, parts.assign(precision="float32")]), "contributions, by hand")
+    return trace.with_tables(TABLES | {"contributions": both})
 
 
 def of_many(n):

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from pages_by_hand import CONTRIBUTIONS, of_many, parsed, table, with_nan
+from pages_by_hand import CONTRIBUTIONS, of_many, of_two, parsed, table, with_nan
 from tables_by_hand import TABLES
 from traces_by_hand import trace_by_hand
 
@@ -132,6 +132,18 @@ def test_numbers_are_those_of_errors_and_summary():
     )
     shown = table(parts, "float16: outputs by order l and parity")["products.0"]
     assert shown == dict(zip(by_irrep["irrep"], by_irrep["rel_l2"], strict=True))
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "float16"])
+def test_a_precision_has_the_colour_that_it_has_in_figures(name):
+    trace = of_two()
+    text = render(trace)
+    coloured = dict(re.findall(r"^\.(s\d)\{--c:(#\w+)\}", text, re.MULTILINE)) | {"": "black"}  # of text
+    marks = [each for each in parsed(text).all() if each.attributes.get("class", "").startswith("mark")]
+    said = [(next(mark.all("title"), None), mark.attributes["class"].removeprefix("mark").strip()) for mark in marks]
+    colours = {coloured[slot] for title, slot in said if title and re.search(rf"(^|, ){name}: ", title.text)}
+    (line,) = (each for each in pp.plot_times(trace).lines if each.get_label() == name)
+    assert colours == {line.get_color()}
 
 
 def test_the_tolerance_decides():

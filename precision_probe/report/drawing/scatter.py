@@ -20,12 +20,12 @@ _LONGEST = 26  # characters of a name, which the width holds
 
 @dataclass(frozen=True)
 class Point:
-    """One thing of a scatter plot: its name, its numbers, its colour, and whether it is the one to look at."""
+    """One thing of a scatter plot: its name, its numbers, its colour, if any, and whether it is the one to look at."""
 
     name: str
     x: float
     y: float
-    slot: int
+    slot: int | None
     is_chosen: bool = False
 
 

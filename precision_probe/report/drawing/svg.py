@@ -71,11 +71,14 @@ def path(points: Sequence[tuple[float, float]], **attributes: object) -> Markup:
     return element("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points), **attributes)
 
 
-def marker(at: tuple[float, float], slot: int, said: str = "", size: float = 4.0) -> Markup:
-    """A point of one of several series, each of which has a shape and a colour, and what it says when it is hovered."""
+def marker(at: tuple[float, float], slot: int | None, said: str = "", size: float = 4.0) -> Markup:
+    """A point of one of several series, each of which has a shape and a colour, and what it says when it is hovered.
+
+    Without a slot it is a circle in the colour of text. When colours come again, shapes are others.
+    """
     x, y = at
-    corners = _CORNERS[slot % len(_CORNERS)]
-    style = f"mark s{slot % len(_CORNERS)}"
+    corners = () if slot is None else _CORNERS[(slot + slot // N_SLOTS) % N_SLOTS]
+    style = "mark" if slot is None else f"mark s{slot % N_SLOTS}"
     children = [element("title", said)] if said else []
     if not corners:
         return element("circle", *children, cx=float(x), cy=float(y), r=size, class_=style)

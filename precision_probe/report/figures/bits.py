@@ -8,7 +8,7 @@ from precision_probe.analysis.errors import GUIDE, TOLERANCE_UNITS, bits_needed
 from precision_probe.exceptions import InputError
 from precision_probe.precisions import PrecisionSource
 from precision_probe.report.figures import canvas
-from precision_probe.report.figures.canvas import Blocks
+from precision_probe.report.figures.canvas import Blocks, Look
 from precision_probe.trace.trace import Trace
 
 if TYPE_CHECKING:
@@ -50,12 +50,11 @@ def plot_bits(
     table, names = _sweep(trace, blocks)
     limit = _limit(table, quantity, tolerance)
     ax, n_out = ax or canvas.new_axes(len(names)), 0
-    looks: dict[str, dict[str, object]] = {}
+    looks: dict[str, Look] = {}
     for slot, fraction in enumerate(_FRACTIONS):
         needed = bits_needed(table, fraction * limit, quantity)[names].astype(float)
         n_out += int(needed.isna().sum())
-        look = canvas.style(slot) | {"linestyle": ""}
-        looks[f"{fraction * limit:g} {TOLERANCE_UNITS[quantity]}"] = look
+        looks[f"{fraction * limit:g} {TOLERANCE_UNITS[quantity]}"] = look = canvas.point(slot)
         ax.plot(needed, [row + _APART * (slot - 1) for row in range(len(names))], **look)
     canvas.rows(ax, names)
     ax.set_xlim(table["bits"].min() - 1, table["bits"].max() + 1)
@@ -95,7 +94,7 @@ def plot_sweep(
     table, names = _sweep(trace, blocks)
     limit = _limit(table, quantity, tolerance)
     ax, n_out = ax or canvas.new_axes(), 0
-    looks: dict[str, dict[str, object]] = {}
+    looks: dict[str, Look] = {}
     whole = str(table["block"].iloc[0])
     for slot, name in enumerate(names):
         line = table[table["block"] == name].sort_values("bits")

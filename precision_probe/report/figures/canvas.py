@@ -1,7 +1,7 @@
 """What all figures have in common: axes, what is chosen of a trace, colours, and numbers that have no place."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from precision_probe.globs import matches
 from precision_probe.precisions import PrecisionSource, parse_precisions
 from precision_probe.report.drawing.scales import CIVIDIS, OKABE_ITO
 from precision_probe.report.figures.files import NO_MATPLOTLIB
-from precision_probe.report.findings import shown_mode
+from precision_probe.report.findings import shown_mode, slots
 from precision_probe.trace.trace import Trace
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EXPLAIN",
     "Blocks",
+    "Look",
     "chosen",
     "chosen_blocks",
     "colours",
@@ -30,6 +31,7 @@ __all__ = [
     "label",
     "legend",
     "line",
+    "looks",
     "mode_of",
     "n_without_place",
     "new_axes",
@@ -37,14 +39,17 @@ __all__ = [
     "point",
     "rows",
     "stored",
+    "stroke",
     "style",
     "title",
 ]
 
 Blocks = str | Sequence[str]
+Look = dict[str, Any]  # what matplotlib takes for a line and its markers
 EXPLAIN = "precision-probe audit --explain, or probe.explain(structures)"  # what makes tables that explain errors
 _MARKERS = ("o", "s", "^", "D", "v", "P")  # so that colours are not needed to tell precisions apart
 _DASHES = ("-", "--", ":", "-.")
+_EXACT = {"color": "black", "marker": "x"}  # float64
 _ROW, _FRAME = 0.2, 1.2  # inches: of a row, and of what stands around them
 
 
@@ -123,24 +128,43 @@ def stored(trace: Trace, name: str, made_by: str) -> pd.DataFrame:
     return trace.table(name).frame
 
 
-def style(slot: int) -> dict[str, Any]:
-    """Colour and marker of a series."""
-    return {"color": OKABE_ITO[slot % len(OKABE_ITO)], "marker": _MARKERS[slot % len(_MARKERS)]}
+def looks(trace: Trace, names: Iterable[str], styled: Callable[[int], Look]) -> dict[str, Look]:
+    """Of each precision that is shown the look of its slot in the trace, so that all figures agree; float64 is black.
+
+    Args:
+        trace: What was recorded.
+        names: Of the trace's precisions and float64.
+        styled: From a slot to its look: :func:`style`, :func:`point`, :func:`stroke` or :func:`dashes`.
+    """
+    of_slots = {name: styled(slot) for name, slot in slots(trace).items()}
+    exact = {key: _EXACT.get(key, value) for key, value in styled(0).items()}
+    return {name: of_slots.get(name, exact) for name in names}
 
 
-def point(slot: int) -> dict[str, Any]:
-    """Colour and marker of a point among dozens: when colours come again, markers are others."""
-    return style(slot) | {"marker": _MARKERS[(slot + slot // len(OKABE_ITO)) % len(_MARKERS)], "linestyle": ""}
+def style(slot: int) -> Look:
+    """Colour and marker of a series: when colours come again, markers are others."""
+    marker = _MARKERS[(slot + slot // len(OKABE_ITO)) % len(_MARKERS)]
+    return {"color": OKABE_ITO[slot % len(OKABE_ITO)], "marker": marker}
 
 
-def line(slot: int) -> dict[str, Any]:
-    """Colour, marker and dashes of a line among dozens: when colours come again, dashes are others."""
-    return style(slot) | {"linestyle": _DASHES[slot // len(OKABE_ITO) % len(_DASHES)], "linewidth": 1.2}
+def point(slot: int) -> Look:
+    """Colour and marker of points that no line joins."""
+    return style(slot) | {"linestyle": ""}
 
 
-def dashes(n: int) -> list[dict[str, Any]]:
-    """Markers and dashes of so many precisions, where colours tell something else."""
-    return [{"marker": _MARKERS[at % len(_MARKERS)], "linestyle": _DASHES[at % len(_DASHES)]} for at in range(n)]
+def stroke(slot: int) -> Look:
+    """Colour and dashes of a line without markers: when colours come again, dashes are others."""
+    return {"color": style(slot)["color"], "linestyle": _DASHES[slot // len(OKABE_ITO) % len(_DASHES)]}
+
+
+def line(slot: int) -> Look:
+    """Colour, marker and dashes of a line among dozens."""
+    return style(slot) | stroke(slot) | {"linewidth": 1.2}
+
+
+def dashes(slot: int) -> Look:
+    """Marker and dashes, where colours tell something else."""
+    return {"marker": style(slot)["marker"], "linestyle": _DASHES[slot % len(_DASHES)]}
 
 
 def colours(n: int) -> list[str]:
@@ -176,7 +200,7 @@ def columns(ax: "Axes", names: Sequence[object]) -> None:
     ax.set_xticks(range(len(names)), [label(name) for name in names], rotation=45, ha="right", rotation_mode="anchor")
 
 
-def legend(ax: "Axes", styles: Mapping[str, Mapping[str, Any]]) -> None:
+def legend(ax: "Axes", styles: Mapping[str, Look]) -> None:
     """Beside the drawing, where nothing is in its way: of each name the look of its line."""
     from matplotlib.lines import Line2D
 

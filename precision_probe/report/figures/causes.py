@@ -7,7 +7,7 @@ import numpy as np
 from precision_probe.analysis.views import shares, view
 from precision_probe.precisions import PrecisionSource
 from precision_probe.report.figures import canvas
-from precision_probe.report.figures.canvas import Blocks
+from precision_probe.report.figures.canvas import Blocks, Look
 from precision_probe.trace.trace import Trace
 
 if TYPE_CHECKING:
@@ -42,14 +42,15 @@ def plot_contributions(
     names = canvas.chosen(trace, precisions, set(table["precision"]))
     parts = canvas.chosen_blocks(table["part"], blocks)
     ax, n_out = ax or canvas.new_axes(len(parts)), 0
-    looks: dict[str, dict[str, object]] = {}
+    of_precisions = canvas.looks(trace, names, canvas.point)
+    looks: dict[str, Look] = {}
     for quantity, fill in (("energy", "none"), ("forces", "full")):
         of_parts = shares(table, quantity).loc[parts]
-        for slot, name in enumerate(names):
+        for at, name in enumerate(names):
             values = of_parts[name].to_numpy(dtype=float)
             n_out += int((~np.isfinite(values)).sum())
-            looks[f"{quantity}, {name}"] = look = canvas.style(slot) | {"linestyle": "", "fillstyle": fill}
-            ax.plot(values, np.arange(len(parts)) + _APART * (slot - (len(names) - 1) / 2), **look)
+            looks[f"{quantity}, {name}"] = look = of_precisions[name] | {"fillstyle": fill}
+            ax.plot(values, np.arange(len(parts)) + _APART * (at - (len(names) - 1) / 2), **look)
     ax.axvline(0, color="0.6", linewidth=1)
     canvas.rows(ax, parts)
     ax.set_xlabel("share of the squared error / %")
@@ -82,7 +83,7 @@ def plot_budget(
     frame = view(trace, "budget").frame
     frame = frame.loc[canvas.chosen_blocks(frame.index, blocks), names]
     ax, n_out = ax or canvas.new_axes(len(frame)), 0
-    looks = {name: canvas.style(slot) | {"linestyle": ""} for slot, name in enumerate(names)}
+    looks = canvas.looks(trace, names, canvas.point)
     for name, look in looks.items():
         values = frame[name].to_numpy(dtype=float)
         n_out += canvas.n_without_place(values)

@@ -13,7 +13,7 @@ from precision_probe.precisions import PrecisionSource
 from precision_probe.report.costs import ERROR, TIME, candidates, is_recommended, placed, times
 from precision_probe.report.drawing.axes import are_far_apart
 from precision_probe.report.figures import canvas
-from precision_probe.report.figures.canvas import Blocks
+from precision_probe.report.figures.canvas import Blocks, Look
 from precision_probe.report.findings import MILLI, Findings
 from precision_probe.trace.trace import Trace
 
@@ -54,8 +54,7 @@ def plot_times(
     time, spread, error = map(str, table)
     ax = ax or canvas.new_axes()
     shown = table.loc[[name for name in ("float64", *names) if name in table.index]]
-    slots = {"float64": len(trace.precisions)} | {str(name): slot for slot, name in enumerate(trace.precisions)}
-    n_out = _points(ax, shown[[time, error]], slots)
+    n_out = _points(ax, shown[[time, error]], canvas.looks(trace, shown.index, canvas.point))
     ax.errorbar(shown[time], shown[error], xerr=shown[spread], fmt="none", ecolor="0.6", capsize=3, zorder=0)
     ax.set_xlabel("time ÷ float64's")
     ax.set_ylabel(error.replace("forces, largest, ", "largest error of a force / "))
@@ -83,7 +82,7 @@ def plot_policy(policy: Policy, *, ax: "Axes | None" = None) -> "Axes":
         )
     ax = ax or canvas.new_axes()
     limit = MILLI * policy.tolerance.get("forces", 0.0)
-    _points(ax, table, {str(name): slot for slot, name in enumerate(table.index)}, limit)
+    _points(ax, table, {str(name): canvas.point(slot) for slot, name in enumerate(table.index)}, limit)
     for name, row in table.iterrows():
         if is_recommended(policy, str(name)):
             ax.plot(row[TIME], row[ERROR], "o", color="black", fillstyle="none", markersize=14)
@@ -97,9 +96,8 @@ def plot_policy(policy: Policy, *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def _points(ax: "Axes", table: pd.DataFrame, slots: Mapping[str, int], limit: float = 0.0) -> int:
+def _points(ax: "Axes", table: pd.DataFrame, looks: Mapping[str, Look], limit: float = 0.0) -> int:
     """A point for each row of times and errors, on scales that have zero too; how many have no place on them."""
-    looks = {name: canvas.point(slots[name]) for name in map(str, table.index)}
     durations, errors = table.to_numpy(dtype=float).T
     for (name, look), time, error in zip(looks.items(), durations, errors, strict=True):
         if np.isfinite(error):

@@ -47,17 +47,18 @@ def plot_forces(
     del blocks
     found, names = per_atom(trace)["error"], canvas.chosen(trace, precisions)
     ax, n_out = ax or canvas.new_axes(), 0
-    for slot, name in enumerate(names):
+    looks = canvas.looks(trace, names, canvas.stroke)
+    for name, look in looks.items():
         errors = MILLI * found.xs(name, level="precision").to_numpy(dtype=float)
         n_out += canvas.n_without_place(errors)
         placed = np.sort(errors[(errors > 0) & np.isfinite(errors)])
         above = 1 - np.arange(len(placed)) / len(errors)
-        ax.step(placed, above, where="post", label=name, color=canvas.style(slot)["color"])
+        ax.step(placed, above, where="post", label=name, **look)
     ax.set_xscale("log")
     ax.set_xlabel("error of the force on an atom / meV/Å")
     ax.set_ylabel("part of the atoms with at least this error")
     canvas.title(ax, "forces", n_out)
-    canvas.legend(ax, {name: {"color": canvas.style(slot)["color"]} for slot, name in enumerate(names)})
+    canvas.legend(ax, looks)
     return ax
 
 
@@ -88,19 +89,19 @@ def plot_distribution(
     else:
         shown, measured = canvas.chosen_blocks(trace.blocks, blocks), "|Δ| of an output's number / RMS of float64's"
     ax, n_out = ax or canvas.new_axes(), 0
-    dashes = {what: look["linestyle"] for what, look in zip(shown, canvas.dashes(len(shown)), strict=True)}
+    of_precisions = {name: {"color": look["color"]} for name, look in canvas.looks(trace, names, canvas.style).items()}
+    of_shown = {what: {"linestyle": canvas.dashes(at)["linestyle"]} for at, what in enumerate(shown)}
     for what in shown:
-        for slot, name in enumerate(names):
+        for name in names:
             errors = [components.loc[name].to_numpy(dtype=float)] if blocks is None else _of_block(trace, what, name)
             parts, edges, n_others = _histogram(errors)
-            ax.stairs(parts, edges, color=canvas.style(slot)["color"], linestyle=dashes[what])
+            ax.stairs(parts, edges, **of_precisions[name], **of_shown[what])
             n_out += n_others
     ax.set_xscale("log")
     ax.set_xlabel(measured)
     ax.set_ylabel(f"part of the numbers in each 1/{_PER_DECADE} of a decade")
     canvas.title(ax, ", ".join(map(canvas.label, shown)), n_out)
-    of_precisions = {name: {"color": canvas.style(slot)["color"]} for slot, name in enumerate(names)}
-    of_blocks = {what: {"color": "0.3", "linestyle": dashes[what]} for what in shown}
+    of_blocks = {what: {"color": "0.3", **look} for what, look in of_shown.items()}
     canvas.legend(ax, of_precisions | (of_blocks if len(shown) > 1 else {}))
     return ax
 

@@ -53,23 +53,23 @@ def plot_growth(
     shown = canvas.chosen_blocks([name for name in trace.blocks if name in set(found["block"])], blocks)
     order = shown if direction == "forward" else shown[::-1]
     ax, n_out = ax or canvas.new_axes(), 0
-    for slot, name in enumerate(names):
+    looks = canvas.looks(trace, names, canvas.style)
+    for name, look in looks.items():
         worst = findings.worst(mode, name, direction).reindex(order)
         values = worst["rel_l2"].where(worst["resolved"].eq(True)).to_numpy(dtype=float)
         n_out += canvas.n_without_place(values)
-        style = canvas.style(slot)
-        ax.plot(range(len(order)), canvas.placed(values), label=name, **style)
+        ax.plot(range(len(order)), canvas.placed(values), label=name, **look)
         floors = np.where(np.isnan(values), np.nan, worst["floor"].to_numpy(dtype=float))
         steps = parse_precision(name).unit_roundoff * np.sqrt(np.arange(1, len(order) + 1))
         for line, dashes in ((canvas.placed(floors), "--"), (steps, ":")):
-            ax.plot(range(len(order)), line, color=style["color"], linestyle=dashes, linewidth=1)
+            ax.plot(range(len(order)), line, color=look["color"], linestyle=dashes, linewidth=1)
     ax.set_yscale("log")
     canvas.columns(ax, order)
     ax.set_xlabel(f"block, in the order of the {direction} pass")
     ax.set_ylabel("relative error (rel_l2)")
     canvas.title(ax, f"{mode}, {direction}", n_out)
     yardsticks = {"floor": {"color": "0.3", "linestyle": "--"}, "√n·u": {"color": "0.3", "linestyle": ":"}}
-    canvas.legend(ax, {name: canvas.style(slot) for slot, name in enumerate(names)} | yardsticks)
+    canvas.legend(ax, looks | yardsticks)
     return ax
 
 

@@ -72,19 +72,20 @@ def _plot_parts(
         raise InputError(f"No output of a block has parts by {_MEANS[by]}: the trace does not say of which {by} it is.")
     table = table.loc[canvas.chosen_blocks(table.index, blocks)]
     parts = list(table.columns.unique(by))
-    colours, looks = dict(zip(parts, canvas.colours(len(parts)), strict=True)), canvas.dashes(len(names))
+    colours = dict(zip(parts, canvas.colours(len(parts)), strict=True))
+    looks = canvas.looks(trace, names, canvas.dashes)
     ax, n_out = ax or canvas.new_axes(), 0
-    for name, dashes in zip(names, looks, strict=True):
+    for name, look in looks.items():
         for part, colour in colours.items():
             if (name, part) in table:
                 values = table[name, part].to_numpy(dtype=float)
                 n_out += int(np.isin(values, (0.0, np.inf)).sum())  # most blocks do not have all parts
-                ax.plot(range(len(values)), canvas.placed(values), color=colour, **dashes)
+                ax.plot(range(len(values)), canvas.placed(values), color=colour, **look)
     ax.set_yscale("log")
     canvas.columns(ax, list(table.index))
     ax.set_xlabel("block, in the order of the forward pass")
     ax.set_ylabel("relative error of outputs (rel_l2)")
     canvas.title(ax, f"{mode}, by {_MEANS[by]}", n_out)
-    of_precisions = {name: {"color": "0.3", **each} for name, each in zip(names, looks, strict=True)}
+    of_precisions = {name: {"color": "0.3", **look} for name, look in looks.items()}
     canvas.legend(ax, of_precisions | {part: {"color": colour} for part, colour in colours.items()})
     return ax

@@ -1,7 +1,6 @@
 """What rounding breaks that holds for an exact model: smooth energies, symmetries, results that repeat themselves."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,9 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_digits", "plot_displacement", "plot_equivariance"]
 
-_LINES: dict[str, dict[str, Any]] = {
-    "float64": {"linestyle": ":", "zorder": 3}
-}  # so that it is seen above one that is close
+_SEEN = {"linestyle": ":", "zorder": 3}  # so that float64's line is seen above one that is close
 
 
 def plot_displacement(
@@ -42,7 +39,9 @@ def plot_displacement(
     del blocks
     table = canvas.stored(trace, "displacement", canvas.EXPLAIN)
     names = canvas.chosen(trace, precisions, set(table["precision"]))
-    looks = {name: {"color": look["color"]} | _LINES.get(name, {}) for name, look in _looks(trace, names).items()}
+    looks = canvas.looks(trace, names, canvas.stroke)
+    if "float64" in looks:
+        looks["float64"] |= _SEEN
     ax, n_out = ax or canvas.new_axes(), 0
     for name, look in looks.items():
         curve = table[table["precision"] == name]
@@ -78,7 +77,7 @@ def plot_equivariance(
     worst = broken_symmetry(table)
     shown = canvas.chosen_blocks(worst["label"], blocks)
     ax, n_out = ax or canvas.new_axes(len(shown)), 0
-    looks = _looks(trace, names)
+    looks = canvas.looks(trace, names, canvas.point)
     for name, look in looks.items():
         found = worst[worst["precision"] == name].set_index("label").reindex(shown)
         values = canvas.placed(found["value"].to_numpy(dtype=float))
@@ -118,7 +117,7 @@ def plot_digits(
     shown = canvas.chosen_blocks(frame.index, blocks)
     frame = frame.loc[shown, names]
     ax = ax or canvas.new_axes(len(shown))
-    looks = _looks(trace, names)
+    looks = canvas.looks(trace, names, canvas.point)
     for name, look in looks.items():
         ax.plot(frame[name], range(len(shown)), label=name, **look)
     canvas.rows(ax, [quantity.replace("_", " ") for quantity in shown])
@@ -128,10 +127,3 @@ def plot_digits(
     canvas.title(ax, "runs rounded stochastically", int(frame.isna().to_numpy().sum()))
     canvas.legend(ax, looks)
     return ax
-
-
-def _looks(trace: Trace, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Of points: float64 in black, others in the colours that they have elsewhere."""
-    slots = {name: slot for slot, name in enumerate(map(str, trace.precisions))}
-    exact = {"color": "black", "marker": "x"}
-    return {name: (canvas.style(slots[name]) if name in slots else exact) | {"linestyle": ""} for name in names}

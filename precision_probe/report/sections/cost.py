@@ -8,7 +8,7 @@ from precision_probe.policy import Policy
 from precision_probe.report.content import Figure, Part, Section, table_of
 from precision_probe.report.costs import ERROR, TIME, candidates, is_number, is_recommended, placed, times
 from precision_probe.report.drawing.scatter import Point, scatter
-from precision_probe.report.findings import Findings
+from precision_probe.report.findings import Findings, slots
 
 __all__ = ["cost"]
 
@@ -71,9 +71,9 @@ def _of_policy(policy: Policy) -> list[Part]:
 
 def _of_precisions(findings: Findings, timed: pd.DataFrame) -> Figure:
     """The model as a whole in each precision."""
-    slots = {name: slot for slot, name in enumerate(findings.precisions)}  # the same colours as elsewhere
+    slot_of = slots(findings.trace)
     points = [
-        Point(str(name), float(row.iloc[0]), float(row.iloc[2]), slots.get(str(name), len(slots)))
+        Point(str(name), float(row.iloc[0]), float(row.iloc[2]), slot_of.get(str(name)))
         for name, row in timed.iterrows()
     ]
     title = "The model as a whole in each precision"

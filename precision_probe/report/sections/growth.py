@@ -12,7 +12,7 @@ from precision_probe.precisions import parse_precision
 from precision_probe.report.content import Figure, Part, Section, Table, table_of
 from precision_probe.report.drawing.charts import Series, rows_chart
 from precision_probe.report.drawing.scales import LogScale
-from precision_probe.report.findings import Findings, shown_mode
+from precision_probe.report.findings import Findings, shown_mode, slots
 
 __all__ = ["growth"]
 
@@ -55,7 +55,7 @@ def _along(findings: Findings, mode: str, direction: str) -> Figure:
     series: list[Series] = []
     columns: dict[str, Sequence[float | str | None]] = {}
     labels: list[str] = []
-    for slot, precision in enumerate(findings.precisions):
+    for precision, slot in slots(findings.trace).items():
         rows = findings.worst(mode, precision, direction)
         own = results[results["precision"] == precision].set_index("tensor")
         rows = pd.concat([rows if direction == "forward" else rows.iloc[::-1], own])

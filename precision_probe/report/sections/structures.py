@@ -9,7 +9,7 @@ from precision_probe.report.content import Figure, Part, Section, table_of
 from precision_probe.report.drawing.charts import Series, rows_chart
 from precision_probe.report.drawing.molecule import MOST_ATOMS, molecule, nearest
 from precision_probe.report.drawing.svg import shortened
-from precision_probe.report.findings import MILLI, Findings
+from precision_probe.report.findings import MILLI, Findings, slots
 
 __all__ = ["structures"]
 
@@ -39,7 +39,7 @@ def _distribution(findings: Findings) -> Figure:
         for precision in findings.precisions
     }
     title = "How errors of forces are distributed"
-    series = [Series(name, values, slot) for slot, (name, values) in enumerate(columns.items())]
+    series = [Series(name, columns[name], slot) for name, slot in slots(findings.trace).items()]
     frame = pd.DataFrame(columns, index=pd.Index(list(_QUANTILES), name="meV/Å"))
     drawing = rows_chart(list(_QUANTILES), series, "|Δ| of components, meV/Å", title)
     return Figure(title, drawing, table_of(frame, title))

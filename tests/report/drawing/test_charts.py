@@ -39,6 +39,18 @@ def test_zeros_and_nan_are_beside_the_scale():
     assert {"0", "NaN"} <= {each.text for each in parsed(drawing).all("text")}
 
 
+def test_series_beyond_the_colours_have_other_shapes():
+    drawing = rows_chart(["a"], [Series(str(slot), [1e-3], slot) for slot in range(36)], "x", "t")
+    marks = [each for each in parsed(drawing).all() if list(each.all("title")) and each.tag in ("circle", "polygon")]
+    assert len({(each.attributes["class"], relative(each)) for each in marks}) == 36
+
+
+def relative(mark):
+    """The corners of a mark from its first, of which a circle has none."""
+    corners = np.array([corner.split(",") for corner in mark.attributes.get("points", "0,0").split()], float)
+    return tuple(np.round(corners - corners[0]).ravel())
+
+
 @pytest.mark.parametrize("values", [[0.0], [NAN], [None], [5e-324], [1.7e308], [-1.0]])
 def test_any_number_can_be_drawn(values):
     drawing = parsed(rows_chart(["<a>"], [Series("s", values, 0)], "x", "t"))

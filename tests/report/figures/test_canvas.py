@@ -13,6 +13,7 @@ def test_many_series_are_told_apart():
     assert len({(look["color"], look["marker"]) for look in looks}) == 36
     looks = [canvas.line(slot) for slot in range(24)]
     assert len({(look["color"], look["linestyle"]) for look in looks}) == 24
+    assert len({tuple(canvas.dashes(slot).values()) for slot in range(12)}) == 12
     assert canvas.colours(3) == list(OKABE_ITO[:3])
     many = canvas.colours(30)
     assert len(set(many)) == 30
