@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ase
 import numpy as np
@@ -160,14 +161,9 @@ def in_torch_sim(way: Way, start: ase.Atoms, device: torch.device) -> Record | N
     """Steps of torch-sim at constant energy, and of each the ratio to the model alone, in turn; ``None`` without it."""
     if not way.is_ours or importlib.util.find_spec("torch_sim") is None:
         return None
-    import torch_sim
-
     from precision_probe.fast.torch_sim import GraphModel  # imports torch-sim
 
-    # on the device, as torch-sim's own runners have them
-    dt, kT = torch.tensor([1e-3 * TIMESTEP, TEMPERATURE * units.kB], dtype=torch.float64, device=device)  # noqa: N806
-    begin, step = torch_sim.nve(GraphModel(way.calculator.launcher), dt=dt, kT=kT, seed=0)
-    state = begin(torch_sim.initialize_state([start], device, torch.float64))
+    state, step = constant_energy(GraphModel(way.calculator.launcher), [start], device)
     for _ in range(_WARM_UP):
         state = step(state)
     steps, ratios = [], []
@@ -176,6 +172,22 @@ def in_torch_sim(way: Way, start: ase.Atoms, device: torch.device) -> Record | N
         if alone := model_alone(way, device, 1):
             ratios.append(steps[-1] / alone[0])
     return {"step": summary(steps), "of_model": summary(ratios) if ratios else None}
+
+
+def constant_energy(
+    model: torch.nn.Module, structures: Sequence[ase.Atoms], device: torch.device
+) -> tuple[Any, Callable[[Any], Any]]:
+    """A state of torch-sim with momenta of the temperature, and what takes a step."""
+    import torch_sim
+
+    state = torch_sim.initialize_state(list(structures), device, torch.float64)
+    # on the device, as torch-sim's own runners have them
+    dt, kT = torch.tensor([1e-3 * TIMESTEP, TEMPERATURE * units.kB], dtype=torch.float64, device=device)  # noqa: N806
+    if hasattr(torch_sim, "nve"):  # 0.3, the last for Python 3.11
+        begin, step = torch_sim.nve(model, dt=dt, kT=kT, seed=0)
+        return begin(state), step
+    state.rng = 0
+    return torch_sim.nve_init(state, model, kT=kT), partial(torch_sim.nve_step, model=model, dt=dt)
 
 
 def measured(
@@ -308,7 +320,8 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> list[Path]:
         with undisturbed(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of TorchScript and mace-torch, once for each model made
             (start,) = [water(n_atoms)] if args.model else supercells([n_atoms], 0)
-            settling = GraphCalculator(launcher(AFTER["float32"], model, str(device)))
+            has_cueq = has_cuequivariance_kernels(device)
+            settling = GraphCalculator(launcher(AFTER["float32"], model, str(device), enable_cueq=has_cueq))
             start = equilibrated(start, settling, args.equilibrate if args.model else 0)
             say(f"{len(start)} atoms")
             record["cases"].append(measured(start, model, device, args, say))

@@ -1,5 +1,7 @@
 """A model for torch-sim that is launched as one CUDA graph; imported where torch-sim is there."""
 
+from typing import NamedTuple
+
 import ase
 import torch
 import torch_sim
@@ -27,7 +29,7 @@ class GraphModel(ModelInterface):  # type: ignore[misc]
         self.launcher = launcher
         self._device, self._dtype = launcher.device, torch.float64
         self._compute_forces, self._compute_stress = True, compute_stress
-        self._atomic_numbers = self._system_idx = torch.empty(0, dtype=torch.int64, device=launcher.device)
+        self._seen: list[_Seen] = []
         self._structures: Structures | None = None
 
     def forward(self, state: "torch_sim.SimState | dict[str, torch.Tensor]", **_: object) -> dict[str, torch.Tensor]:
@@ -55,11 +57,25 @@ class GraphModel(ModelInterface):  # type: ignore[misc]
 
     def _structures_of(self, state: "torch_sim.SimState") -> Structures:
         """Those of before, or others."""
-        pairs = ((state.atomic_numbers, self._atomic_numbers), (state.system_idx, self._system_idx))
-        if self._structures is None or not all(one is other or torch.equal(one, other) for one, other in pairs):
-            self._atomic_numbers, self._system_idx = state.atomic_numbers, state.system_idx
+        given = (state.atomic_numbers, state.system_idx)
+        is_known = bool(self._seen) and all(map(_Seen.is_that, self._seen, given))
+        if self._structures is None or not is_known:
             self._structures = self.launcher.structures(_atoms(state))
+        self._seen = [_Seen(each, each._version) for each in given]
         return self._structures
+
+
+class _Seen(NamedTuple):
+    """A tensor on the device, and how often it had been written to."""
+
+    tensor: torch.Tensor
+    version: int
+
+    def is_that(self, other: torch.Tensor) -> bool:
+        """Whether another has the same numbers; the GPU is only waited for if it is another object."""
+        if other is self.tensor:
+            return other._version == self.version
+        return torch.equal(other, self.tensor)
 
 
 def _atoms(state: "torch_sim.SimState") -> list[ase.Atoms]:

@@ -4,6 +4,7 @@ import ase.build
 import numpy as np
 import pytest
 import torch
+from fast_run import constant_energy
 
 from precision_probe import Policy
 
@@ -12,9 +13,7 @@ torch_sim = pytest.importorskip("torch_sim")
 
 def batched_nve(model, structures, n_steps):
     """Positions at each step, from seeded momenta."""
-    state = torch_sim.initialize_state(structures, torch.device("cpu"), torch.float64)
-    start, step = torch_sim.nve(model, dt=torch.tensor(5e-4), kT=torch.tensor(0.02), seed=7)
-    state = start(state)
+    state, step = constant_energy(model, structures, torch.device("cpu"))
     visited = [state.positions.detach().numpy().copy()]
     for _ in range(n_steps):
         state = step(state)
@@ -47,3 +46,20 @@ def test_stress_and_another_batch(demo, diamond):
         found, expected = mine(state), theirs(demo, compute_stress=True)(state)
         for name in ("energy", "forces", "stress"):
             torch.testing.assert_close(found[name], expected[name].detach(), rtol=1e-11, atol=1e-12)
+
+
+def test_other_elements_are_seen(demo):
+    """In the tensor that the model was given before; and of another tensor that it has the same."""
+    mine, ethanol = Policy(()).torch_sim_model(demo, "cpu"), ase.build.molecule("CH3CH2OH")
+    state = torch_sim.initialize_state([ethanol], torch.device("cpu"), torch.float64)
+    before = mine(state)["energy"]
+    state.atomic_numbers[1] = 8
+    changed = mine(state)["energy"]
+    torch.testing.assert_close(
+        changed, theirs(demo, compute_stress=False)(state)["energy"].detach(), rtol=1e-12, atol=0
+    )
+    assert abs(changed - before) > 1
+    known = mine._structures
+    state.atomic_numbers = state.atomic_numbers.clone()
+    assert mine(state)["energy"] == changed
+    assert mine._structures is known
