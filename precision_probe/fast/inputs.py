@@ -1,11 +1,10 @@
 """What a model is called with when every tensor keeps its shape: atoms and edges filled up, edges chosen on the device.
 
 A CUDA graph repeats the same kernels on the same memory, so that nothing may depend on how many edges there are. One
-more structure holds the atoms that fill up, twice the cutoff apart, and the edges that fill up run between them:
-beyond the cutoff they add exactly nothing to anything.
+more structure holds the atoms that fill up, twice the cutoff apart, and the edges that fill up run between neighbours
+among them: beyond the cutoff they add exactly nothing to anything, and powers of their lengths fit into float16.
 """
 
-import itertools
 from dataclasses import dataclass
 
 import ase
@@ -95,7 +94,7 @@ class Inputs:
         between = torch.arange(n_filling, device=device)
         self._filling = Pairs(
             graph.n_atoms + between,
-            graph.n_atoms + (between + 1) % n_filling,
+            graph.n_atoms + torch.where(between < n_filling - 1, between + 1, between - 1),
             torch.zeros(n_filling, 3, dtype=torch.float64, device=device),
         )
         # behind the pairs stand those between atoms that fill up, one for each
@@ -167,6 +166,9 @@ def _filling(graph: Graph, n_atoms: int, cutoff: float) -> ase.Atoms:
     They are as periodic as the first structure: models with long-range parts compute a batch in one way or the other.
     """
     n = int(np.ceil(n_atoms ** (1 / 3)))
-    points = np.array(list(itertools.islice(itertools.product(range(n), repeat=3), n_atoms)), dtype=float)
+    points = np.array(list(np.ndindex(n, n, n))).reshape(n, n, n, 3)
+    points[1::2] = points[1::2, ::-1]  # back and forth, so that those that follow one another are neighbours
+    rows = points.reshape(n * n, n, 3)
+    rows[1::2] = rows[1::2, ::-1]
     numbers = np.full(n_atoms, graph.atomic_numbers[0])
-    return ase.Atoms(numbers, 2 * cutoff * points, cell=[2 * cutoff * n] * 3, pbc=graph.pbc[0])
+    return ase.Atoms(numbers, 2 * cutoff * rows.reshape(-1, 3)[:n_atoms], cell=[2 * cutoff * n] * 3, pbc=graph.pbc[0])

@@ -174,6 +174,15 @@ def test_what_fills_up_adds_exactly_nothing(demo, diamond):
     assert (out["forces"][graph.n_atoms :] == 0).all()
 
 
+def test_what_fills_up_stays_within_the_range_of_float16(demo, by_mace, diamond, geometry):
+    """Or else its NaN would reach all forces by way of the strain, whose gradient runs through every position."""
+    launcher = Launcher(Policy.uniform("float16").apply(demo))
+    found = launcher.evaluate(launcher.structures([diamond]), *geometry(diamond), stress=True)
+    _, forces, stress = by_mace(diamond)
+    np.testing.assert_allclose(found.forces, forces, rtol=0, atol=0.05 * np.abs(forces).max())
+    np.testing.assert_allclose(found.stress[0], stress, rtol=0, atol=0.05 * np.abs(stress).max())
+
+
 def test_nothing_of_the_surroundings_is_changed(in_float64, water, geometry):
     launcher = Launcher(in_float64)
     before = torch.get_default_dtype(), torch.random.get_rng_state().clone(), torch.is_grad_enabled()
