@@ -1,6 +1,6 @@
 """Molecular dynamics in a precision: how fast the total energy drifts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import ase
 import ase.units
@@ -8,21 +8,22 @@ import numpy as np
 import pandas as pd
 import scipy.optimize
 import scipy.stats
-from ase.calculators.calculator import Calculator, all_changes
 from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 from numpy.typing import NDArray
 
-from precision_probe.models.graphs import build_graph
+from precision_probe.fast.calculator import GraphCalculator
+from precision_probe.fast.capture import Room
+from precision_probe.fast.launcher import Launcher
 from precision_probe.models.loading import ModelSource, load_model
 from precision_probe.policy import Policy
 from precision_probe.precisions import PRECISIONS, PrecisionSource, parse_precisions
 from precision_probe.structures import read_structures
 from precision_probe.variants.devices import check_device, check_precisions
-from precision_probe.variants.mixed import MixedVariant, apply
+from precision_probe.variants.mixed import apply
 from precision_probe.variants.variant import Variant
 
-__all__ = ["VariantCalculator", "drifts", "energy_drift"]
+__all__ = ["drifts", "energy_drift"]
 
 _MILLI = 1e3
 # What is left out at the start of a run, a choice: velocities are drawn, but positions are not, so that at first energy
@@ -30,39 +31,6 @@ _MILLI = 1e3
 # by 0.03 (benzene) or 0.6 meV/atom (ice VIII, demo model) and then stays; a tenth of 1000 steps is 50 fs.
 _START_UP = 0.1
 _Array = NDArray[np.float64]
-
-
-class VariantCalculator(Calculator):  # type: ignore[misc]
-    """An ASE calculator that computes in a precision, or under a policy.
-
-    Args:
-        variant: The model in that precision, or under that policy.
-
-    ``energy`` is the interaction energy, where the model has it: the isolated atoms' energies are a constant, which
-    would hide in a half precision how the rest of the energy changes.
-    """
-
-    implemented_properties = ("energy", "forces")
-
-    def __init__(self, variant: Variant | MixedVariant) -> None:
-        super().__init__()
-        self._variant = variant
-
-    def calculate(
-        self,
-        atoms: ase.Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
-        system_changes: Sequence[str] = all_changes,
-    ) -> None:
-        """Compute energy (eV) and forces (eV/Å)."""
-        super().calculate(atoms, properties, system_changes)
-        (structure,) = read_structures(self.atoms)  # which refuses positions that are NaN
-        graph = build_graph(structure, self._variant.model).to(self._variant.device)
-        prediction = self._variant.predict(graph)
-        self.results = {
-            "energy": float(prediction.changing_energy.sum()),
-            "forces": prediction["forces"].double().cpu().numpy(),
-        }
 
 
 def energy_drift(
@@ -104,15 +72,18 @@ def energy_drift(
         none that is much smaller than ``detectable`` could have been.
     """
     module, _ = load_model(model)
+    (start,) = read_structures(atoms)
     asked = [PRECISIONS["float64"], *parse_precisions(precisions)]
     where = check_device(device)
     check_precisions(asked, where, module)
-    variants: dict[str, Variant | MixedVariant] = {str(each): Variant(module, each, where) for each in asked}
+    room = Room(where) if where.type == "cuda" else None  # in common, as one computes after another
+    launchers = {str(each): _launcher(Variant(module, each, where), room) for each in asked}
     for name, policy in (policies or {}).items():
-        variants[name] = MixedVariant(apply(policy, module, str(where)), where)
+        launchers[name] = Launcher(apply(policy, module, str(where)), room=room)
+    calculators = {name: GraphCalculator(each, interaction=True) for name, each in launchers.items()}
     energies = {
-        name: np.asarray([_run(variant, atoms, steps, timestep, temperature, seed + n) for n in range(n_runs)])
-        for name, variant in variants.items()
+        name: np.asarray([_run(calculator, start, steps, timestep, temperature, seed + n) for n in range(n_runs)])
+        for name, calculator in calculators.items()
     }
     return drifts(energies, timestep / 1000)
 
@@ -135,8 +106,13 @@ def drifts(energies: Mapping[str, _Array], picoseconds: float) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("precision")
 
 
+def _launcher(variant: Variant, room: Room | None) -> Launcher:
+    """What launches a model in one precision; emulated formats are rounded in the model's call, and not captured."""
+    return Launcher(variant.model, captures=False if variant.precision.emulated else None, room=room, call=variant.call)
+
+
 def _run(
-    variant: Variant | MixedVariant, start: ase.Atoms, steps: int, timestep: float, temperature: float, seed: int
+    calculator: GraphCalculator, start: ase.Atoms, steps: int, timestep: float, temperature: float, seed: int
 ) -> _Array:
     """Total energy at the start and after each step, (steps + 1,) meV/atom."""
     atoms = start.copy()
@@ -145,7 +121,9 @@ def _run(
     Stationary(atoms)
     if not atoms.pbc.any():  # what is periodic does not conserve angular momentum
         ZeroRotation(atoms)
-    atoms.calc = VariantCalculator(variant)
+    atoms.calc = calculator
+    if atoms.pbc.all():
+        atoms.get_stress()  # with which a model makes shifts across cells in its precision, as wherever errors are said
     energies: list[float] = []
     dynamics = VelocityVerlet(atoms, timestep * ase.units.fs)
     dynamics.attach(lambda: energies.append(_MILLI * atoms.get_total_energy() / len(atoms)))

@@ -27,6 +27,8 @@ class GraphCalculator(Calculator):  # type: ignore[misc]
 
     Args:
         launcher: Of the model.
+        interaction: Whether ``energy`` is the interaction energy, where the model has it: the isolated atoms' energies
+            are a constant, which would hide in a half precision how the rest of the energy changes.
 
     Attributes:
         launcher: The same; its ``why_not`` says why no graph is used, where none is.
@@ -34,9 +36,9 @@ class GraphCalculator(Calculator):  # type: ignore[misc]
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012  ASE's interface
 
-    def __init__(self, launcher: Launcher) -> None:
+    def __init__(self, launcher: Launcher, *, interaction: bool = False) -> None:
         super().__init__()
-        self.launcher = launcher
+        self.launcher, self._interaction = launcher, interaction
         self._needed = inputs_needed(launcher.model)
         self._has_stress = False
         self._known: dict[tuple[object, ...], Structures] = {}
@@ -71,7 +73,8 @@ class GraphCalculator(Calculator):  # type: ignore[misc]
         positions = torch.from_numpy(np.ascontiguousarray(given.positions))
         cells = torch.from_numpy(complete_cell(given.cell)).reshape(1, 3, 3)
         found = self.launcher.evaluate(structures, positions, cells, stress=stress)
-        energy, forces = float(found.energy), found.forces.cpu().numpy()
+        changing = found.interaction if self._interaction and found.interaction is not None else found.energy
+        energy, forces = float(changing), found.forces.cpu().numpy()
         if not (np.isfinite(energy) and np.isfinite(forces).all()):
             raise CalculationFailed(
                 "The model predicts NaN or infinity: two atoms on one place, or numbers beyond what a precision of the "

@@ -7,8 +7,9 @@ cannot be captured, the same is computed call by call.
 import logging
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import ase
 import torch
@@ -19,6 +20,7 @@ from precision_probe.fast.inputs import Inputs, Shape
 from precision_probe.fast.neighbors import VerletList
 from precision_probe.models.attributes import cutoff
 from precision_probe.models.dtypes import default_dtype
+from precision_probe.models.evaluation import interaction_energy
 from precision_probe.models.graphs import Graph, build_graph, joined
 from precision_probe.models.memory import attempt
 from precision_probe.variants.devices import current, undisturbed
@@ -26,6 +28,8 @@ from precision_probe.variants.devices import current, undisturbed
 __all__ = ["SKIN", "Launcher", "Results", "Structures"]
 
 _LOG = logging.getLogger(__name__)
+
+Call: TypeAlias = Callable[..., Mapping[str, Any]]  # as a model is called
 
 SKIN = 1.0  # Å: at 5 Å a list has 1.7 times as many pairs, which cost little, and at 300 K holds for tens of steps
 _MOST_GRAPHS = 4  # that are kept: their inputs stay in memory, while what they compute in is shared
@@ -37,12 +41,14 @@ class Results:
 
     Attributes:
         energy: (n_structures,) float64, eV.
+        interaction: The same less the isolated atoms', as the model computes it; ``None`` for models that do not.
         energies: (n_atoms,) float64, eV, each atom's share; ``None`` for models that do not give it.
         forces: (n_atoms, 3) float64, eV/Å.
         stress: (n_structures, 3, 3) float64, eV/Å³; ``None`` if it was not asked for, NaN where not periodic.
     """
 
     energy: torch.Tensor
+    interaction: torch.Tensor | None
     energies: torch.Tensor | None
     forces: torch.Tensor
     stress: torch.Tensor | None
@@ -76,6 +82,7 @@ class Launcher:
         captures: Whether to capture graphs; by default on a GPU.
         skin: Å, of the pairs that edges are chosen from.
         room: Memory for graphs, shared with launchers that evaluate at other times; by default its own.
+        call: How the model is called, if not as it is.
 
     Attributes:
         why_not: Why the model is called as it is, without a graph, where it is; empty otherwise.
@@ -92,6 +99,7 @@ class Launcher:
         captures: bool | None = None,
         skin: float = SKIN,
         room: Room | None = None,
+        call: Call | None = None,
     ) -> None:
         if not hasattr(model, "atomic_energies_fn"):
             raise InputError(f"A {type(model).__name__} predicts no energy, and is not launched as a graph.")
@@ -101,7 +109,7 @@ class Launcher:
         self._captures = self.device.type == "cuda" if captures is None else captures
         self.why_not = "" if self._captures else f"the device is {self.device}, which has no graphs"
         self._sized: OrderedDict[tuple[Shape, bool], _Sized] = OrderedDict()
-        self._room = room
+        self._room, self._call = room, call or model
 
     def structures(self, atoms: Sequence[ase.Atoms]) -> Structures:
         """Structures to be evaluated, once or often.
@@ -195,7 +203,7 @@ class Launcher:
         """What computes structures of a new size; older ones make room."""
         while len(self._sized) >= _MOST_GRAPHS:
             self._sized.popitem(last=False)
-        sized = self._sized[inputs.shape, stress] = _Sized(inputs, self.model, self._dtype, stress)
+        sized = self._sized[inputs.shape, stress] = _Sized(inputs, self._call, self._dtype, stress)
         return sized
 
     def _run(self, sized: "_Sized") -> Outputs:
@@ -236,19 +244,20 @@ class Launcher:
         """What is of the structures, and not of what fills up."""
         n, n_atoms = structures.n, structures.graph.n_atoms
         energies = out["energies"][:n_atoms].clone() if "energies" in out else None
+        interaction = out["interaction"][:n].clone() if "interaction" in out else None
         made = None
         if stress:
             made = out["stress"][:n].clone()
             if not structures.is_periodic.all():
                 made[~structures.is_periodic.to(made.device)] = torch.nan
-        return Results(out["energy"][:n].clone(), energies, out["forces"][:n_atoms].clone(), made)
+        return Results(out["energy"][:n].clone(), interaction, energies, out["forces"][:n_atoms].clone(), made)
 
 
 class _Sized:
     """What a model computes of inputs of one shape, captured or not."""
 
-    def __init__(self, inputs: Inputs, model: torch.nn.Module, dtype: torch.dtype, stress: bool) -> None:
-        self.inputs, self._model, self._dtype, self._stress = inputs, model, dtype, stress
+    def __init__(self, inputs: Inputs, call: Call, dtype: torch.dtype, stress: bool) -> None:
+        self.inputs, self._call, self._dtype, self._stress = inputs, call, dtype, stress
         self.captured: Captured | None = None
         self.has_run = False
         self.structures: Structures | None = None
@@ -270,8 +279,9 @@ class _Sized:
         cells = self.inputs.cells
         cast = {key: value.to(self._dtype) if value.is_floating_point() else value for key, value in given.items()}
         with torch.enable_grad(), default_dtype(self._dtype):
-            out = self._model(cast, compute_force=True, compute_virials=self._stress)
+            out = self._call(cast, compute_force=True, compute_virials=self._stress)
         found = {"energy": out["energy"], "energies": out.get("node_energy"), "forces": out["forces"]}
+        found["interaction"] = interaction_energy(out)
         made = {name: value.detach().double() for name, value in found.items() if value is not None}
         made["status"] = status
         if self._stress:  # as mace-torch defines it, with the volume in float64 and without a decomposition

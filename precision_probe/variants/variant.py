@@ -9,7 +9,15 @@ import torch
 
 from precision_probe.models.backends import clone, math_dtype
 from precision_probe.models.dtypes import default_dtype
-from precision_probe.models.evaluation import AnyModule, Evaluation, EvaluationOf, Prediction, Sample, mace_evaluation
+from precision_probe.models.evaluation import (
+    AnyModule,
+    Evaluation,
+    EvaluationOf,
+    Prediction,
+    Sample,
+    interaction_energy,
+    mace_evaluation,
+)
 from precision_probe.models.inputs import Inputs, map_tensors, overwrites
 from precision_probe.precisions import Precision
 from precision_probe.variants.devices import current, matmul_mode, undisturbed
@@ -102,6 +110,20 @@ class Variant:
         values = self._evaluation.predict(self.model, data, sample)
         return Prediction(values, self._now() - start)
 
+    def call(self, data: Mapping[str, torch.Tensor], **options: bool) -> dict[str, torch.Tensor | None]:
+        """What the bare MACE returns, for callers that see to all but its arithmetic and launch it as a graph.
+
+        Args:
+            data: What it is called with, cast to its dtype.
+            options: As its ``forward`` takes them.
+
+        Returns:
+            The same, with ``interaction_energy`` where there is one.
+        """
+        with self._rounds():
+            out = self.model(map_tensors(self._rounded, dict(data)), **options)
+            return {**out, "interaction_energy": interaction_energy(out)}  # where it is a sum, that is rounded too
+
     def differentiable(self, sample: Sample) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The outputs that block gradients are of, on their autograd graph, each with its cotangent."""
         return self._evaluation.differentiable(self.model, self._cast(sample), sample)
@@ -122,17 +144,21 @@ class Variant:
 
         What is random, as dropout is, starts from the present random state in every variant and leaves that alone.
         """
-        emulation = Rounding(self.precision, self._generator) if self.precision.emulated else contextlib.nullcontext()
         cuda = [self.device] if self.device.type == "cuda" else []
         with (
             undisturbed(),
             current(self.device),
             torch.random.fork_rng(devices=cuda),
-            matmul_mode(self.precision.matmul_mode),
-            default_dtype(self.dtype),
             self._kept_buffers(),
-            emulation,
+            self._rounds(),
         ):
+            yield
+
+    @contextlib.contextmanager
+    def _rounds(self) -> Iterator[None]:
+        """Round as the precision says, and nothing else."""
+        emulation = Rounding(self.precision, self._generator) if self.precision.emulated else contextlib.nullcontext()
+        with matmul_mode(self.precision.matmul_mode), default_dtype(self.dtype), emulation:
             yield
 
     @contextlib.contextmanager
