@@ -73,9 +73,6 @@ class Inputs:
         head: Of a model with several.
         skin: Å, of the pairs.
         device: Where the tensors lie.
-
-    Attributes:
-        cells: (shape.n_structures + 1, 3, 3) float64, Å.
     """
 
     def __init__(
@@ -88,9 +85,10 @@ class Inputs:
         self._data = {key: value for key, value in filled.data.items() if key not in ("edge_index", "shifts")}
         self._data.pop("unit_shifts")
         self._positions = self._data["positions"]
-        self.cells = self._data["cell"].view(-1, 3, 3)
+        self._cells = self._data["cell"].view(-1, 3, 3)
+        self._sizes = {key: len(graph.data[key]) for key in self._data}
         # where atoms stood and cells were when the pairs were made
-        self._then, self._inverse_cells = torch.empty_like(self._positions), torch.empty_like(self.cells)
+        self._then, self._inverse_cells = torch.empty_like(self._positions), torch.empty_like(self._cells)
         between = torch.arange(n_filling, device=device)
         self._filling = Pairs(
             graph.n_atoms + between,
@@ -109,7 +107,7 @@ class Inputs:
         for key, value in others._data.items():
             self._data[key].copy_(value)
         self._default.copy_(others._default)
-        self._filling = others._filling
+        self._filling, self._sizes = others._filling, others._sizes
 
     def move(self, positions: torch.Tensor, cells: torch.Tensor) -> None:
         """Put atoms and cells where they are now.
@@ -119,20 +117,23 @@ class Inputs:
             cells: (n_structures, 3, 3) float64, Å, likewise.
         """
         self._positions[: len(positions)].copy_(positions)
-        self.cells[: len(cells)].copy_(cells)
+        self._cells[: len(cells)].copy_(cells)
 
     def set_pairs(self, pairs: Pairs) -> None:
         """Take other pairs to choose edges from, made of where the atoms are now."""
         self._then.copy_(self._positions)
-        self._inverse_cells.copy_(self.cells.inverse())
+        self._inverse_cells.copy_(self._cells.inverse())
         filling = self._filling
         rest = (self._rows[pairs.n :] - self.shape.n_pairs) % filling.n
         for own, name in ((self._senders, "senders"), (self._receivers, "receivers"), (self._shifts, "unit_shifts")):
             own[: pairs.n] = getattr(pairs, name)
             own[pairs.n :] = getattr(filling, name)[rest]
 
-    def data(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """What a model is called with, and whether it can be: no number is needed on the host.
+    def data(self, *, filled: bool = True) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """What a model is called with, and whether it can be.
+
+        Args:
+            filled: Whether up to the shape, so that no number is needed on the host; else with what is there alone.
 
         Returns:
             The data, and (2,) float64: how many edges there are, of which those that do not fit are left out, and the
@@ -140,24 +141,26 @@ class Inputs:
         """
         positions = self._positions.detach()
         of_sender = self._data["batch"][self._senders]
-        shifts = (self._shifts[:, :, None] * self.cells[of_sender]).sum(dim=1)
+        shifts = (self._shifts[:, :, None] * self._cells[of_sender]).sum(dim=1)
         vectors = positions[self._receivers] - positions[self._senders] + shifts
         is_edge = vectors.square().sum(dim=-1) < self._cutoff**2
-        places = is_edge.cumsum(dim=0)
-        n_edges = self.shape.n_edges
-        # rows that are no edges go to one place behind all that is used
-        slots = torch.where(is_edge & (places <= n_edges), places - 1, n_edges)
-        chosen = self._default.scatter(0, slots, self._rows)[:n_edges]
-        edges = torch.stack([self._senders[chosen], self._receivers[chosen]])
-        now = Places(positions, self.cells, self._data["batch"])
+        chosen = self._chosen(is_edge) if filled else is_edge.nonzero()[:, 0]
+        now = Places(positions, self._cells, self._data["batch"])
         left = slack(now, self._inverse_cells, self._then, self._cutoff, self._skin)
-        return {
-            **self._data,
-            "positions": positions,
-            "edge_index": edges,
+        given = {
+            **{key: (each if filled else each[: self._sizes[key]]).detach() for key, each in self._data.items()},
+            "edge_index": torch.stack([self._senders[chosen], self._receivers[chosen]]),
             "shifts": shifts[chosen],
             "unit_shifts": self._shifts[chosen],
-        }, torch.stack([places[-1].double(), left])
+        }
+        return given, torch.stack([is_edge.sum().double(), left])
+
+    def _chosen(self, is_edge: torch.Tensor) -> torch.Tensor:
+        """The rows of edges, (shape.n_edges,), and of some that fill up where there are fewer."""
+        places, n_edges = is_edge.cumsum(dim=0), self.shape.n_edges
+        # rows that are no edges go to one place behind all that is used
+        slots = torch.where(is_edge & (places <= n_edges), places - 1, n_edges)
+        return self._default.scatter(0, slots, self._rows)[:n_edges]
 
 
 def _filling(graph: Graph, n_atoms: int, cutoff: float) -> ase.Atoms:

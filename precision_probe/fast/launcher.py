@@ -219,7 +219,7 @@ class Launcher:
                 _LOG.warning("no graph: %s", why)
                 warnings.warn(f"No CUDA graph is used, and calls take longer: {why}", UserWarning, stacklevel=5)
         sized.has_run = True
-        return sized.compute() if sized.captured is None else sized.captured()
+        return sized.compute(filled=self._captures) if sized.captured is None else sized.captured()
 
     def _captured(self, sized: "_Sized") -> Captured:
         """A graph; where the memory does not suffice, without the others.
@@ -273,10 +273,10 @@ class _Sized:
         self._less = 0.0 if is_new else self._left - left
         self._left = left
 
-    def compute(self) -> Outputs:
-        """Call the model; nothing here waits for the GPU."""
-        given, status = self.inputs.data()
-        cells = self.inputs.cells
+    def compute(self, *, filled: bool = True) -> Outputs:
+        """Call the model; where inputs are filled up nothing here waits for the GPU."""
+        given, status = self.inputs.data(filled=filled)
+        cells = given["cell"].view(-1, 3, 3)
         cast = {key: value.to(self._dtype) if value.is_floating_point() else value for key, value in given.items()}
         with torch.enable_grad(), default_dtype(self._dtype):
             out = self._call(cast, compute_force=True, compute_virials=self._stress)

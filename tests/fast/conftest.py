@@ -1,11 +1,16 @@
 """What tests of launched models share."""
 
+from functools import partial
+
 import ase.build
 import numpy as np
 import pytest
 import torch
 from ase.geometry import complete_cell
 from mace.calculators import MACECalculator
+
+from precision_probe.fast import launcher
+from precision_probe.fast.launcher import Launcher
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +45,11 @@ def geometry():
         return torch.from_numpy(positions), torch.from_numpy(cells)
 
     return of
+
+
+@pytest.fixture
+def filled(monkeypatch):
+    """Makes launchers that fill up as on a GPU, where a graph is no more than the calls that it would repeat."""
+    monkeypatch.setattr(launcher, "Captured", lambda compute, room: compute)
+    monkeypatch.setattr(launcher, "Room", lambda device: None)
+    return partial(Launcher, captures=True)

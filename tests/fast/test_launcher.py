@@ -21,6 +21,12 @@ from precision_probe.models.graphs import build_graph
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
+@pytest.fixture(params=["called", "filled"])
+def launch(request):
+    """Makes launchers, in both ways."""
+    return Launcher if request.param == "called" else request.getfixturevalue("filled")
+
+
 def check(found, atoms, by_mace, tolerance=1e-13):
     energy, forces, stress = by_mace(atoms)
     assert abs(float(found.energy) - energy) <= 1e-14 * abs(energy)
@@ -35,8 +41,8 @@ def moved(atoms, rng, distance, strain):
         atoms.set_cell(atoms.cell.array @ (np.eye(3) + rng.normal(0, strain, (3, 3))), scale_atoms=True)
 
 
-def test_what_moves_in_a_cell_that_changes(in_float64, by_mace, diamond, geometry):
-    launcher, rng = Launcher(in_float64), np.random.default_rng(0)
+def test_what_moves_in_a_cell_that_changes(launch, in_float64, by_mace, diamond, geometry):
+    launcher, rng = launch(in_float64), np.random.default_rng(0)
     structures = launcher.structures([diamond])
     for _ in range(8):
         check(launcher.evaluate(structures, *geometry(diamond), stress=True), diamond, by_mace)
@@ -44,9 +50,9 @@ def test_what_moves_in_a_cell_that_changes(in_float64, by_mace, diamond, geometr
     assert 1 < structures.pairs.n_built < 8
 
 
-def test_a_molecule_that_flies_apart(in_float64, by_mace, geometry):
+def test_a_molecule_that_flies_apart(launch, in_float64, by_mace, geometry):
     atoms = ase.build.molecule("CH3CH2OH")
-    launcher = Launcher(in_float64)
+    launcher = launch(in_float64)
     structures = launcher.structures([atoms])
     for _ in range(6):
         check(launcher.evaluate(structures, *geometry(atoms)), atoms, by_mace)
@@ -54,9 +60,9 @@ def test_a_molecule_that_flies_apart(in_float64, by_mace, geometry):
     assert structures.pairs.n_built > 1
 
 
-def test_edges_past_their_number(in_float64, by_mace, diamond, geometry):
+def test_edges_past_their_number(launch, in_float64, by_mace, diamond, geometry):
     """A crystal is pressed until it has three times as many edges."""
-    launcher = Launcher(in_float64)
+    launcher = launch(in_float64)
     structures = launcher.structures([diamond])
     n_before = structures.n_edges
     for _ in range(6):
@@ -65,9 +71,9 @@ def test_edges_past_their_number(in_float64, by_mace, diamond, geometry):
     assert structures.n_edges > 2 * n_before
 
 
-def test_edges_outgrown_while_the_pairs_hold(in_float64, by_mace, diamond, geometry, monkeypatch):
+def test_edges_outgrown_while_the_pairs_hold(filled, in_float64, by_mace, diamond, geometry, monkeypatch):
     monkeypatch.setattr("precision_probe.fast.inputs._with_room", lambda n: n)
-    launcher = Launcher(in_float64, skin=2.0)
+    launcher = filled(in_float64, skin=2.0)
     structures = launcher.structures([diamond])
     for _ in range(3):
         check(launcher.evaluate(structures, *geometry(diamond)), diamond, by_mace)
@@ -89,17 +95,17 @@ def test_pairs_are_made_before_they_run_out(in_float64, by_mace, diamond, geomet
     assert (len(n_runs), structures.pairs.n_built) == (11, 4)
 
 
-def test_with_and_without_stress_in_turn(in_float64, by_mace, diamond, geometry):
-    launcher, rng = Launcher(in_float64), np.random.default_rng(0)
+def test_with_and_without_stress_in_turn(launch, in_float64, by_mace, diamond, geometry):
+    launcher, rng = launch(in_float64), np.random.default_rng(0)
     structures = launcher.structures([diamond])
     for turn in range(8):
         check(launcher.evaluate(structures, *geometry(diamond), stress=bool(turn % 2)), diamond, by_mace)
         moved(diamond, rng, 0.08, 0.01)
 
 
-def test_structures_in_turn_and_together(in_float64, by_mace, diamond, geometry):
+def test_structures_in_turn_and_together(launch, in_float64, by_mace, diamond, geometry):
     ethanol, water = ase.build.molecule("CH3CH2OH"), ase.build.molecule("H2O")
-    launcher = Launcher(in_float64)
+    launcher = launch(in_float64)
     apart = [(atoms, launcher.structures([atoms])) for atoms in (ethanol, water, diamond)]
     for _ in range(2):
         for atoms, structures in apart:
@@ -121,19 +127,19 @@ def test_structures_in_turn_and_together(in_float64, by_mace, diamond, geometry)
         first = last
 
 
-def test_two_of_one_size_share_what_is_captured_and_not_their_atoms(in_float64, by_mace, geometry):
+def test_two_of_one_size_share_what_is_captured_and_not_their_atoms(launch, in_float64, by_mace, geometry):
     first, second = ase.build.molecule("CH3OH"), ase.build.molecule("CH3OH")
     second.numbers[second.numbers == 1] = [1, 1, 6, 1]
     second.positions *= 1.05
-    launcher = Launcher(in_float64)
+    launcher = launch(in_float64)
     both = [(atoms, launcher.structures([atoms])) for atoms in (first, second)]
     for atoms, structures in both * 2:
         check(launcher.evaluate(structures, *geometry(atoms)), atoms, by_mace)
 
 
-def test_a_mixed_model_computes_what_it_computes_when_called(demo, diamond, geometry):
+def test_a_mixed_model_computes_what_it_computes_when_called(filled, demo, diamond, geometry):
     mixed = Policy((Rule("interactions.*", "float32"), Rule("products.*", "bfloat16"))).apply(demo)
-    launcher = Launcher(mixed)
+    launcher = filled(mixed)
     found = launcher.evaluate(launcher.structures([diamond]), *geometry(diamond))
     expected = mixed(build_graph(diamond, demo).cast(torch.float64))
     exact = demo(build_graph(diamond, demo).cast(torch.float64))
@@ -172,11 +178,14 @@ def test_what_fills_up_adds_exactly_nothing(demo, diamond):
     assert (lengths[n_edges:] >= 2 * float(demo.r_max) - 1e-12).all()
     out = demo(data)
     assert (out["forces"][graph.n_atoms :] == 0).all()
+    bare, _ = inputs.data(filled=False)
+    assert {key: len(value) for key, value in bare.items()} == {key: len(graph.data[key]) for key in bare}
+    assert set(zip(*bare["edge_index"].tolist(), strict=True)) == given
 
 
-def test_what_fills_up_stays_within_the_range_of_float16(demo, by_mace, diamond, geometry):
+def test_what_fills_up_stays_within_the_range_of_float16(filled, demo, by_mace, diamond, geometry):
     """Or else its NaN would reach all forces by way of the strain, whose gradient runs through every position."""
-    launcher = Launcher(Policy.uniform("float16").apply(demo))
+    launcher = filled(Policy.uniform("float16").apply(demo))
     found = launcher.evaluate(launcher.structures([diamond]), *geometry(diamond), stress=True)
     _, forces, stress = by_mace(diamond)
     np.testing.assert_allclose(found.forces, forces, rtol=0, atol=0.05 * np.abs(forces).max())

@@ -7,7 +7,6 @@ import torch
 from ase.calculators.calculator import Calculator
 
 from precision_probe.fast.calculator import GraphCalculator
-from precision_probe.fast.launcher import Launcher
 from precision_probe.models.dtypes import default_dtype
 from precision_probe.models.evaluation import mace_evaluation
 from precision_probe.models.graphs import build_graph
@@ -28,11 +27,11 @@ def called(model, atoms, head):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_what_is_launched_is_what_is_called(row):
+def test_what_is_launched_is_what_is_called(row, filled):
     if missing := row.missing("cpu"):
         pytest.skip(missing)
     model = row.build()
-    calculator: Calculator = GraphCalculator(Launcher(model, row.head))
+    calculator: Calculator = GraphCalculator(filled(model, row.head))
     energies = set()
     for atoms in row.structures():
         expected = called(model, atoms, row.head)
