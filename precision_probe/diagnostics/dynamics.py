@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import scipy.optimize
 import scipy.stats
+from ase.calculators.calculator import CalculationFailed
 from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 from numpy.typing import NDArray
 
+from precision_probe.exceptions import InputError
 from precision_probe.fast.calculator import GraphCalculator
 from precision_probe.fast.capture import Room
 from precision_probe.fast.launcher import Launcher
@@ -70,6 +72,10 @@ def energy_drift(
         difference that so many runs with this scatter would show to be one, with that confidence, in 95 % of cases (all
         meV/atom/ps; NaN for float64). Where the interval of the difference has zero in it, no difference was seen, and
         none that is much smaller than ``detectable`` could have been.
+
+    Raises:
+        InputError: If the model, the structure, a precision or the device cannot be used, or the model predicts NaN or
+            infinity on the way.
     """
     module, _ = load_model(model)
     (start,) = read_structures(atoms)
@@ -80,11 +86,14 @@ def energy_drift(
     launchers = {str(each): _launcher(Variant(module, each, where), room) for each in asked}
     for name, policy in (policies or {}).items():
         launchers[name] = Launcher(apply(policy, module, str(where)), room=room)
-    calculators = {name: GraphCalculator(each, interaction=True) for name, each in launchers.items()}
-    energies = {
-        name: np.asarray([_run(calculator, start, steps, timestep, temperature, seed + n) for n in range(n_runs)])
-        for name, calculator in calculators.items()
-    }
+    energies = {}
+    for name, launcher in launchers.items():
+        calculator = GraphCalculator(launcher, interaction=True)
+        try:
+            runs = [_run(calculator, start, steps, timestep, temperature, seed + n) for n in range(n_runs)]
+        except CalculationFailed as failed:
+            raise InputError(f"Dynamics cannot be run in {name}. {failed} Leave {name} out of dynamics.") from failed
+        energies[name] = np.asarray(runs)
     return drifts(energies, timestep / 1000)
 
 

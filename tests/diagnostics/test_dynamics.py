@@ -4,14 +4,18 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from runs import molecule
+from runs import molecule, rel_l2
 
-from precision_probe.diagnostics.dynamics import VariantCalculator, _lines, _summary, energy_drift
+from precision_probe.diagnostics.dynamics import _launcher, _lines, _summary, energy_drift
+from precision_probe.exceptions import InputError
+from precision_probe.fast.calculator import GraphCalculator
 from precision_probe.models.graphs import build_graph
-from precision_probe.precisions import PRECISIONS
+from precision_probe.precisions import parse_precision
+from precision_probe.structures import read_structures
 from precision_probe.variants.variant import Variant
 
 CPU = torch.device("cpu")
+BENZENE, ICE = "demo@4", "demo@6"
 
 
 def test_a_straight_line_is_drift_and_what_is_about_it_fluctuation():
@@ -65,15 +69,22 @@ def test_what_is_said_to_be_detectable_is_detected(n_runs):
     assert np.mean(np.abs(differences + true) > halves) > 0.94
 
 
-def test_the_calculator_gives_the_variants_results(model):
-    atoms = molecule()
-    variant = Variant(model, PRECISIONS["float64"], CPU)
-    atoms.calc = VariantCalculator(variant)
-    expected = variant.predict(build_graph(atoms, model))
-    assert atoms.get_potential_energy() == float(expected["interaction_energy"])
-    np.testing.assert_array_equal(atoms.get_forces(), expected["forces"])
-    atoms.calc.calculate()  # of the atoms that it knows
-    np.testing.assert_allclose(atoms.calc.results["forces"], expected["forces"], rtol=0, atol=1e-13)
+@pytest.mark.parametrize("start", [BENZENE, ICE], ids=["molecule", "crystal"])
+@pytest.mark.parametrize("name", ["float64", "float32", "float16", "bfloat16", "e5m10"])
+def test_dynamics_are_of_what_the_variant_predicts(demo, start, name):
+    """The edges come in another order, so that sums are rounded otherwise; nothing else is."""
+    (atoms,) = read_structures(start)
+    precision, rng = parse_precision(name), np.random.default_rng(0)
+    variant = Variant(demo, precision, CPU)
+    atoms.calc = GraphCalculator(_launcher(variant, None), interaction=True)
+    for _ in range(3):
+        if atoms.pbc.all():
+            atoms.get_stress()
+        expected = variant.predict(build_graph(atoms, demo))
+        energy = float(expected["interaction_energy"])
+        assert atoms.get_potential_energy() == pytest.approx(energy, rel=8 * precision.unit_roundoff)
+        assert rel_l2(expected["forces"].double(), atoms.get_forces()) < 8 * precision.unit_roundoff
+        atoms.rattle(0.05, rng=rng)
 
 
 def test_float64_keeps_its_energy_and_runs_start_alike(model):
@@ -85,3 +96,26 @@ def test_float64_keeps_its_energy_and_runs_start_alike(model):
     assert found.loc["float64", ["difference", "difference_confidence", "detectable"]].isna().all()
     again = energy_drift(model, molecule(), "float32", steps=20, timestep=0.1, n_runs=2)
     assert found.equals(again)
+
+
+def test_a_precision_that_cannot_hold_the_numbers_is_named(demo):
+    with pytest.raises(InputError, match=r"cannot be run in e3m2\..*NaN or infinity.*Leave e3m2 out"):
+        energy_drift(demo, molecule(), "e3m2", steps=2, n_runs=1)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.filterwarnings("error:No CUDA graph is used")
+@pytest.mark.parametrize("start", [BENZENE, ICE], ids=["molecule", "crystal"])
+def test_energy_drifts_on_a_gpu_as_on_a_cpu(demo, start):
+    """In 10 fs rounding has not grown; the emulated format is computed without a graph."""
+    (atoms,) = read_structures(start)
+    precisions, options = ["float32", "tf32", "bfloat16", "float16", "e8m23"], {"steps": 20, "n_runs": 2}
+    found = energy_drift(demo, atoms, precisions, device="cuda", **options)
+    expected = energy_drift(demo, atoms, ["float32"], **options)
+    for column in ("drift", "fluctuation"):
+        assert found.loc["float64", column] == pytest.approx(expected.loc["float64", column], rel=1e-8)
+    differences = found["difference"].abs()
+    assert differences["float32"] < 100 * abs(expected.loc["float32", "difference"])
+    assert differences["e8m23"] < differences["tf32"] < differences["bfloat16"]
+    assert differences["float32"] < differences["tf32"] / 10  # whose mode is in the graph

@@ -31,6 +31,15 @@ def test_all_properties(calculator, demo, diamond):
     np.testing.assert_allclose(mine.get_potential_energies(), theirs.calc.results["energies"], rtol=0, atol=1e-10)
 
 
+def test_the_interaction_energy_is_without_the_isolated_atoms(in_float64, demo, diamond, by_mace):
+    diamond.calc = GraphCalculator(Launcher(in_float64), interaction=True)
+    energy, forces, _ = by_mace(diamond)
+    (column,) = np.flatnonzero(demo.atomic_numbers.numpy() == 6)
+    alone = float(demo.atomic_energies_fn.atomic_energies.flatten()[column])
+    assert diamond.get_potential_energy() == pytest.approx(energy - len(diamond) * alone, abs=1e-11)
+    np.testing.assert_allclose(diamond.get_forces(), forces, rtol=0, atol=1e-12)
+
+
 def test_stress_is_computed_once_it_was_asked_for(calculator, diamond):
     diamond.calc = calculator
     diamond.get_forces()

@@ -447,6 +447,18 @@ def test_default_dtype_inside(model, name):
     assert torch.get_default_dtype() is before
 
 
+@pytest.mark.parametrize("kind", ["ScaleShiftMACE", "MACE"])
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "e5m10"])
+def test_a_call_returns_what_is_predicted(built, crystal, kind, name):
+    """And leaves all else to the caller, but for inputs in the format: those of the call are float64's, if emulated."""
+    model = built(model=kind)
+    here, graph = Variant(model, parse_precision(name), CPU), build_graph(crystal, model)
+    found = here.call(graph.cast(here.dtype), compute_virials=True)
+    predicted = here.predict(graph)
+    for each in ("energy", "interaction_energy", "forces"):
+        assert torch.equal(found[each], predicted[each])
+
+
 # on a GPU
 
 
