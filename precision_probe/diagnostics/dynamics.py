@@ -50,6 +50,9 @@ def energy_drift(
 ) -> pd.DataFrame:
     """Run dynamics at constant energy in float64 and in each precision, from the same velocities.
 
+    Energies are interaction energies, where the model has them. On a GPU each model is launched as one CUDA graph, but
+    for emulated formats.
+
     Args:
         model: As :func:`precision_probe.attach` takes it.
         atoms: Where each run starts.
