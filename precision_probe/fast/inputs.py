@@ -144,7 +144,8 @@ class Inputs:
         shifts = (self._shifts[:, :, None] * self._cells[of_sender]).sum(dim=1)
         vectors = positions[self._receivers] - positions[self._senders] + shifts
         is_edge = vectors.square().sum(dim=-1) < self._cutoff**2
-        chosen = self._chosen(is_edge) if filled else is_edge.nonzero()[:, 0]
+        places = is_edge.cumsum(dim=0)
+        chosen = self._chosen(is_edge, places) if filled else is_edge.nonzero()[:, 0]
         now = Places(positions, self._cells, self._data["batch"])
         left = slack(now, self._inverse_cells, self._then, self._cutoff, self._skin)
         given = {
@@ -153,11 +154,11 @@ class Inputs:
             "shifts": shifts[chosen],
             "unit_shifts": self._shifts[chosen],
         }
-        return given, torch.stack([is_edge.sum().double(), left])
+        return given, torch.stack([places[-1].double(), left])
 
-    def _chosen(self, is_edge: torch.Tensor) -> torch.Tensor:
+    def _chosen(self, is_edge: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """The rows of edges, (shape.n_edges,), and of some that fill up where there are fewer."""
-        places, n_edges = is_edge.cumsum(dim=0), self.shape.n_edges
+        n_edges = self.shape.n_edges
         # rows that are no edges go to one place behind all that is used
         slots = torch.where(is_edge & (places <= n_edges), places - 1, n_edges)
         return self._default.scatter(0, slots, self._rows)[:n_edges]
