@@ -133,7 +133,7 @@ def to_cuequivariance(model: torch.nn.Module, device: torch.device) -> torch.nn.
         raise InputError("cuEquivariance is not installed. Install it with: pip install cuequivariance-torch")
     dtype = next(model.parameters()).dtype
     try:
-        with making(dtype):
+        with making(dtype), exact_couplings():
             made: torch.nn.Module = run(copy.deepcopy(model).to(device), device=device.type)
     except Exception as error:  # mace-torch and cuEquivariance raise whatever they meet
         raise InputError(
