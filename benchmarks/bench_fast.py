@@ -13,10 +13,10 @@ For each size, with ASE's velocity Verlet at 300 K:
 
 Steps are timed in turn, round after round, the device waited for; the model alone by replaying its graph. Errors are
 those of the first structure, beside float64. Where torch-sim is installed, single steps of its dynamics at constant
-energy are timed in turn with the model alone. The time to the first step includes converting, compiling and capturing.
-Memory is what the allocator had at most beyond what was there before the calculator was made: while the model was
-called the first time, and, of models that are launched, from their capture on. What is free between the weights of
-models that were made before is used too, and not seen.
+energy are timed in turn with the model alone, and with steps in which nothing is computed. The time to the first step
+includes converting, compiling and capturing. Memory is what the allocator had at most beyond what was there before the
+calculator was made: while the model was called the first time, and, of models that are launched, from their capture on.
+What is free between the weights of models that were made before is used too, and not seen.
 
 Writes ``bench_fast-[MODEL-]DEVICE.json`` and ``.md`` into the output folder, anew after each size.
 """

@@ -158,20 +158,28 @@ def model_alone(way: Way, device: torch.device, n_replays: int = _REPLAYS) -> li
 
 
 def in_torch_sim(way: Way, start: ase.Atoms, device: torch.device) -> Record | None:
-    """Steps of torch-sim at constant energy, and of each the ratio to the model alone, in turn; ``None`` without it."""
+    """Steps of torch-sim at constant energy, in turn with the model alone and with its own part of the step.
+
+    ``None`` where torch-sim is not installed, or the way has no model for it.
+    """
     if not way.is_ours or importlib.util.find_spec("torch_sim") is None:
         return None
     from precision_probe.fast.torch_sim import GraphModel  # imports torch-sim
 
-    state, step = constant_energy(GraphModel(way.calculator.launcher), [start], device)
+    model = GraphModel(way.calculator.launcher)
+    state, step = constant_energy(model, [start], device)
     for _ in range(_WARM_UP):
         state = step(state)
-    steps, ratios = [], []
+    known = model(state)
+    steps, ratios, own = [], [], []
     for _ in range(_REPLAYS):
         steps.append(seconds_of(partial(step, state), device))
         if alone := model_alone(way, device, 1):
             ratios.append(steps[-1] / alone[0])
-    return {"step": summary(steps), "of_model": summary(ratios) if ratios else None}
+        model.forward = lambda _: known  # for one step nothing is computed
+        own.append(seconds_of(partial(step, state), device))
+        del model.forward
+    return {"step": summary(steps), "of_model": summary(ratios) if ratios else None, "without_model": summary(own)}
 
 
 def constant_energy(
@@ -277,10 +285,15 @@ def torch_sim_table(ways: Mapping[str, Record]) -> list[str]:
     timed = {name: found["torch_sim"] for name, found in ways.items() if found.get("torch_sim")}
     if not timed:
         return []
-    lines = ["", "| torch-sim, constant energy | step / ms | ÷ model alone |", "|---|--:|--:|"]
+    lines = [
+        "",
+        "| torch-sim, constant energy | step / ms | ÷ model alone | without the model / ms |",
+        "|---|--:|--:|--:|",
+    ]
     for name, found in timed.items():
         ratio = spread(found["of_model"], ".2f") if found["of_model"] else "–"
-        lines.append(f"| {name} | {in_milliseconds(found['step'])} | {ratio} |")
+        own = in_milliseconds(found["without_model"])
+        lines.append(f"| {name} | {in_milliseconds(found['step'])} | {ratio} | {own} |")
     return lines
 
 
