@@ -99,7 +99,7 @@ def without_paths(argv: Sequence[str]) -> list[str]:
     kept, folders = [], ("--folder", "--out", "--output", "-o")
     for before, word in zip(("", *argv), argv, strict=False):
         if before not in folders and word.partition("=")[0] not in folders:
-            kept.append(Path(word).name if word.endswith(".model") else word)
+            kept.append(Path(word).name if word.endswith((".model", ".json", ".safetensors")) else word)
     return kept
 
 

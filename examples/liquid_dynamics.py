@@ -70,8 +70,14 @@ def policies(given: argparse.Namespace) -> dict[str, pp.Policy]:
     return {"float64": replace(policy, rules=()), "policy": policy}
 
 
+def mean(values: np.ndarray) -> np.ndarray:
+    """Over half a picosecond, or all that there is."""
+    window = min(len(values), round(500 / (EVERY * TIMESTEP)))
+    return np.convolve(values, np.ones(window) / window, mode="valid")
+
+
 def draw(runs: dict[tuple[str, str], np.ndarray], path: Path) -> None:
-    """Temperature and total energy of each ensemble, one line for each way to compute."""
+    """Temperature and total energy of each ensemble, one line for each way to compute: pale, and means of 0.5 ps."""
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
     colours = dict(zip(dict.fromkeys(name for _, name in runs), ("#000000", "#D55E00"), strict=True))  # Okabe and Ito's
@@ -80,9 +86,8 @@ def draw(runs: dict[tuple[str, str], np.ndarray], path: Path) -> None:
         for (other, name), (time, temperature, energy) in runs.items():
             if other == ensemble:
                 for row, values in enumerate((temperature, energy)):
-                    axes[row, column].plot(
-                        time, values, label=name, color=colours[name], linewidth=1, linestyle=styles[name]
-                    )
+                    axes[row, column].plot(time, values, color=colours[name], linewidth=0.5, alpha=0.25)
+                    axes[row, column].plot(mean(time), mean(values), styles[name], label=name, color=colours[name])
         axes[0, column].set(title=f"{title} ({ensemble})", ylabel="temperature / K")
         axes[1, column].set(xlabel="time / ps", ylabel="total energy, from its first / meV/atom")
     axes[0, 0].legend()

@@ -120,8 +120,9 @@ class Variant:
         Returns:
             The same, with ``interaction_energy`` where there is one.
         """
+        given = map_tensors(self._rounded, dict(data))  # before operations are, of which rounding itself is made
         with self._rounds():
-            out = self.model(map_tensors(self._rounded, dict(data)), **options)
+            out = self.model(given, **options)
             return {**out, "interaction_energy": interaction_energy(out)}  # where it is a sum, that is rounded too
 
     def differentiable(self, sample: Sample) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mace.modules import interaction_classes
 from runs import data_of, rel_l2
+from torch.utils import _python_dispatch
 
 from precision_probe.models.attributes import weights_sha256
 from precision_probe.models.building import build
@@ -457,6 +458,19 @@ def test_a_call_returns_what_is_predicted(built, crystal, kind, name):
     predicted = here.predict(graph)
     for each in ("energy", "interaction_energy", "forces"):
         assert torch.equal(found[each], predicted[each])
+
+
+def test_inputs_of_a_call_are_rounded_while_operations_are_not(model, crystal, monkeypatch):
+    """Rounding divides by the smallest number: in float32 on a GPU that is times infinity, and of zero makes NaN."""
+    modes, graph = [], build_graph(crystal, model)
+    here = Variant(model, parse_precision("e8m23"), CPU)
+    of_input = here._rounded
+    monkeypatch.setattr(
+        here, "_rounded", lambda each: modes.append(_python_dispatch._get_current_dispatch_mode()) or of_input(each)
+    )
+    here.call(graph.cast(here.dtype))
+    assert len(modes) == len(graph.data)
+    assert set(modes) == {None}
 
 
 # on a GPU
