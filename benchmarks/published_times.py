@@ -16,7 +16,7 @@ from precision_probe.models.blocks import default_blocks, select_blocks
 from precision_probe.models.graphs import Graph, build_graph
 from precision_probe.policy import SUMMED, Policy, Rule
 from precision_probe.precisions import PRECISIONS
-from precision_probe.search.running.calling import Launches, called, in_arithmetic
+from precision_probe.search.running.calling import Launches, called
 from precision_probe.search.timing import Timed, side_by_side
 from precision_probe.variants.hooks import Call, input_gradients, replay
 from precision_probe.variants.mixed import apply
@@ -79,12 +79,11 @@ def backend_rows(
     for graph in _graphs(models["e3nn"], sizes, device):
         launches = Launches(graph, stress=False, device=device)
         ways: dict[str, dict[str, Callable[[], object]]] = {
-            "eager": {name: called(each.model, graph, torch.float32, {}) for name, each in casts.items()},
-            "graph": {name: launches.launched(each.model) for name, each in casts.items()},
+            "eager": {name: called(each.call, graph, torch.float32, {}) for name, each in casts.items()},
+            "graph": {name: launches.launched(each.model, each.call) for name, each in casts.items()},
         }
         for run, calls in ways.items():
-            within = {name: in_arithmetic(casts[name], call) for name, call in calls.items()}
-            timed, failed = _timed(within, device, rounds)
+            timed, failed = _timed(calls, device, rounds)
             row: Record = dict.fromkeys(BACKENDS_COLUMNS)
             row |= {"n_atoms": graph.n_atoms, "run": run, "failed": failed}
             row |= {name: _milliseconds(each) for name, each in timed.items()}
@@ -133,8 +132,8 @@ class _Ways:
 
 def _linear_times(ways: _Ways, graph: Graph, rounds: int) -> Record:
     """Times of the whole model."""
-    models = {"cast": ways.cast.model, **ways.mixed}
-    calls = {name: in_arithmetic(ways.cast, called(each, graph, torch.float32, {})) for name, each in models.items()}
+    models: dict[str, Callable[..., object]] = {"cast": ways.cast.call, **ways.mixed}
+    calls = {name: called(each, graph, torch.float32, {}) for name, each in models.items()}
     timed, failed = _timed(calls, ways.device, rounds)
     row: Record = {name: _milliseconds(each) for name, each in timed.items()} | {"failed": failed}
     return row | ({} if failed else {"ratio": _ratio(timed["float32"], timed["mixed"])})
@@ -147,7 +146,7 @@ def _linear_share(ways: _Ways, graph: Graph) -> Record:
         sum(device_seconds(partial(_forward_and_backward, part, each), ways.device) for part in parts)
         for each in (ways.cast, ways.reduced)
     )
-    whole = in_arithmetic(ways.cast, called(ways.cast.model, graph, torch.float32, {}))
+    whole = called(ways.cast.call, graph, torch.float32, {})
     share = alone / device_seconds(whole, ways.device)
     return {"share": share, "bound": 1 / (1 - share), "alone": alone / alone_in_half}
 

@@ -20,7 +20,7 @@ from precision_probe.progress import counted, shown
 from precision_probe.search.operations import Operations, count
 from precision_probe.search.paired_times import MIN_ROUNDS
 from precision_probe.search.proposals import DO_NOTHING
-from precision_probe.search.running.calling import Launches, called, in_arithmetic
+from precision_probe.search.running.calling import Launches, called
 from precision_probe.search.running.rivals import Rival
 from precision_probe.search.timing import Timed, peak_bytes, side_by_side
 from precision_probe.variants.mixed import Assembly, MixedModel, MixedVariant, check_interface
@@ -137,8 +137,7 @@ class Candidates:
         variants = {name: self._cast(name) for name in casts}
         eager = {name: called(model, graph, self._dtype, options) for name, model in models.items()}
         eager |= {
-            CAST.format(name): in_arithmetic(variant, called(variant.model, graph, variant.dtype, options))
-            for name, variant in variants.items()
+            CAST.format(name): called(variant.call, graph, variant.dtype, options) for name, variant in variants.items()
         }
         others = {name: rival.call(graph) for name, rival in self.rivals.items() if casts}
         if self.run == "eager":
@@ -146,7 +145,7 @@ class Candidates:
         launches = Launches(graph, stress=stress, device=device)
         calls = {name: launches.launched(model) for name, model in models.items()}
         for name, variant in variants.items():
-            calls[CAST.format(name)] = in_arithmetic(variant, launches.launched(variant.model))
+            calls[CAST.format(name)] = launches.launched(variant.model, variant.call)
         timed = side_by_side(calls | others, device, rounds=rounds)
         # a graph allocates nothing when it runs: what it holds is about what the same call takes as it is
         return {

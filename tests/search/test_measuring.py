@@ -289,6 +289,19 @@ def test_a_rival_that_does_not_fit_has_no_errors(model, reference, monkeypatch):
     assert found.isna().all(axis=None)
 
 
+@pytest.mark.parametrize("run", ["eager", "graph"])
+def test_a_cast_is_timed_with_nothing_about_it(reference, run, monkeypatch):
+    """Random numbers of a GPU are read and set again in a millisecond, of which policies know nothing."""
+    candidates = Candidates(reference, run=run)
+
+    def unexpected(*_, **__):
+        raise AssertionError("The random state is read while a model is timed.")
+
+    monkeypatch.setattr(torch.random, "fork_rng", unexpected)
+    timed = candidates.timed({"no rules": Policy(())}, casts=("float64",), rounds=2)
+    assert len(timed["model.to(float64)"].seconds) == 2
+
+
 def test_a_launched_call_computes_what_the_model_does(reference, model):
     graph = reference.graphs[1]
     found = Launches(graph, stress=True, device=torch.device("cpu")).launched(Candidates(reference).model(Policy(())))()

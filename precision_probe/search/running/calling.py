@@ -1,6 +1,7 @@
 """How models are called while they are timed: as they are, or launched as one CUDA graph each."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -8,9 +9,8 @@ from precision_probe.fast.capture import Room
 from precision_probe.fast.launcher import Launcher
 from precision_probe.models.attributes import heads
 from precision_probe.models.graphs import Graph
-from precision_probe.variants.variant import Variant
 
-__all__ = ["Call", "Launches", "called", "head_of", "in_arithmetic"]
+__all__ = ["Call", "Launches", "called", "head_of"]
 
 Call = Callable[[], object]
 
@@ -21,19 +21,9 @@ def head_of(graph: Graph, model: torch.nn.Module) -> str | None:
     return names[int(graph.data["head"][0])] if len(names) > 1 else None
 
 
-def called(model: torch.nn.Module, graph: Graph, dtype: torch.dtype, options: Mapping[str, bool]) -> Call:
-    """A call of a model as it is."""
+def called(model: Callable[..., object], graph: Graph, dtype: torch.dtype, options: Mapping[str, bool]) -> Call:
+    """A call of a model as it is, or of what calls it (:meth:`precision_probe.variants.variant.Variant.call`)."""
     return lambda: model(graph.cast(dtype), **options)
-
-
-def in_arithmetic(variant: Variant, call: Call) -> Call:
-    """The same call in the variant's mode of matrix products, which it has set while the call runs."""
-
-    def run() -> object:
-        with variant.arithmetic():
-            return call()
-
-    return run
 
 
 class Launches:
@@ -49,9 +39,14 @@ class Launches:
         self._graph, self._stress = graph, stress
         self._room = Room(device) if device.type == "cuda" else None
 
-    def launched(self, model: torch.nn.Module) -> Call:
-        """A call that finds the edges and launches a model; the first runs as it is, and the second captures."""
-        launcher = Launcher(model, head_of(self._graph, model), room=self._room)
+    def launched(self, model: torch.nn.Module, call: Callable[..., Mapping[str, Any]] | None = None) -> Call:
+        """A call that finds the edges and launches a model; the first runs as it is, and the second captures.
+
+        Args:
+            model: The model.
+            call: What calls it, if it is not called as it is; once it is captured, that costs nothing.
+        """
+        launcher = Launcher(model, head_of(self._graph, model), room=self._room, call=call)
         structures = launcher.structures_of(self._graph)
         positions, cells = self._graph.data["positions"], self._graph.cells
         return lambda: launcher.evaluate(structures, positions, cells, stress=self._stress)
