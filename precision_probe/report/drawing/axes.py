@@ -9,7 +9,7 @@ from precision_probe.report.drawing.svg import power_of_ten
 
 __all__ = ["LinearAxis", "LogAxis", "are_far_apart", "axis_of_times"]
 
-_LANE = 38.0  # beside a logarithmic scale, for what has no logarithm
+_LANE = 48.0  # beside a logarithmic scale, for what has no logarithm: wide enough for two labels side by side
 # where the largest is more of the smallest, short times are not told apart on a linear scale: a choice
 _MANY_TIMES = 8.0
 
