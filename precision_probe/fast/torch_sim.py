@@ -61,15 +61,20 @@ class GraphModel(ModelInterface):  # type: ignore[misc]
         is_known = bool(self._seen) and all(map(_Seen.is_that, self._seen, given))
         if self._structures is None or not is_known:
             self._structures = self.launcher.structures(_atoms(state))
-        self._seen = [_Seen(each, each._version) for each in given]
+        self._seen = [_Seen.of(each) for each in given]
         return self._structures
 
 
 class _Seen(NamedTuple):
-    """A tensor on the device, and how often it had been written to."""
+    """A tensor on the device, and how often it had been written to, which tensors of inference mode do not know."""
 
     tensor: torch.Tensor
     version: int
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> "_Seen":
+        """What a tensor is now."""
+        return cls(tensor.clone(), 0) if tensor.is_inference() else cls(tensor, tensor._version)
 
     def is_that(self, other: torch.Tensor) -> bool:
         """Whether another has the same numbers; the GPU is only waited for if it is another object."""
