@@ -1,5 +1,6 @@
 """Molecular dynamics in a precision: how fast the total energy drifts."""
 
+import warnings
 from collections.abc import Mapping
 
 import ase
@@ -76,8 +77,10 @@ def energy_drift(
         meV/atom/ps; NaN for float64). Where the interval of the difference has zero in it, no difference was seen, and
         none that is much smaller than ``detectable`` could have been.
 
+        A precision in which the model predicts NaN or infinity on the way has NaN, and a warning says so.
+
     Raises:
-        InputError: If the model, the structure, a precision or the device cannot be used, or the model predicts NaN or
+        InputError: If the model, the structure, a precision or the device cannot be used, or float64 predicts NaN or
             infinity on the way.
     """
     module, _ = load_model(model)
@@ -89,14 +92,18 @@ def energy_drift(
     launchers = {str(each): _launcher(Variant(module, each, where), room) for each in asked}
     for name, policy in (policies or {}).items():
         launchers[name] = Launcher(apply(policy, module, str(where)), room=room)
-    energies = {}
+    energies: dict[str, _Array] = {}
     for name, launcher in launchers.items():
         calculator = GraphCalculator(launcher, interaction=True)
         try:
             runs = [_run(calculator, start, steps, timestep, temperature, seed + n) for n in range(n_runs)]
+            energies[name] = np.asarray(runs)
         except CalculationFailed as failed:
-            raise InputError(f"Dynamics cannot be run in {name}. {failed} Leave {name} out of dynamics.") from failed
-        energies[name] = np.asarray(runs)
+            if not energies:  # float64
+                raise InputError(f"Dynamics cannot be run in {name}. {failed}") from failed
+            said = f"precision_probe: Dynamics cannot be run in {name}, whose row is NaN. {failed}"
+            warnings.warn(said, RuntimeWarning, stacklevel=2)
+            energies[name] = np.full((n_runs, steps + 1), np.nan)
     return drifts(energies, timestep / 1000)
 
 
@@ -150,6 +157,8 @@ def _lines(energies: _Array, picoseconds: float) -> tuple[_Array, float]:
         Their slopes, (n_runs,) meV/atom/ps, and the root mean square of what is about them, meV/atom.
     """
     kept = energies[:, int(_START_UP * energies.shape[1]) :]
+    if np.isnan(kept).any():  # with which no line is found
+        return np.full(len(kept), np.nan), np.nan
     time = np.arange(kept.shape[1]) * picoseconds
     fits = [np.polyfit(time, run, 1) for run in kept]
     residuals = [run - np.polyval(fit, time) for run, fit in zip(kept, fits, strict=True)]

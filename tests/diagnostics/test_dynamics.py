@@ -98,9 +98,17 @@ def test_float64_keeps_its_energy_and_runs_start_alike(model):
     assert found.equals(again)
 
 
-def test_a_precision_that_cannot_hold_the_numbers_is_named(demo):
-    with pytest.raises(InputError, match=r"cannot be run in e3m2\..*NaN or infinity.*Leave e3m2 out"):
-        energy_drift(demo, molecule(), "e3m2", steps=2, n_runs=1)
+def test_a_precision_that_cannot_hold_the_numbers_is_named_and_others_are_kept(demo):
+    with pytest.warns(RuntimeWarning, match=r"cannot be run in e3m2, whose row is NaN\..*NaN or infinity"):
+        found = energy_drift(demo, molecule(), "e3m2,float32", steps=2, n_runs=2)
+    assert found.loc["e3m2"].isna().all()
+    assert found.loc["float32"].notna().all()
+
+
+def test_without_float64_there_is_nothing_to_compare_with(mine):
+    mine.scale_shift.scale.fill_(torch.inf)
+    with pytest.raises(InputError, match=r"cannot be run in float64\..*NaN or infinity"):
+        energy_drift(mine, molecule(), "float32", steps=2, n_runs=1)
 
 
 @pytest.mark.cuda
