@@ -24,7 +24,7 @@ from liquid import equilibrated, water
 from mace.calculators import MACECalculator
 from measure import spread, summary
 from records import Record, plain, source_sha256, teller, without_paths, write_results
-from systems import AFTER, architecture, parse_sizes, supercells
+from systems import AFTER, DIGITS, architecture, parse_sizes, supercells
 
 from precision_probe.fast.calculator import GraphCalculator
 from precision_probe.fast.drivers import launcher
@@ -47,8 +47,11 @@ CAST = "cast to float32, graph"
 NAMES = {
     "float64": "float64, graph",
     "float32": "interactions, products, readouts in float32, graph",
+    "digits": "the same, but the first radial network in float64, graph",
     "float16": "interactions, products, readouts in float16, graph",
 }
+# without rules a model is in float64
+POLICIES = {"float64": Policy(()), **AFTER, "digits": DIGITS}
 COLUMNS = (
     *(
         "step / ms",
@@ -95,8 +98,7 @@ def makers(
         return GraphCalculator(Launcher(module.requires_grad_(False)))
 
     def mixed(compute: str) -> Calculator:
-        policy = AFTER.get(compute, Policy(()))  # without rules the model is in float64
-        return GraphCalculator(launcher(policy, model, str(device), enable_cueq=has_cueq))
+        return GraphCalculator(launcher(POLICIES[compute], model, str(device), enable_cueq=has_cueq))
 
     ways: dict[str, Callable[[], Calculator]] = {
         EXACT: lambda: theirs("float64"),
@@ -110,7 +112,8 @@ def makers(
             ways["MACECalculator, float32, both"] = lambda: theirs("float32", compile_mode="default", enable_cueq=True)
     ways[NAMES["float64"]] = lambda: mixed("float64")
     ways[CAST] = cast
-    ways[NAMES["float32"]] = lambda: mixed("float32")
+    for compute in ("float32", "digits"):
+        ways[NAMES[compute]] = partial(mixed, compute)
     if not args.no_float16:
         ways[NAMES["float16"]] = lambda: mixed("float16")
     return ways

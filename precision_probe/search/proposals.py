@@ -65,14 +65,21 @@ def combined(options: Mapping[str, Mapping[str, Option]], known: Iterable[Policy
 
 
 def raised(policy: Policy, parts: Sequence[str]) -> Policy:
-    """The same policy with some modules in float32, or in float64 where float32 would be computed as tf32."""
-    higher = "float32" if policy.matmul_mode == "ieee" else DO_NOTHING
-    return Policy((*(Rule(part, higher) for part in parts), *policy.rules))
+    """The same policy with some modules in the next precision: float32, or float64 for those that have its bits.
+
+    What float32 would compute as tf32 is in float64, too.
+    """
+
+    def higher(part: str) -> str:
+        has_fewer = policy.precision_of(part).significand_bits < PRECISIONS["float32"].significand_bits
+        return "float32" if has_fewer and policy.matmul_mode == "ieee" else DO_NOTHING
+
+    return Policy((*(Rule(part, higher(part)) for part in parts), *policy.rules))
 
 
 def is_low(policy: Policy, block: str) -> bool:
-    """Whether a block computes with fewer bits than float32 has, so that there is something to raise."""
-    return policy.precision_of(block).significand_bits < PRECISIONS["float32"].significand_bits
+    """Whether a block computes with fewer bits than float64 has, so that there is something to raise."""
+    return policy.precision_of(block).significand_bits < PRECISIONS[DO_NOTHING].significand_bits
 
 
 def _matmul_modes(options: Mapping[str, Mapping[str, Option]]) -> list[str]:

@@ -24,15 +24,17 @@ def test_every_way_is_there(record):
         fast_run.NAMES["float64"],
         fast_run.CAST,
         fast_run.NAMES["float32"],
+        fast_run.NAMES["digits"],
         fast_run.NAMES["float16"],
     ]
-    assert [way["is_ours"] for way in case["ways"].values()] == [False] * 2 + [True] * 4
+    assert [way["is_ours"] for way in case["ways"].values()] == [False] * 2 + [True] * 5
 
 
 def test_errors_are_of_their_precision(record):
     errors = {name: way["forces_rel_l2"] for name, way in record["cases"][0]["ways"].items()}
     assert errors[fast_run.NAMES["float64"]] < 1e-13
     assert 1e-8 < errors[fast_run.NAMES["float32"]] < 1e-5 < errors[fast_run.NAMES["float16"]] < 0.1
+    assert 1e-8 < errors[fast_run.NAMES["digits"]] < errors[fast_run.NAMES["float32"]]
     assert errors[fast_run.CAST] == pytest.approx(errors["MACECalculator, float32"], rel=0.5)
 
 

@@ -116,23 +116,33 @@ def test_a_policy_has_one_mode_of_matrix_products():
 # raised, is_low
 
 
-@pytest.mark.parametrize(("low", "higher"), [("float16", "float32"), ("bfloat16", "float32"), ("tf32", "float64")])
-def test_raised_parts_are_float32_or_where_that_would_be_tf32_float64(low, higher):
-    policy = Policy((Rule("products.*", low), Rule("readouts.*", "float16")))
-    other = raised(policy, ["products.0.linear", "readouts.0"])
-    assert names_of(other, ["products.0.linear", "readouts.0", "products.0", "products.1.linear", "readouts.1"]) == {
+@pytest.mark.parametrize(
+    ("low", "other", "higher"),
+    [("float16", "float16", "float32"), ("bfloat16", "float16", "float32"), ("float32", "float32", "float64")]
+    + [("tf32", "float16", "float64")],  # where float32 would be computed as tf32
+)
+def test_raised_parts_are_in_the_next_precision(low, other, higher):
+    policy = Policy((Rule("products.*", low), Rule("readouts.*", other)))
+    changed = raised(policy, ["products.0.linear", "readouts.0"])
+    assert names_of(changed, ["products.0.linear", "readouts.0", "products.0", "products.1.linear", "readouts.1"]) == {
         "products.0.linear": higher,
         "readouts.0": higher,
         "products.0": low,
         "products.1.linear": low,
-        "readouts.1": "float16",
+        "readouts.1": other,
     }
     assert raised(policy, []) == policy
 
 
+def test_each_part_is_raised_from_its_own_precision():
+    policy = Policy((Rule("products.0", "float32"), Rule("products.1", "float16")))
+    changed = raised(policy, ["products.0.linear", "products.1.linear"])
+    assert [rule.compute for rule in changed.rules[:2]] == ["float64", "float32"]
+
+
 @pytest.mark.parametrize("name", PRECISIONS)
-def test_low_is_what_has_fewer_digits_than_float32(name):
+def test_low_is_what_has_fewer_digits_than_float64(name):
     digits = {"float64": 53, "float32": 24, "tf32": 11, "bfloat16": 8, "float16": 11}
     policy = Policy((Rule("products.0", name),))
-    assert is_low(policy, "products.0") == (digits[name] < 24)
+    assert is_low(policy, "products.0") == (digits[name] < 53)
     assert not is_low(policy, "products.1")

@@ -148,8 +148,10 @@ def test_parts_of_blocks_may_have_a_precision_of_their_own(model, recommended, s
         assert name.endswith(" raised")
         n = int(name.split()[-2])
         assert policy.rules[n:] == policies[name.rpartition(",")[0]].rules
+        low = policies[name.rpartition(",")[0]]
         for rule in policy.rules[:n]:
-            assert rule.compute == "float32"
+            was = low.precision_of(rule.blocks).significand_bits
+            assert rule.precision.significand_bits == (53 if was >= 24 or low.matmul_mode == "tf32" else 24)
             assert rule.blocks.count(".") >= 1
             assert model.get_submodule(rule.blocks) is not None
     assert not any(name.endswith(" raised") for name in recommended.candidates.index)
@@ -166,6 +168,17 @@ def test_the_part_that_costs_most_digits_is_raised_first(model, search):
     assert refined["low, 1 raised"].rules[0].blocks == min(errors, key=errors.get)
     assert len(refined) <= 3
     assert errors[refined["low, 1 raised"].rules[0].blocks] < 2
+
+
+def test_what_float32_loses_is_brought_back_by_a_part_in_float64(search):
+    low = Policy((Rule("interactions.*", "float32"), Rule("products.*", "float32")))
+    share = np.max(search.shares(search.candidates.errors(low)))
+    tight = Search(search.candidates, {name: limit * share / 1.2 for name, limit in search.tolerance.items()})
+    refined = tight.refined({"low": low}, 0.8, progress=False)
+    assert refined
+    shares = {name: np.max(tight.shares(search.candidates.errors(policy))) for name, policy in refined.items()}
+    assert min(shares.values()) < 1
+    assert all(rule.compute == "float64" for rule in refined["low, 1 raised"].rules[:1])
 
 
 @pytest.mark.parametrize(("share", "margin"), [(0.8, 0.8), (0.6, 0.6), (21.0, 0.8)])
