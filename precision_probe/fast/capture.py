@@ -52,7 +52,7 @@ class Captured:
         stream, device = room.stream, room.stream.device
         problem = ""
         for n_tries in range(1, _TRIES + 1):
-            torch.cuda.empty_cache()  # memory is kept for one stream each, and would be taken twice
+            _give_back()  # memory is kept for one stream each, and would be taken twice
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
                 for _ in range(_N_WARM_UP):
@@ -60,10 +60,11 @@ class Captured:
             torch.cuda.current_stream(device).wait_stream(stream)
             torch.cuda.synchronize(device)
             gc.collect()
-            torch.cuda.empty_cache()
+            _give_back()
             try:
                 with torch.cuda.graph(self._graph, pool=room.pool, stream=stream):
                     self._outputs = function()
+                _give_back()  # what cuBLAS took of the pool is for the next that is captured in it
                 return
             except Exception as error:  # of CUDA, of torch or of a kernel's library
                 problem = f"{type(error).__name__}: {first_line(error)}"
@@ -75,3 +76,9 @@ class Captured:
         """Launch it; what is returned lies where it always does, and is overwritten by the next call."""
         self._graph.replay()
         return self._outputs
+
+
+def _give_back() -> None:
+    """Return what is not in use to the device: memory that torch keeps, and what cuBLAS works in, some 0.1 GiB."""
+    torch._C._cuda_clearCublasWorkspaces()  # for each stream apart; made anew when a product needs it
+    torch.cuda.empty_cache()

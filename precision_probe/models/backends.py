@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from precision_probe.exceptions import InputError, first_line
 from precision_probe.models._mace import scripts_utils
+from precision_probe.models.cuequivariance.convolutions import sum_in_arithmetic
 from precision_probe.models.cuequivariance.couplings import exact_couplings
 from precision_probe.models.cuequivariance.making import making
 
@@ -110,7 +111,8 @@ def has_fused_convolutions(model: torch.nn.Module) -> bool:
 def math_dtype(model: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """In which dtype a converted model computes its tensor products when it stores numbers in ``dtype``.
 
-    cuEquivariance's CUDA kernels multiply and add half precisions in float32.
+    cuEquivariance's CUDA kernels multiply and add half precisions in float32; over edges, too
+    (:func:`precision_probe.models.cuequivariance.convolutions.sum_in_arithmetic`).
     """
     has_kernels = device.type == "cuda" and "cuEquivariance" in backend(model)
     return torch.float32 if has_kernels and dtype not in KERNEL_DTYPES else dtype
@@ -158,7 +160,10 @@ def clone(model: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> t
         _check_leaves(model)
         made = copy.deepcopy(model)
     else:
-        made = Architecture(model).built(model.state_dict(), math_dtype(model, dtype, device)).train(model.training)
+        arithmetic = math_dtype(model, dtype, device)
+        made = Architecture(model).built(model.state_dict(), arithmetic).train(model.training)
+        if arithmetic != dtype and getattr(_config(made, "cueq_config"), "conv_fusion", False):
+            sum_in_arithmetic(made)
     for module in made.modules():
         if not isinstance(module, torch.jit.ScriptModule):  # a script module has none, and refuses the question
             for hooks in _HOOKS:
