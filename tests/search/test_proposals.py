@@ -118,8 +118,12 @@ def test_a_policy_has_one_mode_of_matrix_products():
 
 @pytest.mark.parametrize(
     ("low", "other", "higher"),
-    [("float16", "float16", "float32"), ("bfloat16", "float16", "float32"), ("float32", "float32", "float64")]
-    + [("tf32", "float16", "float64")],  # where float32 would be computed as tf32
+    [
+        ("float16", "float16", "float32"),
+        ("bfloat16", "float16", "float32"),
+        ("float32", "float32", "float64"),
+        ("tf32", "float16", "float64"),  # as float32 would be computed as tf32
+    ],
 )
 def test_raised_parts_are_in_the_next_precision(low, other, higher):
     policy = Policy((Rule("products.*", low), Rule("readouts.*", other)))
