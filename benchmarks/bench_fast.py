@@ -17,7 +17,7 @@ those of the first structure, beside float64. Where torch-sim is installed, sing
 energy are timed in turn with the model alone, and with steps in which nothing is computed. The time to the first step
 includes converting, compiling and capturing. Memory is what the allocator had at most beyond what was there before the
 calculator was made: while the model was called the first time, and, of models that are launched, from their capture on.
-What is free between the weights of models that were made before is used too, and not seen.
+These are made twice, and their times to the first step and memory are of the first time, with nothing else on the GPU.
 
 Writes ``bench_fast-[MODEL-]DEVICE.json`` and ``.md`` into the output folder, anew after each size.
 """

@@ -7,6 +7,8 @@ import fast_run
 import pytest
 from runs import ROOT
 
+from precision_probe.policy import Policy, Rule
+
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
@@ -44,6 +46,18 @@ def test_ratios_are_to_the_fastest_of_the_others(record):
     assert fastest["of_fastest"]["median"] == 1
     for way in ways.values():  # of one round
         assert way["of_fastest"]["median"] == pytest.approx(way["step"]["median"] / fastest["step"]["median"], rel=1e-4)
+
+
+def test_a_way_that_cannot_be_run_is_told_and_the_others_are_timed(monkeypatch, tmp_path, capsys):
+    wrong = Policy((Rule("nowhere", "float32"),))
+    monkeypatch.setattr(fast_run, "POLICIES", fast_run.POLICIES | {"digits": wrong})
+    assert bench_fast.main(["--smoke", "--steps", "1", "-o", str(tmp_path)]) == 0
+    (case,) = json.loads((tmp_path / "bench_fast-cpu-smoke.json").read_text())["cases"]
+    assert list(case["failed"]) == [fast_run.NAMES["digits"]]
+    assert case["failed"][fast_run.NAMES["digits"]].startswith("InputError: ")
+    assert len(case["ways"]) == 6
+    assert f"| {fast_run.NAMES['digits']} | fails: " in (tmp_path / "bench_fast-cpu-smoke.md").read_text()
+    assert "nowhere" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
