@@ -112,8 +112,8 @@ def makers(
             ways["MACECalculator, float32, both"] = lambda: theirs("float32", compile_mode="default", enable_cueq=True)
     ways[NAMES["float64"]] = lambda: mixed("float64")
     ways[CAST] = cast
-    for compute in ("float32", "digits"):
-        ways[NAMES[compute]] = partial(mixed, compute)
+    ways[NAMES["float32"]] = lambda: mixed("float32")
+    ways[NAMES["digits"]] = lambda: mixed("digits")
     if not args.no_float16:
         ways[NAMES["float16"]] = lambda: mixed("float16")
     return ways

@@ -55,6 +55,12 @@ def model(config):
     return build(config, seed=3)
 
 
+@pytest.fixture(scope="session")
+def wide(config):
+    """A model with as many channels as the fused kernels of cuEquivariance and OpenEquivariance ask for."""
+    return build(config | {"hidden_irreps": "64x0e + 64x1o", "MLP_irreps": "16x0e"}, seed=3)
+
+
 @pytest.fixture
 def mine(model):
     """A copy of the small model, for tests that change it or hook it."""

@@ -319,12 +319,6 @@ def test_the_demo_is_the_same_without_cuequivariance():
 # on a GPU
 
 
-@pytest.fixture(scope="module")
-def wide(config):
-    """A model with as many channels as the kernels ask for."""
-    return build(config | {"hidden_irreps": "64x0e + 64x1o", "MLP_irreps": "16x0e"}, seed=3)
-
-
 def refusing(network):
     """A deepcopy that does not copy a converted model."""
     real = copy.deepcopy

@@ -7,7 +7,6 @@ import torch
 from runs import convert
 
 from precision_probe.models import backends
-from precision_probe.models.building import build
 from precision_probe.models.cuequivariance.convolutions import sum_in_arithmetic
 
 UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -49,12 +48,6 @@ def test_atoms_are_given_in_the_dtype_of_the_arithmetic_and_sums_rounded_once(dt
     assert fused.given == (torch.float32, dtype, dtype)
     assert fused.m.dtypes == [0, 1, 2, -1]
     assert ((found.double() - exact).abs() <= 1.01 * UNIT_ROUNDOFF[dtype] * exact.abs()).all()
-
-
-@pytest.fixture(scope="module")
-def wide(config):
-    """With as many channels as the fused kernels of cuEquivariance need."""
-    return build(config | {"hidden_irreps": "64x0e + 64x1o", "MLP_irreps": "16x0e"}, seed=3)
 
 
 @pytest.mark.cuda
