@@ -11,10 +11,10 @@ __all__ = ["sum_in_arithmetic"]
 def sum_in_arithmetic(model: torch.nn.Module) -> None:
     """Have the fused convolutions of a converted model sum over edges in the dtype that they multiply and add in.
 
-    A kernel of cuEquivariance (0.13) adds to atoms in the dtype in which these are stored; in half precisions, which it
-    cannot add to in place, it sorts the edges first, forward and backward: with 4,096 atoms of SiC in float16 a quarter
-    of all that the model takes on an H200. Features of atoms are few beside those of edges. So the kernel is given them
-    in the wider dtype, and what it sums is rounded once.
+    A kernel of cuEquivariance (0.13) adds to atoms in the dtype in which these are stored. Where that is a half
+    precision, it sorts the edges first: with 4,096 atoms of SiC in float16 a quarter of all that the model takes on an
+    H200. Features of atoms are few beside those of edges. So the kernel is given them in the wider dtype, and what it
+    sums is rounded once.
 
     Args:
         model: It stores another dtype than it multiplies and adds in; changed in place.
